@@ -1,0 +1,337 @@
+"""The wire contracts: what stands in `clicks.raw` and `clicks.enriched`, version 1.
+
+Rules: JSON, UTF-8, one click per Kafka record, snake_case, times in milliseconds since the epoch (UTC). Changes are
+additive only; a golden file per version (tests/golden/) must decode for ever. A raw record is made by joining bytes
+around the request body and the stored link, never by encoding either again. An enriched record is flat: its keys are
+exactly `ENRICHED_FIELDS`, in that order, so that the sink inserts the bytes that it read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from shared.errors import DataError
+
+RAW_VERSION: Final = 1
+ENRICHED_VERSION: Final = 1
+
+HEADER_SUSPECT: Final = "suspect"
+"""Kafka header, value `1`: a copy of this click may exist (Idempotency-Key, spool, reprocess)."""
+HEADER_RAW_OFFSET: Final = "raw_offset"
+"""Kafka header of an enriched record: the offset of its raw record, 8 bytes, big endian."""
+
+_RAW_OFFSET: Final = struct.Struct(">Q")
+
+
+class Status(StrEnum):
+    """What became of a raw record. Every raw record becomes a row with exactly one of these."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"
+    MALFORMED = "malformed"
+
+
+class Source(StrEnum):
+    """Which way a click came in."""
+
+    API = "api"
+    BATCH = "batch"
+    SPOOL = "spool"
+    REPROCESS = "reprocess"
+
+
+class Reason(StrEnum):
+    """Why a row is not `accepted`: closed, one per cause."""
+
+    NONE = ""
+    # duplicate
+    IDEMPOTENCY_KEY_REPEATED = "idempotency_key_repeated"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    REPLAYED = "replayed"
+    # rejected: a well-formed click that must not count
+    UNKNOWN_LINK = "unknown_link"
+    PROMOTION_MISSING = "promotion_missing"
+    TENANT_UNKNOWN = "tenant_unknown"
+    LINK_EXPIRED = "link_expired"
+    LINK_DISABLED = "link_disabled"
+    RETENTION_PASSED = "retention_passed"
+    # malformed: not a click as `decode_raw` knows it
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    UNKNOWN_VERSION = "unknown_version"
+    FIELD_MISSING = "field_missing"
+    FIELD_INVALID = "field_invalid"
+    KEY_MISMATCH = "key_mismatch"
+    TIME_INVALID = "time_invalid"
+    CATALOG_VERSION_AHEAD = "catalog_version_ahead"
+    TOO_LARGE = "too_large"
+    EMPTY = "empty"
+    NOT_STORABLE = "not_storable"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class RawClick:
+    """A decoded raw record. Times in milliseconds UTC."""
+
+    transaction_id: str
+    received_at_ms: int
+    tenant: str
+    key_id: str
+    node: str
+    source: Source
+    suspect: bool
+    replay_of: tuple[str, int, int] | None
+    """(stream, partition, offset) of the row that was reprocessed."""
+    clicked_at_ignored: bool
+    catalog_version: int
+    """Offset in the catalog topic up to which the API had read when it accepted the click."""
+    link: Mapping[str, Any]
+    """The link record as it was at acceptance (kind `link` of the catalog)."""
+    click: Mapping[str, Any]
+    """The request body: `short-url`, `user-agent`, `ip-address`, `clicked-at`."""
+    caller_user_agent: str | None = None
+
+
+class MalformedRaw(DataError):
+    """A raw record that is not one of ours; `reason` names the cause."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+def _json(value: str) -> bytes:
+    return orjson.dumps(value)
+
+
+def raw_origin(tenant: str, key_id: str, node: str, source: Source) -> bytes:
+    """The part of a raw record that is the same for every click of a key on a node: encode once, pass to `encode_raw`."""
+    return b'"tenant":%b,"key_id":%b,"node":%b,"source":"%b"' % (
+        _json(tenant),
+        _json(key_id),
+        _json(node),
+        source.encode(),
+    )
+
+
+def encode_raw(
+    *,
+    transaction_id: bytes,
+    received_at_ms: int,
+    origin: bytes,
+    suspect: bool,
+    clicked_at_ignored: bool,
+    catalog_version: int,
+    link: bytes,
+    click: bytes,
+    replay_of: bytes = b"null",
+    caller_user_agent: bytes = b"",
+) -> bytes:
+    """The value of a raw record.
+
+    `origin` comes from `raw_origin`; `link` and `click` are valid JSON objects and go in byte for byte; `replay_of` is
+    `null` or a JSON array; `caller_user_agent` is empty or a JSON string.
+    """
+    return (
+        b'{"v":1,"transaction_id":"%b","received_at":%d,%b,"suspect":%b,"replay_of":%b,"clicked_at_ignored":%b,%b'
+        b'"catalog_version":%d,"link":%b,"click":%b}'
+        % (
+            transaction_id,
+            received_at_ms,
+            origin,
+            b"true" if suspect else b"false",
+            replay_of,
+            b"true" if clicked_at_ignored else b"false",
+            b'"caller_user_agent":%b,' % caller_user_agent if caller_user_agent else b"",
+            catalog_version,
+            link,
+            click,
+        )
+    )
+
+
+_RAW_TYPES: Final[Mapping[str, type]] = {
+    "transaction_id": str,
+    "received_at": int,
+    "tenant": str,
+    "key_id": str,
+    "node": str,
+    "source": str,
+    "suspect": bool,
+    "clicked_at_ignored": bool,
+    "catalog_version": int,
+    "link": dict,
+    "click": dict,
+}
+
+
+def decode_raw(value: bytes | None) -> RawClick:
+    """Decode the value of a raw record.
+
+    Raises MalformedRaw, with a reason, for anything that `encode_raw` could not have written.
+    """
+    record = _decode_object(value)
+    if record.get("v") != RAW_VERSION:
+        raise MalformedRaw(Reason.UNKNOWN_VERSION, f"v is {record.get('v')!r:.40}, known: {RAW_VERSION}")
+    for name, kind in _RAW_TYPES.items():
+        if name not in record:
+            raise MalformedRaw(Reason.FIELD_MISSING, name)
+        if type(record[name]) is not kind:
+            raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is not {kind.__name__}")
+    caller = record.get("caller_user_agent")
+    if caller is not None and not isinstance(caller, str):
+        raise MalformedRaw(Reason.FIELD_INVALID, "caller_user_agent is not str")
+    try:
+        source = Source(record["source"])
+    except ValueError as exc:
+        raise MalformedRaw(Reason.FIELD_INVALID, f"source {record['source']!r:.40}") from exc
+    return RawClick(
+        transaction_id=record["transaction_id"],
+        received_at_ms=record["received_at"],
+        tenant=record["tenant"],
+        key_id=record["key_id"],
+        node=record["node"],
+        source=source,
+        suspect=record["suspect"],
+        replay_of=_decode_position(record.get("replay_of")),
+        clicked_at_ignored=record["clicked_at_ignored"],
+        catalog_version=record["catalog_version"],
+        link=record["link"],
+        click=record["click"],
+        caller_user_agent=caller,
+    )
+
+
+def _decode_object(value: bytes | None) -> dict[str, Any]:
+    if not value:
+        raise MalformedRaw(Reason.EMPTY, "record without a value")
+    try:
+        record = orjson.loads(value)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedRaw(Reason.NOT_JSON, str(exc)) from exc
+    if not isinstance(record, dict):
+        raise MalformedRaw(Reason.NOT_AN_OBJECT, type(record).__name__)
+    return record
+
+
+def _decode_position(value: object) -> tuple[str, int, int] | None:
+    if value is None:
+        return None
+    match value:
+        case [str() as stream, int() as partition, int() as offset]:
+            return stream, partition, offset
+    raise MalformedRaw(Reason.FIELD_INVALID, "replay_of is not [stream, partition, offset]")
+
+
+class EnrichedField(NamedTuple):
+    """One key of the enriched record and the column it becomes."""
+
+    name: str
+    json_type: str
+    """`string`, `integer`, `boolean`, or `integer?` (nullable)."""
+    clickhouse_type: str
+    comment: str
+
+
+_LOW: Final = "LowCardinality(String)"
+_TIME: Final = "DateTime64(3, 'UTC')"
+
+ENRICHED_FIELDS: Final[tuple[EnrichedField, ...]] = tuple(
+    EnrichedField(*row)
+    for row in (
+        ("v", "integer", "UInt8", "version of this record's contract"),
+        ("stream", "string", _LOW, "random id of the raw topic's incarnation"),
+        ("raw_partition", "integer", "UInt16", "partition of clicks.raw"),
+        ("raw_offset", "integer", "UInt64", "offset in clicks.raw; (stream, raw_partition, raw_offset) is the row's position"),
+        ("transaction_id", "string", "UUID", "the id that the caller was given"),
+        ("status", "string", _LOW, "accepted, duplicate, rejected or malformed"),
+        ("reason", "string", _LOW, "why the row is not accepted; empty when it is"),
+        ("suspect", "boolean", "Bool", "a copy of this click may exist (Idempotency-Key, spool, reprocess)"),
+        ("replay_of", "string", "String", "stream/partition/offset of the row that was reprocessed, else empty"),
+        ("received_at", "integer", _TIME, "when the API took the click"),
+        ("clicked_at", "integer", _TIME, "when the phone clicked: a valid clicked-at, else received_at; reports use this time"),
+        ("clicked_at_ignored", "boolean", "Bool", "a clicked-at was given but was outside its bounds"),
+        ("enriched_at", "integer", _TIME, "when the enricher wrote the record"),
+        ("expires_at", "integer", _TIME, "when the row may be deleted"),
+        ("tenant", "string", _LOW, "whose click it is"),
+        ("key_id", "string", _LOW, "id of the API key that reported it"),
+        ("source", "string", _LOW, "api, batch, spool or reprocess"),
+        ("node", "string", _LOW, "API machine that took it"),
+        ("catalog_version", "integer", "Int64", "catalog version at acceptance"),
+        ("short_url", "string", "String", "the short URL as sent"),
+        ("link", "string", "String", "normalised key of the matched link: host/path"),
+        ("promotion_id", "string", _LOW, "promotion of the link"),
+        ("campaign_id", "string", _LOW, "campaign of the promotion"),
+        ("deployment_id", "string", _LOW, "deployment of the promotion"),
+        ("link_name", "string", _LOW, "name of the link"),
+        ("recipient", "string", "String", "recipient the link was made for"),
+        ("long_url", "string", "String", "where the link leads"),
+        ("sent_at", "integer?", f"Nullable({_TIME})", "when the message was sent"),
+        ("user_agent", "string", "String", "user agent as sent, trimmed, at most 2,048 bytes"),
+        ("browser", "string", _LOW, "browser family"),
+        ("browser_version", "string", _LOW, "browser version"),
+        ("os", "string", _LOW, "operating system family"),
+        ("os_version", "string", _LOW, "operating system version"),
+        ("device", "string", _LOW, "device model"),
+        ("device_brand", "string", _LOW, "device brand"),
+        ("device_type", "string", _LOW, "phone, tablet, pc, bot, other; empty when unknown"),
+        ("resolution", "string", _LOW, "WIDTHxHEIGHT where the agent prints it"),
+        ("is_bot", "boolean", "Bool", "crawler, link preview or scanner"),
+        ("bot_reason", "string", _LOW, "name of the rule that matched"),
+        ("ip", "string", "String", "address, after the tenant's privacy mode"),
+        ("ip_kind", "string", _LOW, "public, private, loopback, cgnat, link_local, documentation, other, invalid; empty when none"),
+        ("country", "string", _LOW, "ISO 3166-1 alpha-2, of public addresses"),
+        ("region", "string", _LOW, "region, from an optional database"),
+        ("city", "string", _LOW, "city, from an optional database"),
+        ("asn", "integer", "UInt32", "autonomous system number, 0 when unknown"),
+        ("agent_rules", "string", _LOW, "version of the user-agent rules"),
+        ("bot_rules", "string", _LOW, "version of the bot rules"),
+        ("geo_rules", "string", _LOW, "version of the address database"),
+        ("click_digest", "string", "String", "digest of the request body, suspects only: tells a repeated from a reused key"),
+        ("raw", "string", "String", "original bytes of records that are not accepted (base64:… when not UTF-8)"),
+    )
+)  # fmt: skip
+
+ENRICHED_NAMES: Final[tuple[str, ...]] = tuple(field.name for field in ENRICHED_FIELDS)
+
+
+def encode_enriched(record: Mapping[str, Any]) -> bytes:
+    """The value of an enriched record; `record` holds every name of `ENRICHED_FIELDS`. A missing one is a KeyError."""
+    return orjson.dumps({name: record[name] for name in ENRICHED_NAMES})
+
+
+def decode_enriched(value: bytes) -> dict[str, Any]:
+    """Decode an enriched record of any version up to ours; unknown keys are kept. Raises DataError."""
+    try:
+        record = orjson.loads(value)
+    except orjson.JSONDecodeError as exc:
+        raise DataError(f"enriched record is not JSON: {exc}") from exc
+    if not isinstance(record, dict) or not isinstance(record.get("raw_offset"), int):
+        raise DataError("enriched record is not an object with a raw_offset")
+    return record
+
+
+def encode_raw_offset(raw_offset: int) -> bytes:
+    """The value of the Kafka header `raw_offset`."""
+    return _RAW_OFFSET.pack(raw_offset)
+
+
+def raw_offset_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
+    """The raw offset in an enriched record's Kafka headers, None when it has no valid one."""
+    for name, value in headers:
+        if name == HEADER_RAW_OFFSET and len(value) == _RAW_OFFSET.size:
+            return int(_RAW_OFFSET.unpack(value)[0])
+    return None
+
+
+def is_suspect(headers: Sequence[tuple[str, bytes]]) -> bool:
+    """Whether a record's Kafka headers mark a possible copy."""
+    return (HEADER_SUSPECT, b"1") in headers

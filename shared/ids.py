@@ -1,0 +1,59 @@
+"""Transaction-ids: RFC 9562 UUIDs whose 12 `rand_a` bits carry the partition of `clicks.raw` the click is sent to.
+
+A replay of the same click therefore always goes to the same partition, where the sink can see both copies.
+Two kinds, both plain UUIDs for everybody else:
+
+* version 7 (RFC 9562, 5.7): 48 bits of milliseconds, `rand_a` = partition, 62 random bits;
+* version 8 (5.8) for clicks with an `Idempotency-Key`: SHA-256 of (tenant, key), the partition in the same 12 bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+PARTITIONS_MAX: Final = 4096
+"""What fits in the 12 bits of `rand_a`."""
+
+RANDOM_BYTES: Final = 8
+"""Random bytes one version 7 id takes; 62 of the 64 bits are used."""
+
+
+def _text(high: int, low: int) -> str:
+    digits = f"{high:016x}{low:016x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def uuid7_with_partition(now_ms: int, partition: int, random_bytes: bytes) -> str:
+    """A version 7 id for a click received at `now_ms` (milliseconds, UTC) and sent to `partition` (0 to 4095).
+
+    `random_bytes` are 8 bytes from a cryptographic source; two bits of them are overwritten by the variant.
+    """
+    high = (now_ms & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | partition
+    low = int.from_bytes(random_bytes, "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    return _text(high, low)
+
+
+def keyed_id(tenant: str, idempotency_key: str, partitions_at_creation: int) -> str:
+    """The version 8 id that an `Idempotency-Key` always gives for a tenant.
+
+    Its partition is taken modulo the partition count *at the stream's creation*, which is kept in the stream record for
+    ever: growing the topic must not send a repeated key elsewhere.
+    """
+    digest = hashlib.sha256(b"clickledger-id\0" + tenant.encode() + b"\0" + idempotency_key.encode()).digest()
+    partition = int.from_bytes(digest[16:20], "big") % partitions_at_creation
+    high = int.from_bytes(digest[:8], "big") & 0xFFFF_FFFF_FFFF_0000 | 0x8000 | partition
+    low = int.from_bytes(digest[8:16], "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    return _text(high, low)
+
+
+def partition_of(transaction_id: str) -> int:
+    """The partition (0 to 4095) that one of our ids carries."""
+    return int(transaction_id[15:18], 16)
+
+
+def created_at_ms(transaction_id: str) -> int | None:
+    """When a version 7 id was made (milliseconds, UTC); None for a keyed one, which carries no time."""
+    if transaction_id[14] != "7":
+        return None
+    return int(transaction_id[:8] + transaction_id[9:13], 16)
