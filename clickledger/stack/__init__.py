@@ -1,0 +1,1 @@
+"""The local stack: a real Kafka broker, the ClickHouse engine and the services on one machine."""
