@@ -1,0 +1,146 @@
+"""One request from its header to its answer, and what a hot path must offer to answer it on the fast lane."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from ingest_api.answers import Answer, Header
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+    from ingest_api.fastlane import FastLaneProtocol
+
+logger = logging.getLogger(__name__)
+
+Headers = list[Header]
+"""Header fields as the parser gives them: lower-case name, raw value, in order."""
+
+
+class Endpoint(Protocol):
+    """One hot path. The methods run inside the parser's callbacks: they never block and never await."""
+
+    body_bytes_max: int
+
+    def precheck(self, method: bytes, headers: Headers, peer: str) -> Answer | None:
+        """Refuse from the header alone. Called only when the body has not arrived with its header."""
+
+    def oversized(self, method: bytes, headers: Headers, peer: str) -> Answer:
+        """The answer, which closes the connection, as soon as a body has passed `body_bytes_max`."""
+
+    def take(self, exchange: Exchange) -> Answer | None:
+        """Answer a whole request, or return None and call `exchange.reply` exactly once, later, from the loop."""
+
+
+class Exchange:
+    """One request and its answer. With `cycle` it is answered by the ASGI application, else by `endpoint`."""
+
+    __slots__ = (
+        "answer",
+        "app",
+        "body",
+        "connection",
+        "cycle",
+        "endpoint",
+        "headers",
+        "keep_alive",
+        "method",
+        "prechecked",
+        "size",
+        "taken",
+        "target",
+        "unread",
+    )
+
+    def __init__(
+        self,
+        connection: FastLaneProtocol,
+        endpoint: Endpoint | None,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self.connection = connection
+        self.endpoint = endpoint
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.body: bytes | bytearray = b""
+        self.size = 0
+        self.answer: Answer | None = None
+        self.prechecked = False
+        self.taken = False
+        self.unread = False
+        self.cycle: RequestResponseCycle | None = None
+        self.app: ASGI3Application | None = None
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end of the connection, '' for a socket without one."""
+        client = self.connection.client
+        return client[0] if client else ""
+
+    def add(self, piece: bytes) -> None:
+        """Append a piece of the body."""
+        if not self.body:
+            self.body = piece
+        elif isinstance(self.body, bytearray):
+            self.body += piece
+        else:
+            self.body = bytearray(self.body + piece)
+
+    def precheck(self, bug: Answer) -> Answer | None:
+        """Ask the endpoint for an early refusal; `bug` is the answer to an unhandled error."""
+        self.prechecked = True
+        if self.endpoint is None:
+            return None
+        try:
+            return self.endpoint.precheck(self.method, self.headers, self.peer)
+        except Exception:  # the process's edge: one request's bug must be answered, not spread
+            logger.exception("unhandled error before the body of %s %s", self.method, self.target[:200])
+            return bug
+
+    def take(self, bug: Answer) -> None:
+        """Give the whole request to its endpoint, unless it was refused already."""
+        self.taken = True
+        if self.answer is not None or self.endpoint is None:
+            return
+        try:
+            self.answer = self.endpoint.take(self)
+        except Exception:  # the process's edge: as above
+            logger.exception("unhandled error in %s %s", self.method, self.target[:200])
+            self.answer = bug
+
+    def reply(self, answer: Answer) -> None:
+        """Give the answer; it is written when every earlier request of the connection has been answered."""
+        self.answer = answer
+        queue = self.connection.queue
+        if queue and queue[0] is self:
+            self.connection.advance()
+
+    def answer_last(self) -> None:
+        """Close the connection after this answer."""
+        self.keep_alive = False
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def disconnect(self) -> None:
+        """Tell the application, if it has this one, that nobody waits for its answer."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+
+def head_without_upgrade(method: bytes, target: bytes, version: str, headers: Headers, *, keep_alive: bool) -> bytes:
+    """The head of a request as if it had not asked for an upgrade, which a server may ignore (RFC 9110, 7.8)."""
+    kept = [field for field in headers if field[0] not in (b"upgrade", b"http2-settings", b"connection")]
+    if not keep_alive:
+        kept.append((b"connection", b"close"))
+    line = b"%b %b HTTP/%b\r\n" % (method, target, version.encode())
+    return line + b"".join(b"%b: %b\r\n" % field for field in kept) + b"\r\n"
