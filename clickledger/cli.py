@@ -1,0 +1,97 @@
+"""The command `clickledger`: one typer application, commands registered from `clickledger.commands`.
+
+Rule of this file: an error is one line on standard error that says what to do, and an exit status that scripts can use.
+Only unexpected errors (bugs) show a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+import sys
+from collections.abc import Coroutine
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import typer
+from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
+
+from clickledger import commands
+from shared.errors import ClickledgerError, TransientError
+
+
+class ExitCode(IntEnum):
+    """What every command's exit status means."""
+
+    OK = 0
+    FAILED = 1  # the answer is no: a gap, a double, a refused line, a refusal that a human must resolve
+    USAGE = 2  # wrong arguments or settings
+    UNREACHABLE = 3  # time-out, or something does not answer: trying again may help
+
+
+_INTERRUPTED = 130  # the shells' convention for Ctrl-C
+
+_HELP = """Click ingestion that loses nothing, counts nothing twice and can prove it.
+
+Start with: clickledger up --demo
+
+Exit status: 0 done; 1 the answer is no (gap, double, refused line, refusal); 2 wrong usage or settings;
+3 time-out or something unreachable.
+"""
+
+
+def build_app() -> typer.Typer:
+    """Make the application; every module of `clickledger.commands` adds its commands by `register(app)`."""
+    app = typer.Typer(
+        help=_HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    for module in sorted(pkgutil.iter_modules(commands.__path__), key=lambda found: found.name):
+        importlib.import_module(f"{commands.__name__}.{module.name}").register(app)
+    return app
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command's coroutine. For command modules: `cli.run(do_it(...))`."""
+    return asyncio.run(work)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of the console script: run one command and exit with its status."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and give its exit status; expected errors are printed as one line."""
+    try:
+        status = build_app()(args=arguments, prog_name="clickledger", standalone_mode=False)
+    except NoArgsIsHelpError as exc:
+        sys.stderr.write(f"{exc.format_message()}\n")
+        return ExitCode.USAGE
+    except UsageError as exc:
+        path = exc.ctx.command_path if exc.ctx else "clickledger"
+        return _fail(f"{exc.format_message()} (see {path} --help)", ExitCode.USAGE)
+    except ClickException as exc:
+        return _fail(exc.format_message(), ExitCode.FAILED)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted", _INTERRUPTED)
+    except TransientError as exc:
+        return _fail(str(exc), ExitCode.UNREACHABLE)
+    except ClickledgerError as exc:
+        return _fail(str(exc), ExitCode.USAGE if str(exc).startswith("settings: ") else ExitCode.FAILED)
+    return status if isinstance(status, int) else ExitCode.OK
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"clickledger: {line}\n")
+    return status
+
+
+if __name__ == "__main__":
+    main()

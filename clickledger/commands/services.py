@@ -1,0 +1,33 @@
+"""`clickledger api|enricher|sink|reporting`: one service in the foreground, configured by environment."""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+SERVICES = {
+    "api": ("ingest_api.service", "Take clicks over HTTP and publish them."),
+    "enricher": ("enricher.service", "Resolve, parse and flag clicks: clicks.raw to clicks.enriched."),
+    "sink": ("sink.service", "Store enriched clicks in ClickHouse, each exactly once."),
+    "reporting": ("reporting.service", "Serve RTE, EDR and CTR reports over HTTP."),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the four service commands."""
+    for name, (module, summary) in SERVICES.items():
+        _register_one(app, name, module, summary)
+
+
+def _register_one(app: typer.Typer, name: str, module: str, summary: str) -> None:
+    text = f"""{summary}
+
+    Settings are CLICKLEDGER_* environment variables (see: clickledger settings). Runs until SIGTERM or Ctrl-C.
+
+    Example: CLICKLEDGER_KAFKA_BOOTSTRAP=kafka:9092 clickledger {name}
+    """
+
+    @app.command(name, help=text)
+    def service() -> None:
+        importlib.import_module(module).main()
