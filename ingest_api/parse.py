@@ -1,0 +1,182 @@
+"""Body and content headers -> the fields of a click, or why not. Pure; never raises, whatever the bytes.
+
+The body is kept byte for byte for the raw record; only a byte order mark is taken off, because a JSON object with one
+in the middle would not be JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from ingest_api.answers import Refusal
+from ingest_api.normalise import is_blank
+
+DEPTH_MAX: Final = 32
+"""Levels of arrays and objects. The raw record adds one, and orjson reads 1,024: what passes here must pass there."""
+
+SHORT_URL: Final = "short-url"
+CLICKED_AT: Final = "clicked-at"
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+
+_BOM: Final = b"\xef\xbb\xbf"
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    SHORT_URL: (str,),
+    "user-agent": (str,),
+    "ip-address": (str,),
+    CLICKED_AT: (str, int, float),
+}
+_LINE_TYPES: Final[Mapping[str, tuple[type, ...]]] = {**_TYPES, IDEMPOTENCY_KEY: (str,)}
+_TYPE_NAMES: Final = {CLICKED_AT: "a string or a number"}
+_QUOTED: Final[Mapping[str, bytes]] = {name: b'"%b"' % name.encode() for name in _LINE_TYPES}
+
+_MISSPELT_CHARS_MAX: Final = 24
+_VISIBLE_ASCII: Final = re.compile(r"[!-~]{1,128}")
+_JSON_TYPE: Final = re.compile(rb"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)", re.IGNORECASE)
+
+
+class Refused(NamedTuple):
+    """Why a request or a line was not accepted; `detail` replaces the refusal's own words when not empty."""
+
+    refusal: Refusal
+    detail: str = ""
+
+
+class Click(NamedTuple):
+    """The fields of a click that the API looks at."""
+
+    short_url: str
+    """As sent, not blank."""
+    clicked_at: str | int | float | None
+    """As sent; None when not given."""
+    raw: bytes
+    """A JSON object: the body as sent, without byte order mark."""
+    idempotency_key: str | None = None
+    """Only from a line of a batch; a single click brings it as a header."""
+
+
+def check_content(content_types: Sequence[bytes], content_encodings: Sequence[bytes]) -> Refused | None:
+    """Judge the values of all Content-Type and Content-Encoding headers; None when the body may be read as JSON."""
+    for value in content_types:
+        media_type = value.partition(b";")[0].strip()
+        if media_type and not _JSON_TYPE.fullmatch(media_type):
+            return Refused(
+                Refusal.CONTENT_TYPE, f"The content type must be application/json, not {_quote(media_type)}."
+            )
+    for value in content_encodings:
+        if value.strip().lower() not in {b"", b"identity"}:
+            return Refused(Refusal.CONTENT_ENCODING)
+    return None
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Whether `text` is 1 to 128 visible ASCII characters."""
+    return _VISIBLE_ASCII.fullmatch(text) is not None
+
+
+def parse_click(body: bytes) -> Click | Refused:
+    """Read the body of a single click."""
+    if body.startswith(_BOM):
+        body = body[3:]
+    fields = load_json(body)
+    return fields if isinstance(fields, Refused) else check_click(fields, body, _TYPES)
+
+
+def parse_line(line: bytes) -> Click | Refused:
+    """Read one line of a batch in NDJSON."""
+    fields = load_json(line)
+    return fields if isinstance(fields, Refused) else check_click(fields, line, _LINE_TYPES)
+
+
+def check_item(fields: object, raw: bytes) -> Click | Refused:
+    """Judge one item of a batch's JSON array; `raw` is the item encoded again, so that no key can stand twice."""
+    return check_click(fields, raw, _LINE_TYPES)
+
+
+def load_json(body: bytes) -> Any:
+    """Decode JSON, or Refused."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        if not body.strip():
+            return Refused(Refusal.BODY_EMPTY)
+        return Refused(Refusal.NOT_JSON, f"The body is not JSON in UTF-8: {exc.msg} at character {exc.pos}.")
+
+
+def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]]) -> Click | Refused:
+    """Judge a decoded click: shape, depth, doubled fields, types, then the mandatory field."""
+    if type(fields) is not dict:
+        return Refused(Refusal.NOT_AN_OBJECT)
+    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and is_too_deep(fields):
+        return Refused(Refusal.TOO_DEEP)
+    if (doubled := _doubled_field(raw, types)) is not None:
+        return Refused(Refusal.FIELD_DOUBLED, f'The field "{doubled}" is given twice.')
+    for name, kinds in types.items():
+        value = fields.get(name)
+        if value is not None and type(value) not in kinds:
+            return Refused(Refusal.FIELD_TYPE, f'The field "{name}" must be {_TYPE_NAMES.get(name, "a string")}.')
+    short_url = fields.get(SHORT_URL)
+    if short_url is None or is_blank(short_url):
+        return Refused(Refusal.SHORT_URL_MISSING, _misspelt_hint(fields))
+    clicked_at = fields.get(CLICKED_AT)
+    if clicked_at == "":
+        clicked_at = None
+    return Click(short_url, clicked_at, raw, fields.get(IDEMPOTENCY_KEY) if types is _LINE_TYPES else None)
+
+
+def is_too_deep(value: object, depth_max: int = DEPTH_MAX) -> bool:
+    """Whether arrays and objects are nested deeper than `depth_max` levels; without recursion."""
+    level: list[object] = [value]
+    for _ in range(depth_max):
+        level = [child for parent in level for child in _children(parent) if type(child) in {dict, list}]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _doubled_field(raw: bytes, types: Mapping[str, tuple[type, ...]]) -> str | None:
+    """The known field that stands twice at the top of the object: orjson takes the last one in silence.
+
+    Counting the quoted name settles it for all but a few bodies: only `\\u` can spell these letters otherwise. A name
+    that is counted twice may still be a value or nested, so then the pairs themselves are read.
+    """
+    if b"\\u" not in raw:
+        for name in types:
+            if raw.count(_QUOTED[name]) > 1:
+                break
+        else:
+            return None
+    pairs: list[tuple[str, object]] = []
+
+    def keep_outermost(level: list[tuple[str, object]]) -> dict[str, object]:
+        nonlocal pairs
+        pairs = level  # objects are closed from the inside out: the last call is the outermost
+        return {}
+
+    json.loads(raw, object_pairs_hook=keep_outermost)
+    names = [name for name, _ in pairs]
+    return next((name for name in types if names.count(name) > 1), None)
+
+
+def _misspelt_hint(fields: Mapping[str, object]) -> str:
+    """A hint when a field looks like `short-url`; empty otherwise."""
+    for name in fields:
+        if name != SHORT_URL and name.replace("-", "").replace("_", "").replace(" ", "").lower() == "shorturl":
+            return f'The field "short-url" is required; found {_quote(name.encode())}, names are exact.'
+    return ""
+
+
+def _quote(text: bytes) -> str:
+    """At most 24 bytes of a client's text, visible ASCII only, for a description."""
+    visible = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else "?" for byte in text)
+    return f'"{visible[:_MISSPELT_CHARS_MAX]}"'
