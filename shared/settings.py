@@ -123,6 +123,52 @@ class ApiSettings(_Group):
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0 picks a free one")
     api_workers: int = Field(1, ge=1, le=64, description="worker processes that share the port")
     api_health_port: int = Field(0, ge=0, le=65_535, description="port of the API's metrics; 0 picks a free one")
+    api_code_type: Literal["string", "integer"] = Field(
+        "string", description="JSON type of `code` in refusals; some clients of the published API compare numbers"
+    )
+    api_invalid_token_status: int = Field(
+        401, ge=200, le=599, description="HTTP status of code 498, which the published page leaves open"
+    )
+    api_invalid_input_status: int = Field(
+        499,
+        ge=200,
+        le=599,
+        description="HTTP status of codes 1001, 1002 and 1003, which the published page leaves open",
+    )
+    api_body_bytes_max: int = Field(
+        16_384, ge=512, le=262_144, description="bytes of a click's body; the largest sensible click has 5 KiB"
+    )
+    api_batch_bytes_max: int = Field(1_048_576, ge=4_096, le=16_777_216, description="bytes of a batch's body")
+    api_batch_clicks_max: int = Field(
+        1_000, ge=1, le=10_000, description="clicks of a batch; bounds how long one request holds the process (20 ms)"
+    )
+    api_throttle_window_ms: int = Field(
+        1_000, ge=100, le=3_600_000, description="ms of the fixed window in which a key's clicks are counted"
+    )
+    api_rate_limit: int = Field(
+        10_000, ge=1, le=16_777_215, description="clicks a window of a key without a limit of its own or its tenant's"
+    )
+    api_throttle_keys_max: int = Field(
+        4_096, ge=32, le=1_048_576, description="keys counted at once on a machine; 8 bytes each per worker seat"
+    )
+    api_failed_authentications_max: int = Field(
+        100, ge=1, le=16_777_215, description="failed authentications per client address and window; then 429"
+    )
+    api_failed_authentications_window_ms: int = Field(
+        10_000, ge=1_000, le=3_600_000, description="ms of the window in which failed authentications are counted"
+    )
+    api_key_cache_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="keys remembered per process; about 1 KB each"
+    )
+    api_trusted_proxies: str = Field(
+        "", description="comma-separated networks whose X-Forwarded-For is believed, as 10.0.0.0/8,::1"
+    )
+    api_clicked_at_ahead_ms_max: int = Field(
+        300_000, ge=0, description="ms that a clicked-at may be ahead of our clock (5 min); phones' clocks are off"
+    )
+    api_retention_days: int = Field(
+        90, ge=1, le=3_650, description="days a click counts after its message was sent, for a tenant without its own"
+    )
 
 
 class EnricherSettings(_Group):
