@@ -1,0 +1,159 @@
+"""The only place that knows the ClickHouse client library: an async client and the four error classes.
+
+The class of an error decides what its caller does: transient (retry), operator (pause and alarm, never give up data),
+data (find the row), unknown (a bounded retry, then look for a row).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver import exceptions as driver_errors
+from clickhouse_connect.driver.asyncclient import AsyncClient
+
+from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
+from shared.settings import ClickHouseSettings
+
+TRANSIENT_CODES: Final = frozenset(
+    {
+        3, 32, 33, 95, 96, 159, 164, 198, 202, 203, 209, 210, 225, 236, 241, 242, 252, 254, 285, 286, 289, 319, 373,
+        394, 410, 415, 425, 439, 473, 499, 503, 571, 574, 584, 722, 733, 745, 999,
+    }
+)  # fmt: skip
+"""Overload, time-outs, too many parts (252), memory (241), read-only replica (242), Keeper (225, 999), network (209, 210)."""
+OPERATOR_CODES: Final = frozenset(
+    {16, 36, 46, 47, 60, 81, 82, 115, 117, 161, 162, 191, 192, 193, 194, 195, 196, 243, 291, 307, 359, 396, 446, 492, 497, 516, 598, 702}
+)  # fmt: skip
+"""Authentication, rights, missing tables, databases, columns or settings, quotas, and a full disk (243)."""
+DATA_CODES: Final = frozenset(
+    {6, 10, 26, 27, 38, 41, 43, 53, 69, 70, 72, 128, 130, 131, 190, 321, 349, 376, 407, 441, 452, 469, 675, 676}
+)  # fmt: skip
+"""Values that cannot be parsed, converted or are out of range."""
+
+
+class UnknownClickHouseError(TransientError):
+    """An error code in no class: retry a bounded number of times, then treat it as the data's fault."""
+
+
+def error_for(code: int | None, message: str) -> ClickledgerError:
+    """Our error for a ClickHouse error code (None: no answer, the outcome is unknown)."""
+    if code is None:
+        return OutcomeUnknown(message)
+    if code in TRANSIENT_CODES:
+        return TransientError(message)
+    if code in OPERATOR_CODES:
+        return OperatorError(message)
+    if code in DATA_CODES:
+        return DataError(message)
+    return UnknownClickHouseError(message)
+
+
+class ClickHouse:
+    """An async client of one database, as an async context manager; its calls may run at the same time.
+
+    Every call raises TransientError (OutcomeUnknown where a request got no answer), OperatorError, DataError or
+    UnknownClickHouseError.
+    """
+
+    def __init__(self, settings: ClickHouseSettings) -> None:
+        url = urlsplit(settings.clickhouse_url.get_secret_value())
+        self.database = url.path.strip("/") or "default"
+        self._timeout_s = settings.clickhouse_query_timeout_ms / 1000
+        self._arguments: dict[str, Any] = {
+            "interface": url.scheme,
+            "host": url.hostname,
+            "port": url.port,
+            "username": unquote(url.username or "default"),
+            "password": unquote(url.password or ""),
+            "connect_timeout": settings.clickhouse_connect_timeout_ms / 1000,
+            "send_receive_timeout": self._timeout_s,
+            "autogenerate_session_id": False,  # sessions allow one query at a time
+            "query_retries": 0,
+            "client_name": "clickledger",
+        }
+        self._client: AsyncClient | None = None
+        self._connecting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def query(
+        self, sql: str, params: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT; `params` fill `{name:Type}` on the server."""
+        client = await self._connected()
+        result = await self._guarded(client.query(sql, dict(params or {}), dict(settings or {})), sql)
+        return list(result.result_rows)
+
+    async def command(
+        self, sql: str, params: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run a statement that returns nothing or one value."""
+        client = await self._connected()
+        return await self._guarded(client.command(sql, dict(params or {}), settings=dict(settings or {})), sql)
+
+    async def raw_query(
+        self, sql: str, fmt: str, params: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """The answer of a SELECT as ClickHouse formats it."""
+        client = await self._connected()
+        answer: bytes = await self._guarded(
+            client.raw_query(sql, dict(params or {}), dict(settings or {}), fmt=fmt), sql
+        )
+        return answer
+
+    async def insert_bytes(
+        self, table: str, payload: bytes, settings: Mapping[str, Any], *, fmt: str = "JSONEachRow"
+    ) -> None:
+        """Insert rows that are already formatted.
+
+        OutcomeUnknown: the rows may or may not be there; the library itself sends a request again after a reset
+        connection, so `settings` must carry an `insert_deduplication_token` wherever a row must not stand twice.
+        """
+        client = await self._connected()
+        inserting = client.raw_insert(table, insert_block=payload, settings=dict(settings), fmt=fmt)
+        await self._guarded(inserting, f"insert of {len(payload)} bytes into {table}")
+
+    async def stream(self, sql: str, fmt: str, params: Mapping[str, Any] | None = None) -> AsyncIterator[bytes]:
+        """The answer of a SELECT in pieces, as ClickHouse formats it."""
+        client = await self._connected()
+        context = await self._guarded(client.raw_stream(sql, dict(params or {}), fmt=fmt), sql)
+        async with context as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _connected(self) -> AsyncClient:
+        if self._client is not None:
+            return self._client
+        async with self._connecting:
+            if self._client is None:
+                creating = clickhouse_connect.get_async_client(**self._arguments, database="")
+                self._client = await self._guarded(creating, "connecting to ClickHouse")
+                self._client.database = self.database
+        return self._client
+
+    async def _guarded(self, call: Any, what: str) -> Any:
+        """Await `call` for at most the query time-out and map its errors."""
+        try:
+            return await asyncio.wait_for(call, self._timeout_s)
+        except driver_errors.ClickHouseError as exc:
+            code = getattr(exc, "code", None)
+            raise error_for(code, f"ClickHouse: {what[:200]}: {exc}") from exc
+        except (TimeoutError, OSError) as exc:
+            raise OutcomeUnknown(f"ClickHouse: {what[:200]}: no answer: {type(exc).__name__} {exc}") from exc

@@ -1,0 +1,15 @@
+"""Prometheus metrics that every service has; services add their own beside their code.
+
+Counters carry a `reason` from a closed enum, never free text. Nothing here is touched once per click on a hot path:
+callers add per batch.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+errors = Counter("clickledger_errors", "Errors handled, by what the service did about them", ["service", "kind"])
+"""`kind`: transient, operator, data, unknown_outcome."""
+alarms = Gauge("clickledger_alarms", "Alarms that stand now and need a human, by reason", ["service", "reason"])
+catalog_version = Gauge("clickledger_catalog_version", "Offset of the last applied catalog record", ["service"])
+catalog_age = Gauge("clickledger_catalog_age_seconds", "Since the catalog was proved level with its topic", ["service"])

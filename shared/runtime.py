@@ -1,0 +1,197 @@
+"""What every service process shares: JSON logging, signals, health and metrics over HTTP, a stop with a deadline.
+
+`run_service` is called by a composition root. The service's `main` gets a `Runtime`, works until `runtime.stopping` is
+set, then finishes what it accepted and returns; after the deadline the process ends all the same, which is a crash like
+any other and loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+import uvloop
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from shared.errors import ClickledgerError, OperatorError
+from shared.settings import RuntimeSettings
+
+log = logging.getLogger(__name__)
+
+REQUEST_BYTES_MAX: Final = 8_192
+"""Bytes of a request to the health endpoint."""
+REQUEST_SECONDS_MAX: Final = 5
+SLOTS_MAX: Final = 256
+"""Processes of one service on one machine."""
+
+Check = Callable[[], str]
+"""A readiness check: empty when all is well, else why not, in words for an operator."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: `time` (ISO 8601, UTC), `level`, `logger`, `service`, `message`, `error`."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record; control characters inside values are escaped by JSON."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{when}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(service: str, level: str) -> None:
+    """Log JSON lines to standard error."""
+    sink = logging.StreamHandler(sys.stderr)
+    sink.setFormatter(JsonFormatter(service))
+    logging.basicConfig(level=level, handlers=[sink], force=True)
+    for noisy in ("aiokafka", "asyncio", "urllib3"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+@dataclass
+class Runtime:
+    """What a running service may ask of its process."""
+
+    service: str
+    settings: RuntimeSettings
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    checks: list[Check] = field(default_factory=list)
+    """Readiness checks, added by the service as its parts come up."""
+    health_port: int = 0
+    """The port that health is served on, once it is."""
+
+    def why_not_ready(self) -> list[str]:
+        """Every reason why the service is not ready; empty when it is."""
+        if self.stopping.is_set():
+            return ["stopping"]
+        return [why for check in self.checks if (why := check())]
+
+    async def pause(self, seconds: float) -> bool:
+        """Sleep, or wake up early when the service is to stop; True when it is."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        return self.stopping.is_set()
+
+
+@dataclass(frozen=True)
+class InstanceSlot:
+    """A static membership name that no other live process of this machine has; the lock ends with the process."""
+
+    instance_id: str
+    _file: IO[str]
+
+
+def instance_slot(settings: RuntimeSettings, service: str) -> InstanceSlot:
+    """Take the lowest free slot of a service on this machine: a restarted process finds its own name again.
+
+    A stopped (SIGSTOP) process keeps its lock, so that two processes never have one name. Raises OperatorError when all
+    are taken.
+    """
+    folder = settings.data / "slots"
+    folder.mkdir(parents=True, exist_ok=True)
+    for slot in range(SLOTS_MAX):
+        file = (folder / f"{service}-{slot}.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        return InstanceSlot(f"{settings.node}-{service}-{slot}", file)
+    raise OperatorError(f"{folder}: all {SLOTS_MAX} slots of {service} are taken")
+
+
+def run_service(
+    service: str, settings: RuntimeSettings, main: Callable[[Runtime], Awaitable[None]], *, health_port: int
+) -> int:
+    """Run a service to its end; the exit code for the process (0 stopped as told, 1 failed)."""
+    configure_logging(service, settings.log_level)
+    try:
+        return uvloop.run(_serve(service, settings, main, health_port))
+    except ClickledgerError as exc:
+        log.critical("%s", exc)
+        return 1
+
+
+async def _serve(
+    service: str, settings: RuntimeSettings, main: Callable[[Runtime], Awaitable[None]], health_port: int
+) -> int:
+    runtime = Runtime(service, settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, runtime.stopping.set)
+    server = await serve_health(runtime, health_port)
+    runtime.health_port = server.sockets[0].getsockname()[1]
+    write_port_file(settings.data, service, runtime.health_port)
+    working = asyncio.ensure_future(main(runtime))
+    stopping = asyncio.ensure_future(runtime.stopping.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await asyncio.wait([working], timeout=settings.stop_deadline_ms / 1000)
+        if not working.done():
+            log.error("not stopped within %d ms, leaving all the same", settings.stop_deadline_ms)
+            os._exit(1)
+        working.result()
+        return 0
+    finally:
+        stopping.cancel()
+        server.close()
+
+
+def write_port_file(data: Path, service: str, port: int) -> None:
+    """Leave the health port where the supervisor finds it: `<data>/health/<service>-<pid>`."""
+    folder = data / "health"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{service}-{os.getpid()}").write_text(str(port))
+
+
+async def serve_health(runtime: Runtime, port: int) -> asyncio.Server:
+    """Serve `/livez`, `/readyz` (200 or 503 with every reason) and `/metrics`."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS_MAX)
+            writer.write(_health_response(runtime, head.split(b" ", 2)[1].split(b"?")[0] if b" " in head else b""))
+            await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(answer, runtime.settings.health_host, port, limit=REQUEST_BYTES_MAX)
+
+
+def _health_response(runtime: Runtime, path: bytes) -> bytes:
+    status, kind = "200 OK", "application/json"
+    match path:
+        case b"/livez":
+            body = b'{"status":"alive"}'
+        case b"/readyz":
+            reasons = runtime.why_not_ready()
+            status = "503 Service Unavailable" if reasons else status
+            body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
+        case b"/metrics":
+            body, kind = generate_latest(REGISTRY), CONTENT_TYPE_LATEST
+        case _:
+            status, body = "404 Not Found", b'{"code":"404","description":"Not found: /livez, /readyz, /metrics"}'
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
