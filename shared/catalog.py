@@ -22,7 +22,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 import lmdb
 import orjson
@@ -85,10 +86,25 @@ def _db_key(name: bytes) -> bytes:
 
 
 class _Store:
-    """The LMDB environment and its three tables."""
+    """The LMDB environment and its three tables.
+
+    LMDB must not be opened twice in one process, so that a follower and a reader of one folder share a store; it is
+    closed with its last user.
+    """
+
+    _open: ClassVar[WeakValueDictionary[Path, _Store]] = WeakValueDictionary()
+
+    @classmethod
+    def at(cls, path: Path, map_bytes: int) -> _Store:
+        """The store in a folder, made at its first use."""
+        path.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+        store = cls._open.get(path)
+        if store is None:
+            store = cls._open[path] = cls(path, map_bytes)
+        return store
 
     def __init__(self, path: Path, map_bytes: int) -> None:
-        path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.env = lmdb.open(
             str(path), map_size=map_bytes, max_dbs=3, max_readers=_READERS_MAX, metasync=False, readahead=False
@@ -116,7 +132,7 @@ class Catalog:
 
     def __init__(self, settings: CatalogSettings, path: Path) -> None:
         self._settings = settings
-        self._store = _Store(path, settings.catalog_map_bytes)
+        self._store = _Store.at(path, settings.catalog_map_bytes)
         self._txn = self._store.env.begin()
         self.version = -1
         self.known_end = 0
@@ -231,7 +247,7 @@ class Catalog:
     def close(self) -> None:
         """Release the snapshot and the file."""
         self._txn.abort()
-        self._store.env.close()
+        del self._txn, self._store
 
 
 class CatalogFollower:
@@ -244,7 +260,7 @@ class CatalogFollower:
         self, settings: CatalogSettings, kafka: KafkaSettings, path: Path, kinds: Collection[Kind] = tuple(Kind)
     ) -> None:
         self._kafka = kafka
-        self._store = _Store(path, settings.catalog_map_bytes)
+        self._store = _Store.at(path, settings.catalog_map_bytes)
         self._kinds = frozenset(str(kind) for kind in kinds)
 
     async def run(self) -> None:

@@ -1,0 +1,142 @@
+"""The catalog: topic, follower and reader together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Entry, Kind
+from shared.kafka import Admin, Producer, TopicSpec
+from shared.settings import CatalogSettings, KafkaSettings
+
+SETTINGS = CatalogSettings(catalog_map_bytes=64 << 20)
+
+
+@pytest.fixture
+async def kafka(kafka_bootstrap: str, names: Any) -> KafkaSettings:
+    """Settings with a catalog topic of the test's own."""
+    settings = KafkaSettings(kafka_bootstrap=kafka_bootstrap, topic_catalog=names.catalog)
+    async with Admin(settings) as admin:
+        await admin.create(TopicSpec(names.catalog, 1, 1, {"cleanup.policy": "compact"}))
+    return settings
+
+
+@pytest.fixture
+async def writer(kafka: KafkaSettings) -> AsyncIterator[CatalogWriter]:
+    """A writer on a connected producer."""
+    producer = Producer(kafka, "test")
+    await producer.start()
+    yield CatalogWriter(kafka, producer)
+    await producer.close()
+
+
+@pytest.fixture
+async def catalog(kafka: KafkaSettings, tmp_path: Path) -> AsyncIterator[Catalog]:
+    """A reader with its follower running."""
+    follower = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+    catalog = Catalog(SETTINGS, tmp_path)
+    await catalog.wait_until_current(20)
+    yield catalog
+    follower.cancel()
+    await asyncio.wait([follower])
+    catalog.close()
+
+
+async def test_records_arrive_and_are_deleted(catalog: Catalog, writer: CatalogWriter) -> None:
+    """A written record is read back at its version, and gone after its tombstone."""
+    version = await writer.put(Kind.TENANT, "acme", {"tenant": "acme"})
+    await catalog.wait_for(version, 10)
+    assert catalog.tenant("acme") == {"tenant": "acme"}
+    await catalog.wait_for(await writer.put(Kind.TENANT, "acme", None), 10)
+    assert catalog.tenant("acme") is None
+
+
+async def test_a_secret_is_found_by_digest_until_it_is_replaced(catalog: Catalog, writer: CatalogWriter) -> None:
+    """The digest index follows the key's record: new secrets are found, former ones are not."""
+    await writer.put(Kind.KEY, "k1", {"key_id": "k1", "secrets": [{"digest": "aa"}, {"digest": "bb"}]})
+    await catalog.wait_for(await writer.put(Kind.KEY, "k1", {"key_id": "k1", "secrets": [{"digest": "bb"}]}), 10)
+    assert catalog.key_by_digest("aa") is None
+    assert (catalog.key_by_digest("bb") or {})["key_id"] == "k1"
+
+
+async def test_resolve_prefers_the_exact_link_then_the_longest_prefix(catalog: Catalog, writer: CatalogWriter) -> None:
+    """Whole path segments only, and a link that is not a prefix matches only itself."""
+    links = {"h/a": "prefix", "h/a/b": "prefix", "h/a/b/c": "exact", "h/" + "x" * 600: "exact"}
+    entries = [Entry(Kind.LINK, key, {"link": key, "match": match}) for key, match in links.items()]
+    await catalog.wait_for(await writer.put_many(entries), 10)
+
+    def rule_and_link(key: str) -> tuple[str, str] | None:
+        import orjson
+
+        match = catalog.resolve(key)
+        return match and (match.rule, orjson.loads(match.link)["link"])
+
+    assert rule_and_link("h/a/b/c") == ("exact", "h/a/b/c")
+    assert rule_and_link("h/a/b/c/d") == ("prefix", "h/a/b")
+    assert rule_and_link("h/ab") is None
+    assert rule_and_link("h/" + "x" * 600) == ("exact", "h/" + "x" * 600)
+    assert rule_and_link("h/" + "x" * 599 + "y") is None
+
+
+async def test_a_restarted_follower_resumes_and_one_works_per_folder(
+    kafka: KafkaSettings, writer: CatalogWriter, tmp_path: Path
+) -> None:
+    """A second follower waits for the lock; a later one goes on from the stored version."""
+    await writer.put_many([Entry(Kind.TENANT, f"t{n}", {"tenant": f"t{n}"}) for n in range(1_000)])
+    tasks = [asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run()) for _ in range(2)]
+    catalog = Catalog(SETTINGS, tmp_path)
+    await catalog.wait_for(999, 20)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert len(list(catalog.scan(Kind.TENANT))) == 1_000
+    later = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+    await catalog.wait_for(await writer.put(Kind.TENANT, "late", {"tenant": "late"}), 20)
+    assert catalog.tenant("late") and catalog.tenant("t0")
+    later.cancel()
+    await asyncio.wait([later])
+    catalog.close()
+
+
+async def test_a_recreated_topic_replaces_the_copy(kafka: KafkaSettings, writer: CatalogWriter, tmp_path: Path) -> None:
+    """A topic that is shorter than what was applied is read again from its start."""
+    await writer.put_many([Entry(Kind.TENANT, f"t{n}", {"tenant": f"t{n}"}) for n in range(5)])
+    first = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+    catalog = Catalog(SETTINGS, tmp_path)
+    await catalog.wait_for(4, 20)
+    first.cancel()
+    await asyncio.wait([first])
+    async with Admin(kafka) as admin:
+        await admin.delete(kafka.topic_catalog)
+        while kafka.topic_catalog in await admin.topics():
+            await asyncio.sleep(0.1)
+        await admin.create(TopicSpec(kafka.topic_catalog, 1, 1, {"cleanup.policy": "compact"}))
+    producer = Producer(kafka, "again")
+    await producer.start()
+    await CatalogWriter(kafka, producer).put(Kind.TENANT, "only", {"tenant": "only"})
+    again = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+    async with asyncio.timeout(20):
+        while catalog.tenant("only") is None:
+            await asyncio.sleep(0.05)
+            catalog.refresh()
+    assert catalog.tenant("t0") is None
+    again.cancel()
+    await asyncio.wait([again])
+    await producer.close()
+    catalog.close()
+
+
+async def test_garbage_in_the_topic_is_ignored(catalog: Catalog, kafka: KafkaSettings, writer: CatalogWriter) -> None:
+    """Records without a key, of an unknown kind or without a JSON object change nothing but the version."""
+    producer = Producer(kafka, "garbage")
+    await producer.start()
+    for key, value in ((None, b"x"), (b"nokind", b"{}"), (b"link:h/x", b"not json"), (b"key:k", b"[1]")):
+        await producer.send(kafka.topic_catalog, 0, key=key, value=value, timestamp_ms=1)
+    await catalog.wait_for(await writer.put(Kind.TENANT, "good", {"tenant": "good"}), 10)
+    assert catalog.link("h/x") is None
+    assert catalog.tenant("good")
+    await producer.close()

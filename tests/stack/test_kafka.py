@@ -1,0 +1,214 @@
+"""The Kafka clients against a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from shared.errors import DataError, NotOwned, OffsetLost, TransientError
+from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
+from shared.settings import KafkaSettings
+
+
+@pytest.fixture
+def kafka(kafka_bootstrap: str) -> KafkaSettings:
+    """Settings for the test broker."""
+    return KafkaSettings(kafka_bootstrap=kafka_bootstrap)
+
+
+@pytest.fixture
+async def producer(kafka: KafkaSettings) -> AsyncIterator[Producer]:
+    """A connected producer."""
+    producer = Producer(kafka, "test")
+    await producer.start()
+    yield producer
+    await producer.close()
+
+
+@pytest.fixture
+async def topic(kafka: KafkaSettings, names: Any) -> str:
+    """A topic of two partitions."""
+    async with Admin(kafka) as admin:
+        assert await admin.create(TopicSpec(names.raw, 2, 1, {"cleanup.policy": "delete"}))
+    return str(names.raw)
+
+
+async def fill(producer: Producer, topic: str, partition: int, count: int) -> int:
+    """Append `count` records; the first offset."""
+    batch = producer.new_batch()
+    for number in range(count):
+        batch.append(timestamp=1_700_000_000_000 + number, key=b"k", value=b"%d" % number, headers=[("h", b"1")])
+    return await producer.send_batch(topic, partition, batch)
+
+
+class Member:
+    """A group member that keeps what its callbacks were told."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str, group: str, instance: str) -> None:
+        self.assigned: dict[int, Assignment] = {}
+        self.has_assignment = asyncio.Event()
+        self.revocations = 0
+        self.consumer = Consumer(
+            kafka,
+            topic,
+            group,
+            instance_id=instance,
+            start_offset=lambda _partition: 0,
+            on_assigned=self._assigned,
+            on_revoked=self._revoked,
+        )
+
+    def _assigned(self, assignments: Sequence[Assignment]) -> None:
+        self.assigned = {a.partition: a for a in assignments}
+        self.has_assignment.set()
+
+    async def _revoked(self, assignments: Sequence[Assignment]) -> None:
+        self.revocations += 1
+
+    async def join(self) -> None:
+        """Start and wait for the first assignment."""
+        await self.consumer.start()
+        await asyncio.wait_for(self.has_assignment.wait(), 20)
+
+    async def read(self, count: int) -> list[Any]:
+        """The next `count` records or more."""
+        records: list[Any] = []
+        deadline = time.monotonic() + 20
+        while len(records) < count and time.monotonic() < deadline:
+            for fetched in (await self.consumer.getmany(200)).values():
+                records += fetched
+        return records
+
+
+async def test_a_batch_is_appended_in_order_and_its_first_offset_returned(
+    kafka: KafkaSettings, producer: Producer, topic: str
+) -> None:
+    """send_batch answers with the offset of the batch's first record, and a reader sees key, value, time and headers."""
+    assert await fill(producer, topic, 1, 3) == 0
+    assert await fill(producer, topic, 1, 2) == 3
+    reader = Reader(kafka, topic, client_id="t")
+    await reader.start()
+    reader.assign({1: 2})
+    records = (await reader.getmany(5_000))[1]
+    assert [r.offset for r in records] == [2, 3, 4]
+    assert (records[0].value, records[0].timestamp, list(records[0].headers)) == (
+        b"2",
+        1_700_000_000_002,
+        [("h", b"1")],
+    )
+    assert await reader.partitions() == [0, 1]
+    assert await reader.end_offsets([0, 1]) == {0: 0, 1: 5}
+    assert await reader.begin_offsets([0, 1]) == {0: 0, 1: 0}
+    await reader.close()
+
+
+async def test_concurrent_batches_of_one_partition_keep_their_order(producer: Producer, topic: str) -> None:
+    """Sixty-four batches sent at once to one partition are all acknowledged, in the order of the calls."""
+    offsets = await asyncio.gather(*(fill(producer, topic, 0, 2) for _ in range(64)))
+    assert offsets == [2 * n for n in range(64)]
+
+
+async def test_a_record_over_the_brokers_limit_is_the_datas_fault(producer: Producer, topic: str) -> None:
+    """A record larger than the broker takes is a DataError, and the producer goes on."""
+    with pytest.raises(DataError):
+        await producer.send(topic, 0, key=b"k", value=b"x" * 9_500_000, timestamp_ms=1)
+    assert await fill(producer, topic, 0, 1) == 0
+
+
+async def test_commit_carries_metadata_and_none_is_told_from_unknown(
+    kafka: KafkaSettings, producer: Producer, topic: str, names: Any
+) -> None:
+    """A group without commits reads as None, later as the position with its metadata; the next member starts there."""
+    await fill(producer, topic, 0, 10)
+    first = Member(kafka, topic, names.group, "a")
+    await first.join()
+    assert await first.consumer.fetch_committed([0, 1]) == {0: None, 1: None}
+    assert len(await first.read(10)) == 10
+    await first.consumer.commit(first.assigned[0], Committed(7, "v1:plan"))
+    assert await first.consumer.fetch_committed([0]) == {0: Committed(7, "v1:plan")}
+    await first.consumer.close()
+    second = Member(kafka, topic, names.group, "a")
+    await second.join()
+    records = await second.read(3)
+    assert [r.offset for r in records] == [7, 8, 9]
+    assert next_offset(records) == 10
+    async with Admin(kafka) as admin:
+        assert await admin.committed(names.group, topic, [0, 1]) == {0: Committed(7, "v1:plan"), 1: None}
+    await second.consumer.close()
+
+
+async def test_a_commit_of_an_old_assignment_is_refused(kafka: KafkaSettings, topic: str, names: Any) -> None:
+    """After a rebalance the former assignment cannot commit, not even under the member's new generation."""
+    first = Member(kafka, topic, names.group, "a")
+    await first.join()
+    old = dict(first.assigned)
+    second = Member(kafka, topic, names.group, "b")
+    await second.join()
+    async with asyncio.timeout(20):
+        while first.revocations == 0 or len(first.assigned) != 1:
+            await first.consumer.getmany(50)
+    with pytest.raises(NotOwned):
+        await first.consumer.commit(old[0], Committed(1))
+    old[0].is_active = True  # even a member that did not notice its revoke is turned away by the broker
+    old[0].revoked.clear()
+    with pytest.raises(NotOwned):
+        await first.consumer.commit(old[0], Committed(1))
+    await first.consumer.close()
+    await second.consumer.close()
+
+
+async def test_a_held_partition_returns_nothing_and_loses_nothing(
+    kafka: KafkaSettings, producer: Producer, topic: str, names: Any
+) -> None:
+    """Records of a held partition come after its release, from where it stood; a seek moves it."""
+    member = Member(kafka, topic, names.group, "a")
+    await member.join()
+    await fill(producer, topic, 0, 4)
+    member.consumer.hold(0)
+    assert await member.consumer.getmany(500) == {}
+    member.consumer.release(0)
+    assert [r.offset for r in await member.read(4)] == [0, 1, 2, 3]
+    member.consumer.seek(member.assigned[0], 2)
+    assert [r.offset for r in await member.read(2)] == [2, 3]
+    await member.consumer.close()
+
+
+async def test_a_position_that_kafka_no_longer_holds_names_the_lost_range(
+    kafka: KafkaSettings, producer: Producer, topic: str, names: Any
+) -> None:
+    """Reading below the earliest kept offset raises OffsetLost with both ends instead of jumping."""
+    await fill(producer, topic, 0, 5)
+    member = Member(kafka, topic, names.group, "a")
+    await member.join()
+    member.consumer.seek(member.assigned[0], 50)
+    with pytest.raises(OffsetLost) as lost:
+        await member.read(1)
+    assert (lost.value.partition, lost.value.wanted, lost.value.earliest) == (0, 50, 0)
+    await member.consumer.close()
+
+
+async def test_no_broker_is_a_transient_error() -> None:
+    """Connecting to a port where nobody listens raises TransientError within the request time-out."""
+    nobody = KafkaSettings(kafka_bootstrap="127.0.0.1:1", kafka_request_timeout_ms=1_000)
+    with pytest.raises(TransientError):
+        await Producer(nobody, "t").start()
+    with pytest.raises(TransientError):
+        await Reader(nobody, "t", client_id="t").start()
+
+
+async def test_topics_are_made_once_described_and_grown(kafka: KafkaSettings, names: Any) -> None:
+    """Admin.create is idempotent, config tells the effective settings, grow adds partitions."""
+    async with Admin(kafka) as admin:
+        spec = TopicSpec(names.catalog, 1, 1, {"cleanup.policy": "compact"})
+        assert await admin.create(spec)
+        assert not await admin.create(spec)
+        assert (await admin.config(names.catalog))["cleanup.policy"] == "compact"
+        await admin.grow(names.catalog, 3)
+        assert (await admin.topics())[names.catalog] == 3
+        await admin.alter_config(names.catalog, {"cleanup.policy": "compact", "retention.ms": "1000"})
+        assert (await admin.config(names.catalog))["retention.ms"] == "1000"
+        await admin.delete(names.catalog)
