@@ -392,13 +392,17 @@ def _is_prefix(record: bytes | None) -> int:
 async def _locked(path: Path) -> Any:
     """Wait for the lock on `path`; a context manager that releases it."""
     file = path.open("w")
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            await asyncio.sleep(0.5)
-            continue
-        return file
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(0.5)
+            else:
+                return file
+    except BaseException:
+        file.close()
+        raise
 
 
 class CatalogWriter:

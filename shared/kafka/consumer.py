@@ -147,8 +147,7 @@ class Consumer:
 
     async def start(self) -> None:
         """Connect and join the group; assignments arrive by the callback. Raises TransientError, OperatorError."""
-        with mapped(f"joining group {self.group_id}"):
-            await asyncio.wait_for(self._consumer.start(), self._settings.kafka_request_timeout_ms / 1000)
+        await _start(self._consumer, f"joining group {self.group_id}", self._settings)
         # Before subscribing, so that the library's own idea of a committed offset is never used.
         self._consumer._coordinator._do_fetch_commit_offsets = self._positions
         self._consumer.subscribe([self.topic], listener=_Listener(self))
@@ -318,8 +317,7 @@ class Reader:
 
     async def start(self) -> None:
         """Connect. Raises TransientError, OperatorError."""
-        with mapped(f"connecting to read {self.topic}"):
-            await asyncio.wait_for(self._consumer.start(), self._settings.kafka_request_timeout_ms / 1000)
+        await _start(self._consumer, f"connecting to read {self.topic}", self._settings)
 
     async def close(self, deadline_s: float = 5) -> None:
         """Disconnect within `deadline_s`."""
@@ -373,6 +371,15 @@ class Reader:
         except (kafka_errors.KafkaError, OSError) as exc:
             raise map_error(exc, f"reading {self.topic}") from exc
         return {tp.partition: records for tp, records in fetched.items()}
+
+
+async def _start(consumer: AIOKafkaConsumer, what: str, settings: KafkaSettings) -> None:
+    try:
+        with mapped(what):
+            await asyncio.wait_for(consumer.start(), settings.kafka_request_timeout_ms / 1000)
+    except BaseException:
+        await bounded(consumer.stop(), 1)
+        raise
 
 
 async def _lost(consumer: AIOKafkaConsumer, exc: kafka_errors.OffsetOutOfRangeError) -> Exception:
