@@ -68,7 +68,9 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.reading: Exchange | None = None
         self.slow_waiting = 0
         self.phase = BETWEEN
-        self.head_bytes = 0
+        self.begun = 0  # requests that began in the last read
+        self.head_read = 0  # bytes read of an unfinished header
+        self.head_bytes = 0  # bytes of its finished fields
         self.ended = False
         self.stopping = False
         self.lingering = False
@@ -99,7 +101,8 @@ class FastLaneProtocol(HttpToolsProtocol):
         """Parse; afterwards look at a request whose body has not come with its header."""
         if self.ended:
             return
-        mid_head = self.phase is HEAD
+        starts_in_body = self.phase is BODY
+        self.begun = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -110,9 +113,9 @@ class FastLaneProtocol(HttpToolsProtocol):
             return
         if self.reading is not None and not self.reading.prechecked:
             self._precheck(self.reading)
-        elif mid_head and self.phase is HEAD:
-            self.head_bytes += len(data)
-            if self.head_bytes > self.lane.limits.head_bytes_max:
+        elif self.phase is HEAD and self.begun <= 1 and not starts_in_body:
+            self.head_read += len(data)
+            if self.head_read > self.lane.limits.head_bytes_max:
                 self._refuse_reading(self.lane.refusals.head_too_large)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -161,6 +164,10 @@ class FastLaneProtocol(HttpToolsProtocol):
         elif not self.queue and now - self.since > limits.keep_alive_s:
             self.transport.close()
 
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
@@ -170,7 +177,8 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers: Headers = []
         self.expect_100_continue = False
-        self.head_bytes = 0
+        self.begun += 1
+        self.head_read = self.head_bytes = 0
         self.upgrading = False
         self.phase = HEAD
         self.since = self.loop.time()

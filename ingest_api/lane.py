@@ -85,6 +85,9 @@ class Sweepable(Protocol):
     def sweep(self, now: float) -> None:
         """Close what has overstayed. `now`: seconds of the loop's clock."""
 
+    def abort(self) -> None:
+        """Close at once, whatever is still to be read, answered or sent."""
+
 
 class Lane:
     """What all connections of a process share. One per server."""
@@ -116,3 +119,9 @@ class Lane:
         for connection in list(self._connections):
             connection.sweep(now)
         self.watch(loop, self._connections)
+
+    async def abort_rest(self) -> None:
+        """Cut off the connections that a graceful stop left over at its deadline."""
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)  # the transports report the end in the loop's next round
