@@ -1,0 +1,1 @@
+"""Wire contracts and clients that every service uses; imports no service."""

@@ -15,7 +15,6 @@ import asyncio
 import fcntl
 import hashlib
 import logging
-import os
 import random
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -159,7 +158,7 @@ class Catalog:
         self._prefixes = _meta_int(self._txn, self._store, b"prefixes", 0)
         self._complete = bool(_meta_int(self._txn, self._store, b"complete", 0))
         try:
-            heard_s = os.stat(self._store.heard_file).st_mtime
+            heard_s = self._store.heard_file.stat().st_mtime
         except FileNotFoundError:
             heard_s = 0
         self.age_ms = max(0, int((time.time() - heard_s) * 1000))

@@ -93,7 +93,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
     def __init__(self, owner: Consumer) -> None:
         self._owner = owner
 
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> Awaitable[None]:
+    def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> Awaitable[None]:
         return self._owner._on_revoked()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
