@@ -1,0 +1,139 @@
+"""Makes or checks what the services need: topics, the stream record, the table. Idempotent.
+
+The order matters: `clicks.enriched` grows before `clicks.raw`, and the stream record, from which the API learns its
+partitions, is written last. A run that was cut off is completed by the next one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clickledger import topics
+from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Kind, followed
+from shared.clickhouse import ClickHouse
+from shared.errors import OperatorError
+from shared.kafka import Admin, Producer, Reader, TopicSpec
+from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
+
+_CATALOG_SECONDS_MAX = 120.0  # a million links are read in a few seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SetupSettings:
+    """Everything that `setup` is told."""
+
+    kafka: KafkaSettings
+    clickhouse: ClickHouseSettings
+    catalog: CatalogSettings
+
+
+async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
+    """Bring Kafka, the catalog and ClickHouse into the state that the services start from; tell what changed.
+
+    Raises OperatorError where a human must decide, TransientError where something does not answer: run it again.
+    """
+    kafka = settings.kafka
+    async with ClickHouse(settings.clickhouse) as clickhouse, Admin(kafka) as admin:
+        await _apply_table(clickhouse, say)
+        await _make_catalog_topic(admin, kafka, say)
+        record = await _stream_record(settings)
+        plan = topics.plan_stream(
+            kafka,
+            await _topic_state(admin, kafka, kafka.topic_raw),
+            await _topic_state(admin, kafka, kafka.topic_enriched),
+            record,
+            rows_stored=record is not None and await _has_rows(clickhouse, record["stream"]),
+            new_id=uuid.uuid4().hex,
+            now_ms=time.time_ns() // 1_000_000,
+        )
+        config = topics.record_topic_config(kafka)
+        await _make_or_grow(admin, kafka, kafka.topic_enriched, plan.enriched_partitions, config, say)
+        await _make_or_grow(admin, kafka, kafka.topic_raw, plan.raw_partitions, config, say)
+        if plan.record is not None:
+            async with _catalog_writer(kafka) as writer:
+                await writer.put(Kind.STREAM, kafka.topic_raw, plan.record)
+            say(f"stream {plan.record['stream']}: {plan.record['partitions']} partitions of {kafka.topic_raw}")
+
+
+async def _apply_table(clickhouse: ClickHouse, say: Callable[[str], None]) -> None:
+    from sink.ddl import apply_ddl
+
+    for applied in await apply_ddl(clickhouse):
+        say(f"table: applied {applied}")
+
+
+async def _has_rows(clickhouse: ClickHouse, stream: str) -> bool:
+    rows = await clickhouse.query("SELECT 1 FROM clicks WHERE stream = {stream:String} LIMIT 1", {"stream": stream})
+    return bool(rows)
+
+
+async def _make_catalog_topic(admin: Admin, kafka: KafkaSettings, say: Callable[[str], None]) -> None:
+    config = topics.catalog_topic_config(kafka)
+    spec = TopicSpec(kafka.topic_catalog, 1, kafka.replication_factor, config)
+    if await admin.create(spec):
+        say(f"topic {kafka.topic_catalog}: made")
+        return
+    found = await admin.config(kafka.topic_catalog)
+    topics.refuse_config(kafka.topic_catalog, found, compacted=True, replication_factor=kafka.replication_factor)
+    partitions = (await admin.topics())[kafka.topic_catalog]
+    if partitions != 1:
+        raise OperatorError(f"topic {kafka.topic_catalog} has {partitions} partitions: it must have one")
+
+
+async def _make_or_grow(
+    admin: Admin,
+    kafka: KafkaSettings,
+    name: str,
+    partitions: int,
+    config: dict[str, str],
+    say: Callable[[str], None],
+) -> None:
+    if await admin.create(TopicSpec(name, partitions, kafka.replication_factor, config)):
+        say(f"topic {name}: made with {partitions} partitions")
+        return
+    found = await admin.config(name)
+    topics.refuse_config(name, found, compacted=False, replication_factor=kafka.replication_factor)
+    before = (await admin.topics())[name]
+    if before < partitions:
+        await admin.grow(name, partitions)
+        say(f"topic {name}: grown from {before} to {partitions} partitions")
+
+
+async def _topic_state(admin: Admin, kafka: KafkaSettings, name: str) -> topics.TopicState:
+    partitions = (await admin.topics()).get(name, 0)
+    if not partitions:
+        return topics.TopicState(name, 0, has_records=False)
+    reader = Reader(kafka, name, client_id="clickledger-setup")
+    try:
+        await reader.start()
+        ends = await reader.end_offsets(range(partitions))
+    finally:
+        await reader.close()
+    return topics.TopicState(name, partitions, has_records=any(ends.values()))
+
+
+async def _stream_record(settings: SetupSettings) -> dict[str, Any] | None:
+    """Read the raw topic's stream record from all of the catalog topic: an older copy could lack a new record."""
+    with tempfile.TemporaryDirectory(prefix="clickledger-setup-") as scratch:
+        folder = Path(scratch)
+        follower = CatalogFollower(settings.catalog, settings.kafka, folder, (Kind.STREAM,))
+        with followed(Catalog(settings.catalog, folder), follower) as catalog:
+            await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
+            return catalog.stream(settings.kafka.topic_raw)
+
+
+@asynccontextmanager
+async def _catalog_writer(kafka: KafkaSettings) -> AsyncIterator[CatalogWriter]:
+    producer = Producer(kafka, "clickledger-setup")
+    await producer.start()
+    try:
+        yield CatalogWriter(kafka, producer)
+    finally:
+        await producer.close()

@@ -1,0 +1,202 @@
+"""Child processes that are kept running: started, watched, restarted with back-off, stopped within a bound.
+
+Theory of operation: each `Service` has one task. It spawns the process in a process group of its own, tells the guard,
+copies the process's lines to the terminal, waits for its end, and then starts it again after a pause, until it is told
+to stop. A pause doubles with each death and begins anew after a run that lasted long enough to count as healthy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from clickledger.stack.guard import Guard
+from clickledger.stack.output import Output
+from shared.errors import OperatorError, TransientError
+
+_BACKOFF_SECONDS_FIRST = 0.25
+_BACKOFF_SECONDS_MAX = 10.0
+_HEALTHY_SECONDS = 30.0
+_READY_POLL_SECONDS = 0.1
+_KILLED_SECONDS_MAX = 5.0
+_LINE_BYTES_MAX = 1 << 20
+
+# Deaths in a row before the first readiness after which starting is given up: a bad setting does not heal by itself.
+_DEATHS_BEFORE_READY_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to run. Secrets go into `env`, never into `command`, which every user of the machine can read."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    is_ready: Callable[[int], Awaitable[bool]]  # asked with the process id until it says yes
+    stop_seconds: float = 10.0  # from SIGTERM to SIGKILL
+
+
+def backoff_seconds(deaths: int) -> float:
+    """Pause before the next start after `deaths` deaths in a row (from 1): 0.25, 0.5, 1 … 10 s."""
+    return min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS_FIRST * 2.0 ** min(deaths - 1, 16))
+
+
+def describe_exit(status: int) -> str:
+    """A process's end in words: `exit status 1`, `killed by SIGKILL`."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+class Service:
+    """One kept process."""
+
+    def __init__(self, spec: Spec, guard: Guard, output: Output, on_pid: Callable[[], None]) -> None:
+        """`on_pid` is called whenever a new process has been spawned."""
+        self.spec = spec
+        self.pid: int | None = None
+        self._guard, self._output, self._on_pid = guard, output, on_pid
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._deaths = 0
+        self._was_ready = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to keep the process running."""
+        self._task = asyncio.create_task(self._keep(), name=f"keep {self.spec.name}")
+
+    async def wait_ready(self, seconds_max: float) -> None:
+        """Wait until it answers. Raises OperatorError when it keeps dying, TransientError when it takes too long."""
+        deadline = time.monotonic() + seconds_max
+        while not await self._answers():
+            if self._task and self._task.done():
+                self._task.result()
+            if time.monotonic() > deadline:
+                raise TransientError(f"{self.spec.name} did not become ready within {seconds_max:.0f} s")
+            await asyncio.sleep(_READY_POLL_SECONDS)
+        self._was_ready = True
+
+    async def _answers(self) -> bool:
+        return self.pid is not None and await self.spec.is_ready(self.pid)
+
+    async def stop(self) -> None:
+        """SIGTERM, after `stop_seconds` SIGKILL, to the whole process group; no restart."""
+        self._stopping.set()
+        process = self._process
+        if process is not None and process.returncode is None:
+            _signal_group(process.pid, signal.SIGTERM)
+        if self._task is None:
+            return
+        done, _ = await asyncio.wait([self._task], timeout=self.spec.stop_seconds)
+        if not done:
+            self._output.say(f"{self.spec.name} did not stop within {self.spec.stop_seconds:.0f} s: killing it")
+            self.kill()
+            await asyncio.wait([self._task], timeout=_KILLED_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole process group; no restart."""
+        self._stopping.set()
+        if self._process is not None and self._process.returncode is None:
+            _signal_group(self._process.pid, signal.SIGKILL)
+
+    async def _keep(self) -> None:
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            status = await self._run_once()
+            if self._stopping.is_set():
+                return
+            self._deaths = 1 if time.monotonic() - started > _HEALTHY_SECONDS else self._deaths + 1
+            if not self._was_ready and self._deaths >= _DEATHS_BEFORE_READY_MAX:
+                raise OperatorError(f"{self.spec.name} died {self._deaths} times while starting: see its lines above")
+            pause = backoff_seconds(self._deaths)
+            self._output.say(f"{self.spec.name} died ({describe_exit(status)}): starting it again in {pause:g} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _run_once(self) -> int:
+        process = await spawn(self.spec.command, self.spec.env)
+        self._guard.add(process.pid)
+        self._process, self.pid = process, process.pid
+        self._on_pid()
+        if self._stopping.is_set():  # told to stop while the process was being made
+            _signal_group(process.pid, signal.SIGTERM)
+        await copy_lines(process, self.spec.name, self._output)
+        status = await process.wait()
+        _signal_group(process.pid, signal.SIGKILL)  # workers that outlived their parent would hold its ports
+        self._guard.remove(process.pid)
+        return status
+
+
+async def spawn(command: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
+    """Start a process that leads its own group, so that Ctrl-C in the terminal reaches the supervisor alone."""
+    return await asyncio.create_subprocess_exec(
+        *command,
+        env=dict(env),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        limit=_LINE_BYTES_MAX,
+    )
+
+
+async def run_to_end(spec: Spec, guard: Guard, output: Output) -> int:
+    """Run a one-shot command and give its exit status."""
+    process = await spawn(spec.command, spec.env)
+    guard.add(process.pid)
+    try:
+        await copy_lines(process, spec.name, output)
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            _signal_group(process.pid, signal.SIGKILL)
+            await process.wait()
+        guard.remove(process.pid)
+
+
+async def copy_lines(process: asyncio.subprocess.Process, name: str, output: Output) -> None:
+    """Print every line the process writes until it closes its output or ends."""
+    pipe = process.stdout
+    if pipe is None:
+        return
+    ended = asyncio.create_task(process.wait())
+    while True:
+        line = asyncio.create_task(_read_line(pipe))
+        await asyncio.wait([line, ended], return_when=asyncio.FIRST_COMPLETED)
+        if not line.done():  # a grandchild may keep the pipe open for ever
+            await asyncio.wait([line], timeout=0.2)
+        if not line.done():
+            line.cancel()
+            return
+        text = line.result()
+        if not text:
+            await ended
+            return
+        output.line(name, text.decode("utf-8", "replace").rstrip())
+
+
+async def _read_line(pipe: asyncio.StreamReader) -> bytes:
+    try:
+        return await pipe.readline()
+    except ValueError:  # a line over the limit: the reader has dropped it
+        return b"(a line over 1 MiB was left out)\n"
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def python_command(*arguments: str) -> list[str]:
+    """The same interpreter with these arguments, unbuffered."""
+    return [sys.executable, "-u", *arguments]

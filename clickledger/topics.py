@@ -1,0 +1,138 @@
+"""Decisions of `clickledger setup` about topics and streams, without I/O.
+
+A stream is the life of one raw topic: a random id, kept in the catalog with its start offsets and partition count. A
+topic that was made anew is a new stream, so that its offsets never meet those of old rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import OperatorError
+from shared.settings import KafkaSettings
+
+_HOUR_MS = 3_600_000
+_RECORD_BYTES_MAX = 8 << 20  # the largest batch that settings allow to be produced
+
+
+def in_sync_min(replication_factor: int) -> int:
+    """Replicas that must have a record before it counts as written: 2 of 3, so that one may be lost."""
+    return 2 if replication_factor >= 3 else 1
+
+
+def record_topic_config(settings: KafkaSettings) -> dict[str, str]:
+    """Configuration of the raw and the enriched topic."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(settings.retention_hours * _HOUR_MS),
+        "min.insync.replicas": str(in_sync_min(settings.replication_factor)),
+        "unclean.leader.election.enable": "false",
+        "max.message.bytes": str(_RECORD_BYTES_MAX),
+    }
+
+
+def catalog_topic_config(settings: KafkaSettings) -> dict[str, str]:
+    """Configuration of the catalog: the last record of each key is kept for ever, tombstones for a week."""
+    return {
+        "cleanup.policy": "compact",
+        "delete.retention.ms": str(7 * 24 * _HOUR_MS),
+        "min.insync.replicas": str(in_sync_min(settings.replication_factor)),
+        "unclean.leader.election.enable": "false",
+        "max.message.bytes": str(_RECORD_BYTES_MAX),
+    }
+
+
+def refuse_config(topic: str, config: Mapping[str, str], *, compacted: bool, replication_factor: int) -> None:
+    """Raise OperatorError for a configuration under which an acknowledged record can vanish."""
+    policy = set(config.get("cleanup.policy", "delete").split(","))
+    if not compacted and "compact" in policy:
+        raise OperatorError(f"topic {topic} is compacted: clicks would vanish; set cleanup.policy=delete")
+    if compacted and policy != {"compact"}:
+        raise OperatorError(f"topic {topic} has cleanup.policy={','.join(sorted(policy))}: set it to compact")
+    if config.get("unclean.leader.election.enable", "false") != "false":
+        raise OperatorError(f"topic {topic} allows unclean leader election: set unclean.leader.election.enable=false")
+    in_sync = int(config.get("min.insync.replicas", "1"))
+    if in_sync < in_sync_min(replication_factor):
+        raise OperatorError(
+            f"topic {topic} has min.insync.replicas={in_sync} at {replication_factor} replicas: set it to 2"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """One topic as Kafka shows it; `partitions` 0 when it does not exist."""
+
+    name: str
+    partitions: int
+    has_records: bool  # or had: its offsets do not begin at 0, or end above it
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What to do so that the raw topic and the stream record agree. Steps are taken in the order of the fields."""
+
+    enriched_partitions: int  # create or grow to
+    raw_partitions: int  # create or grow to
+    record: dict[str, Any] | None  # to be written at the end; None when the catalog has it already
+
+
+def plan_stream(
+    settings: KafkaSettings,
+    raw: TopicState,
+    enriched: TopicState,
+    record: Mapping[str, Any] | None,
+    *,
+    rows_stored: bool,
+    new_id: str,
+    now_ms: int,
+) -> StreamPlan:
+    """Decide about topics and the stream record. `rows_stored`: the table has rows of the recorded stream.
+
+    Raises OperatorError where going on would mix two streams.
+    """
+    partitions = max(settings.partitions, raw.partitions)
+    plan_partitions = max(partitions, enriched.partitions), partitions
+    if record is None or _was_made_anew(raw, record, rows_stored=rows_stored):
+        _refuse_old_records(raw, enriched)
+        return StreamPlan(*plan_partitions, new_record(raw.name, new_id, partitions, now_ms))
+    if record["partitions"] == partitions:
+        return StreamPlan(*plan_partitions, None)
+    starts = list(record["start_offsets"])
+    starts += [0] * (partitions - len(starts))
+    return StreamPlan(*plan_partitions, {**record, "partitions": partitions, "start_offsets": starts})
+
+
+def _was_made_anew(raw: TopicState, record: Mapping[str, Any], *, rows_stored: bool) -> bool:
+    """Whether the recorded stream's topic is gone: missing, smaller than recorded, or empty though it has rows."""
+    if raw.partitions < record["partitions"]:
+        return True
+    return rows_stored and not raw.has_records
+
+
+def _refuse_old_records(raw: TopicState, enriched: TopicState) -> None:
+    if raw.has_records:
+        raise OperatorError(
+            f"topic {raw.name} has records but the catalog has no stream for it: its offsets would mix with a new "
+            "stream's. Restore the catalog topic, or delete the raw and the enriched topic and run setup again"
+        )
+    if enriched.has_records:
+        raise OperatorError(
+            f"topic {enriched.name} has records of an earlier stream but {raw.name} is new: delete {enriched.name} "
+            "too, and run setup again"
+        )
+
+
+def new_record(topic: str, stream: str, partitions: int, now_ms: int) -> dict[str, Any]:
+    """Make the catalog's record of a new stream; `partitions_at_creation` never changes (keyed ids depend on it)."""
+    starts: Sequence[int] = [0] * partitions
+    return {
+        "v": 1,
+        "stream": stream,
+        "topic": topic,
+        "partitions": partitions,
+        "partitions_at_creation": partitions,
+        "start_offsets": list(starts),
+        "created_at": now_ms,
+    }
