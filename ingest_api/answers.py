@@ -208,24 +208,25 @@ class Answers:
             Published.NO_PROMOTION: invalid_input_status,
             Published.NOT_FOUND: 404,
         }
-        self._fixed: dict[Refusal, bytes] = {refusal: self.body(refusal) for refusal in Refusal}
+        self._fixed: dict[Refusal, bytes] = {refusal: self._body(refusal, describe(refusal)) for refusal in Refusal}
 
     def refuse(
         self, refusal: Refusal, detail: str = "", headers: tuple[Header, ...] = (), *, close: bool = False
     ) -> Answer:
         """The answer for `refusal`; `detail` replaces our own words. Adds Allow and, for a 500, Retry-After."""
         answer = _TABLE[refusal][0]
-        body = self.body(refusal, detail) if detail else self._fixed[refusal]
         if answer is Published.INTERNAL:
             headers = (*headers, RETRY_AFTER)
         elif answer is Published.METHOD:
             headers = (*headers, ALLOW_POST)
-        return Answer(self._status[answer], body, headers, close, refusal)
+        return Answer(self._status[answer], self.body(refusal, detail), headers, close, refusal)
 
     def body(self, refusal: Refusal, detail: str = "") -> bytes:
         """The JSON object of a refusal, as in an answer or as one line's result in a batch."""
-        answer, own_words = _TABLE[refusal]
-        detail = detail or own_words
+        return self._body(refusal, detail) if detail else self._fixed[refusal]
+
+    def _body(self, refusal: Refusal, detail: str) -> bytes:
+        answer = published(refusal)
         return self._encode(answer.code, _join(answer.text, detail))
 
     def plain(

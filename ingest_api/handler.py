@@ -1,24 +1,67 @@
 """One click: from the bytes of a request to an answer or a click waiting to be published. Pure: no I/O, no clock.
 
 Order of checks: method, authorization, grant, throttle, size and type, JSON, mandatory field, link, retention.
+The body of a caller who is not authenticated is not parsed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from os import urandom
+from typing import Any, Final, NamedTuple, Protocol
 
-from ingest_api.answers import Answer
+import orjson
 
-Headers = Sequence[tuple[bytes, bytes]]
+from ingest_api.answers import Answer, Answers, Header, Refusal, accepted_body
+from ingest_api.authorize import (
+    GRANT_CLICKS,
+    Caller,
+    Callers,
+    KeyCatalog,
+    client_address,
+    find_headers,
+    parse_networks,
+)
+from ingest_api.parse import Click, Refused, check_content, is_idempotency_key, parse_click
+from ingest_api.resolve import LinkCatalog, find_link, judge_clicked_at, judge_link
+from ingest_api.throttle import FailureLimiter, Taken, Throttle
+from shared.events import encode_raw
+from shared.ids import RANDOM_BYTES, keyed_id, partition_of, uuid7_with_partition
+from shared.settings import ApiSettings
+
+Headers = Sequence[Header]
 """(lower-case name, raw value) pairs, as httptools gives them."""
+Found = Mapping[bytes, list[bytes]]
+"""The values of the headers that matter here."""
 
-PATHS: frozenset[bytes] = frozenset(
+PATHS: Final[frozenset[bytes]] = frozenset(
     prefix + b"/resources/v3/shortlinkclicks" + slash
     for prefix in (b"/campaignapi", b"/imicampaignapi")
     for slash in (b"", b"/")
 )
 """The request targets of the click endpoint; anything after `?` is ignored."""
+
+AGENT_BYTES_MAX: Final = 2048
+"""Bytes of a caller's own User-Agent header that travel in the raw record (as much as the table stores)."""
+
+WANTED: Final = frozenset(
+    (
+        b"authorization",
+        b"content-type",
+        b"content-encoding",
+        b"content-length",
+        b"idempotency-key",
+        b"user-agent",
+        b"x-forwarded-for",
+    )
+)
+
+
+class ClickCatalog(KeyCatalog, LinkCatalog, Protocol):
+    """The part of `shared.catalog.Catalog` that a click needs."""
+
+    def stream(self, topic: str) -> dict[str, Any] | None:
+        """The record of the stream that a raw topic carries."""
 
 
 class PendingClick(NamedTuple):
@@ -35,20 +78,73 @@ class PendingClick(NamedTuple):
 
 
 class HandlerState:
-    """What a process keeps between requests. Built once by the composition root."""
+    """What a process keeps between requests. Built once by the composition root, after forking."""
+
+    def __init__(
+        self,
+        *,
+        catalog: ClickCatalog,
+        throttle: Throttle,
+        failures: FailureLimiter,
+        settings: ApiSettings,
+        topic_raw: str,
+        node: str,
+        next_partition: Callable[[], int],
+        random_bytes: Callable[[int], bytes] = urandom,
+    ) -> None:
+        """`next_partition` chooses where a click without key goes; `random_bytes(n)` is a cryptographic source."""
+        self.catalog = catalog
+        self.throttle = throttle
+        self.failures = failures
+        self.settings = settings
+        self.topic_raw = topic_raw
+        self.next_partition = next_partition
+        self.random_bytes = random_bytes
+        self.body_bytes_max = settings.api_body_bytes_max
+        self.ahead_ms_max = settings.api_clicked_at_ahead_ms_max
+        self.trusted_proxies = parse_networks(settings.api_trusted_proxies)
+        self.answers = Answers(
+            code_type=settings.api_code_type,
+            invalid_token_status=settings.api_invalid_token_status,
+            invalid_input_status=settings.api_invalid_input_status,
+        )
+        self.callers = Callers(
+            catalog,
+            node=node,
+            cache_max=settings.api_key_cache_max,
+            rate_limit=settings.api_rate_limit,
+            retention_days=settings.api_retention_days,
+        )
 
 
-def precheck(state: HandlerState, method: bytes, headers: Headers, peer: str, now_ms: int) -> Answer | None:
-    """An answer that can be given before the body is read (405, 498, 430, 429, oversized Content-Length), else None.
+def precheck(
+    state: HandlerState,
+    method: bytes,
+    headers: Headers,
+    peer: str,
+    now_ms: int,
+    *,
+    body_bytes_max: int | None = None,
+) -> Answer | None:
+    """An answer that can be given before the body is read, else None; `body_bytes_max` is for other endpoints.
 
-    Optional: `handle` repeats every check. It consumes the throttle only when it answers.
+    For 405, 498, 430, 429 and an oversized Content-Length. Optional: `handle` repeats every check. It takes from the
+    throttle only when it answers for the size, so a click is never counted twice.
     """
-    raise NotImplementedError
+    found = find_headers(headers, WANTED)
+    caller = admit(state, method, found, peer, now_ms)
+    if isinstance(caller, Answer):
+        return caller
+    if _declared_bytes(found) > (body_bytes_max or state.body_bytes_max):
+        return _too_large(state, caller, now_ms)
+    seen = state.throttle.take(caller.key_id, caller.rate_limit, 0, now_ms)
+    return None if seen.remaining else throttled(state, caller, seen)
 
 
 def refuse_oversized(state: HandlerState, method: bytes, headers: Headers, peer: str, now_ms: int) -> Answer:
     """The answer for a body that grew past the limit while it was streamed; the connection closes."""
-    raise NotImplementedError
+    caller = admit(state, method, find_headers(headers, WANTED), peer, now_ms)
+    return caller._replace(close=True) if isinstance(caller, Answer) else _too_large(state, caller, now_ms)
 
 
 def handle(
@@ -61,9 +157,147 @@ def handle(
     now_ms: int,
 ) -> Answer | PendingClick:
     """Check one click and give its answer, or the click to publish with the answer to give once it is durable."""
-    raise NotImplementedError
+    if target not in PATHS and target.partition(b"?")[0] not in PATHS:
+        return state.answers.refuse(Refusal.PATH_UNKNOWN)
+    found = find_headers(headers, WANTED)
+    caller = admit(state, method, found, peer, now_ms)
+    if isinstance(caller, Answer):
+        return caller
+    taken = state.throttle.take(caller.key_id, caller.rate_limit, 1, now_ms)
+    if not taken.granted:
+        return throttled(state, caller, taken)
+    rate = rate_headers(caller, taken)
+    if len(body) > state.body_bytes_max:
+        return state.answers.refuse(Refusal.BODY_TOO_LARGE, "", rate, close=True)
+    refused = check_content(found.get(b"content-type", ()), found.get(b"content-encoding", ()))
+    if refused is not None:
+        return state.answers.refuse(refused.refusal, refused.detail, rate)
+    idempotency_key = read_idempotency_key(found.get(b"idempotency-key", ()))
+    if isinstance(idempotency_key, Refusal):
+        return state.answers.refuse(idempotency_key, "", rate)
+    click = parse_click(body)
+    if isinstance(click, Refused):
+        return state.answers.refuse(click.refusal, click.detail, rate)
+    agent = caller_agent(found) if caller.is_agent_source else b""
+    pending = accept(state, caller, click, caller.origin, idempotency_key, agent, now_ms, rate, state.next_partition())
+    return state.answers.refuse(pending, "", rate) if isinstance(pending, Refusal) else pending
 
 
-def not_durable(state: HandlerState, pending: PendingClick, *, outcome_unknown: bool = False) -> Answer:
-    """The 500 for a click that could not be published (or whose outcome is unknown), with the throttle's headers."""
-    raise NotImplementedError
+def admit(state: HandlerState, method: bytes, found: Found, peer: str, now_ms: int) -> Caller | Answer:
+    """The first three checks: method, authorization, grant."""
+    if method != b"POST":
+        return state.answers.refuse(Refusal.METHOD)
+    caller = state.callers.find(found.get(b"authorization", ()), now_ms)
+    if isinstance(caller, Refusal):
+        return _refuse_stranger(state, caller, found, peer, now_ms)
+    if GRANT_CLICKS not in caller.grants:
+        seen = state.throttle.take(caller.key_id, caller.rate_limit, 0, now_ms)
+        return state.answers.refuse(Refusal.GRANT_MISSING, "", rate_headers(caller, seen))
+    return caller
+
+
+def _refuse_stranger(state: HandlerState, refusal: Refusal, found: Found, peer: str, now_ms: int) -> Answer:
+    """Refuse a failed authentication and count it; a catalog that is not ready is not the caller's failure."""
+    if refusal is not Refusal.CATALOG_NOT_READY:
+        address = client_address(peer, found.get(b"x-forwarded-for", ()), state.trusted_proxies)
+        if not state.failures.allows(address, now_ms):
+            wait = (b"retry-after", b"%d" % state.failures.retry_after_s(now_ms))
+            return state.answers.refuse(Refusal.AUTHENTICATIONS_FAILED, "", (wait,))
+    return state.answers.refuse(refusal)
+
+
+def accept(
+    state: HandlerState,
+    caller: Caller,
+    click: Click,
+    origin: bytes,
+    idempotency_key: str | None,
+    agent: bytes,
+    now_ms: int,
+    rate: tuple[Header, ...],
+    partition: int,
+) -> PendingClick | Refusal:
+    """The last checks, link and retention, then the raw record.
+
+    `agent` is empty or a JSON string; `partition` is where the click goes unless its key says otherwise.
+    """
+    catalog = state.catalog
+    link = find_link(catalog, caller.tenant, click.short_url)
+    if isinstance(link, Refusal):
+        return link
+    clicked_at, ignored = judge_clicked_at(
+        click.clicked_at, now_ms=now_ms, retention_ms=caller.retention_ms, ahead_ms_max=state.ahead_ms_max
+    )
+    refusal = judge_link(link.record, clicked_at, caller.retention_ms)
+    if refusal is not None:
+        return refusal
+    if idempotency_key is None:
+        transaction_id = uuid7_with_partition(now_ms, partition, state.random_bytes(RANDOM_BYTES))
+    else:
+        stream = catalog.stream(state.topic_raw)
+        if stream is None:
+            return Refusal.CATALOG_NOT_READY
+        transaction_id = keyed_id(caller.tenant, idempotency_key, stream["partitions_at_creation"])
+        partition = partition_of(transaction_id)
+    key = transaction_id.encode()
+    suspect = idempotency_key is not None
+    value = encode_raw(
+        transaction_id=key,
+        received_at_ms=now_ms,
+        origin=origin,
+        suspect=suspect,
+        clicked_at_ignored=ignored,
+        catalog_version=catalog.version,
+        link=link.raw,
+        click=click.raw,
+        caller_user_agent=agent,
+    )
+    return PendingClick(partition, key, value, now_ms, suspect, Answer(200, accepted_body(key), rate))
+
+
+def refuse_unpublished(state: HandlerState, pending: PendingClick, refusal: Refusal = Refusal.NOT_DURABLE) -> Answer:
+    """The 500 for a click that could not be published: NOT_DURABLE, OUTCOME_UNKNOWN, OVERLOADED or STOPPING."""
+    return state.answers.refuse(refusal, "", pending.answer.headers)
+
+
+def rate_headers(caller: Caller, taken: Taken) -> tuple[Header, ...]:
+    """The X-RateLimit-* headers that every authenticated answer carries."""
+    return (
+        caller.limit_header,
+        (b"x-ratelimit-remaining", b"%d" % taken.remaining),
+        (b"x-ratelimit-reset", b"%d" % taken.reset_s),
+    )
+
+
+def throttled(state: HandlerState, caller: Caller, taken: Taken) -> Answer:
+    """429 for a whole request, to be tried again when the window has ended."""
+    wait = (b"retry-after", b"%d" % taken.reset_s)
+    return state.answers.refuse(Refusal.THROTTLED, "", (*rate_headers(caller, taken), wait))
+
+
+def read_idempotency_key(values: Sequence[bytes]) -> str | Refusal | None:
+    """The key in the values of all Idempotency-Key headers; None when there is none."""
+    if not values:
+        return None
+    text = values[0].decode("latin-1").strip(" \t")
+    return text if len(values) == 1 and is_idempotency_key(text) else Refusal.IDEMPOTENCY_KEY
+
+
+def _too_large(state: HandlerState, caller: Caller, now_ms: int) -> Answer:
+    taken = state.throttle.take(caller.key_id, caller.rate_limit, 1, now_ms)
+    if not taken.granted:
+        return throttled(state, caller, taken)._replace(close=True)
+    return state.answers.refuse(Refusal.BODY_TOO_LARGE, "", rate_headers(caller, taken), close=True)
+
+
+def _declared_bytes(found: Found) -> int:
+    """The Content-Length; 0 when there is none or it is no number (the HTTP parser refuses those)."""
+    text = b"".join(found.get(b"content-length", ())[:1]).strip()
+    return int(text) if text.isdigit() and len(text) <= 18 else (1 << 60 if text.isdigit() else 0)
+
+
+def caller_agent(found: Found) -> bytes:
+    """The caller's own User-Agent header as a JSON string; empty when there is none."""
+    text = b" ".join(found.get(b"user-agent", ())[:1]).decode("latin-1").strip()
+    text = text.encode()[:AGENT_BYTES_MAX].decode(errors="ignore")
+    return orjson.dumps(text) if text else b""

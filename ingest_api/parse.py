@@ -24,6 +24,7 @@ CLICKED_AT: Final = "clicked-at"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 
 _BOM: Final = b"\xef\xbb\xbf"
+_UNICODE_ESCAPE: Final = b"\\u"
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     SHORT_URL: (str,),
     "user-agent": (str,),
@@ -36,7 +37,10 @@ _QUOTED: Final[Mapping[str, bytes]] = {name: b'"%b"' % name.encode() for name in
 
 _MISSPELT_CHARS_MAX: Final = 24
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]{1,128}")
-_JSON_TYPE: Final = re.compile(rb"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)", re.IGNORECASE)
+JSON_TYPE: Final = re.compile(rb"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)", re.IGNORECASE)
+BATCH_TYPE: Final = re.compile(
+    rb"application/(?:json|(?:x-)?(?:ndjson|jsonl|json-?lines)|[!#$&^_.+a-z0-9-]+\+json)", re.IGNORECASE
+)
 
 
 class Refused(NamedTuple):
@@ -59,11 +63,13 @@ class Click(NamedTuple):
     """Only from a line of a batch; a single click brings it as a header."""
 
 
-def check_content(content_types: Sequence[bytes], content_encodings: Sequence[bytes]) -> Refused | None:
+def check_content(
+    content_types: Sequence[bytes], content_encodings: Sequence[bytes], fine: re.Pattern[bytes] = JSON_TYPE
+) -> Refused | None:
     """Judge the values of all Content-Type and Content-Encoding headers; None when the body may be read as JSON."""
     for value in content_types:
         media_type = value.partition(b";")[0].strip()
-        if media_type and not _JSON_TYPE.fullmatch(media_type):
+        if media_type and not fine.fullmatch(media_type):
             return Refused(
                 Refusal.CONTENT_TYPE, f"The content type must be application/json, not {_quote(media_type)}."
             )
@@ -78,10 +84,14 @@ def is_idempotency_key(text: str) -> bool:
     return _VISIBLE_ASCII.fullmatch(text) is not None
 
 
+def without_bom(body: bytes) -> bytes:
+    """The body without a UTF-8 byte order mark."""
+    return body[3:] if body.startswith(_BOM) else body
+
+
 def parse_click(body: bytes) -> Click | Refused:
     """Read the body of a single click."""
-    if body.startswith(_BOM):
-        body = body[3:]
+    body = without_bom(body)
     fields = load_json(body)
     return fields if isinstance(fields, Refused) else check_click(fields, body, _TYPES)
 
@@ -92,9 +102,32 @@ def parse_line(line: bytes) -> Click | Refused:
     return fields if isinstance(fields, Refused) else check_click(fields, line, _LINE_TYPES)
 
 
-def check_item(fields: object, raw: bytes) -> Click | Refused:
-    """Judge one item of a batch's JSON array; `raw` is the item encoded again, so that no key can stand twice."""
-    return check_click(fields, raw, _LINE_TYPES)
+def parse_items(body: bytes) -> list[Click | Refused] | Refused:
+    """Read a batch that is a JSON array; its items are encoded again. Refused when the whole of it cannot be read."""
+    items = load_json(body)
+    if isinstance(items, Refused):
+        return items
+    if not isinstance(items, list):
+        return Refused(Refusal.NOT_AN_OBJECT, "The body must be a JSON array or one JSON object per line.")
+    if is_too_deep(items, DEPTH_MAX + 1):
+        return Refused(Refusal.TOO_DEEP)
+    doubled = _doubled_fields_of_items(body, items)
+    return [
+        Refused(Refusal.FIELD_DOUBLED, f'The field "{doubled[index]}" is given twice.')
+        if index in doubled
+        else check_click(item, orjson.dumps(item), _LINE_TYPES)
+        for index, item in enumerate(items)
+    ]
+
+
+def _doubled_fields_of_items(body: bytes, items: Sequence[object]) -> Mapping[int, str]:
+    """By index, the field that stands twice in an item of an array. Counts first, as `_doubled_field` does."""
+    if _UNICODE_ESCAPE not in body:
+        objects = [item for item in items if isinstance(item, dict)]
+        if all(body.count(_QUOTED[name]) == sum(name in item for item in objects) for name in _LINE_TYPES):
+            return {}
+    found = ((index, _doubled_in(pairs, _LINE_TYPES)) for index, pairs in enumerate(_load_pairs(body)))
+    return {index: name for index, name in found if name is not None}
 
 
 def load_json(body: bytes) -> Any:
@@ -125,7 +158,7 @@ def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]
     clicked_at = fields.get(CLICKED_AT)
     if clicked_at == "":
         clicked_at = None
-    return Click(short_url, clicked_at, raw, fields.get(IDEMPOTENCY_KEY) if types is _LINE_TYPES else None)
+    return Click(short_url, clicked_at, raw, (fields.get(IDEMPOTENCY_KEY) or None) if types is _LINE_TYPES else None)
 
 
 def is_too_deep(value: object, depth_max: int = DEPTH_MAX) -> bool:
@@ -147,23 +180,30 @@ def _children(value: object) -> Iterable[object]:
 def _doubled_field(raw: bytes, types: Mapping[str, tuple[type, ...]]) -> str | None:
     """The known field that stands twice at the top of the object: orjson takes the last one in silence.
 
-    Counting the quoted name settles it for all but a few bodies: only `\\u` can spell these letters otherwise. A name
-    that is counted twice may still be a value or nested, so then the pairs themselves are read.
+    Counting the quoted name settles it for all but a few bodies: only a unicode escape can spell its letters in another
+    way. A name that is counted twice may still be a value or nested, so then the pairs themselves are read.
     """
-    if b"\\u" not in raw:
+    if _UNICODE_ESCAPE not in raw:
         for name in types:
             if raw.count(_QUOTED[name]) > 1:
                 break
         else:
             return None
-    pairs: list[tuple[str, object]] = []
+    return _doubled_in(_load_pairs(raw), types)
 
-    def keep_outermost(level: list[tuple[str, object]]) -> dict[str, object]:
-        nonlocal pairs
-        pairs = level  # objects are closed from the inside out: the last call is the outermost
-        return {}
 
-    json.loads(raw, object_pairs_hook=keep_outermost)
+def _load_pairs(raw: bytes) -> Any:
+    """Decode JSON that orjson accepted and that is not too deep; objects become their pairs, numbers stay text."""
+    return json.loads(raw.decode(), object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+
+
+class _Pairs(list[tuple[str, object]]):
+    """An object's (name, value) pairs, as written."""
+
+
+def _doubled_in(pairs: object, types: Mapping[str, tuple[type, ...]]) -> str | None:
+    if not isinstance(pairs, _Pairs):
+        return None
     names = [name for name, _ in pairs]
     return next((name for name in types if names.count(name) > 1), None)
 

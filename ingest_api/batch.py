@@ -1,0 +1,173 @@
+"""`POST /v1/clicks`: many clicks in one request, as NDJSON or a JSON array; one result per click, in order.
+
+A bad line refuses itself only. What refuses the whole request: authorization, a used-up throttle, size, type, a body
+that cannot be split into clicks, too many of them. Blank lines are no clicks and get no result. The answer is a JSON
+array with one result per line of text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from ingest_api.answers import RETRY_AFTER, Answer, Header, Refusal
+from ingest_api.authorize import Caller, find_headers
+from ingest_api.handler import (
+    WANTED,
+    HandlerState,
+    Headers,
+    PendingClick,
+    accept,
+    admit,
+    caller_agent,
+    rate_headers,
+    throttled,
+)
+from ingest_api.parse import (
+    BATCH_TYPE,
+    Click,
+    Refused,
+    check_content,
+    is_idempotency_key,
+    parse_items,
+    parse_line,
+    without_bom,
+)
+
+BATCH_PATHS: Final[frozenset[bytes]] = frozenset((b"/v1/clicks", b"/v1/clicks/"))
+
+
+class RefusedLine(NamedTuple):
+    """A click of a batch that was not accepted."""
+
+    refusal: Refusal
+    body: bytes
+    """Its result: `code` and `description`."""
+
+
+class PendingBatch:
+    """A batch whose `clicks` must be published before `finish` gives its answer; `clicks` may be empty."""
+
+    def __init__(
+        self, state: HandlerState, lines: Sequence[PendingClick | RefusedLine], rate: tuple[Header, ...]
+    ) -> None:
+        self._answers = state.answers
+        self._lines = lines
+        self._rate = rate
+        self.clicks: list[PendingClick] = [line for line in lines if isinstance(line, PendingClick)]
+        """What to publish, in order."""
+        self.refusals: Counter[Refusal] = Counter(line.refusal for line in lines if isinstance(line, RefusedLine))
+        """Refused lines by reason, for counters; complete after `finish`."""
+
+    def by_partition(self) -> dict[int, list[PendingClick]]:
+        """`clicks` grouped by partition, each group in order."""
+        groups: dict[int, list[PendingClick]] = {}
+        for click in self.clicks:
+            groups.setdefault(click.partition, []).append(click)
+        return groups
+
+    def finish(self, outcomes: Iterable[Refusal | None]) -> Answer:
+        """The answer; `outcomes` has, for each of `clicks` in order, None when durable, else why it may not be.
+
+        When clicks were to be published and none could be, the whole request is a 500, so that a client that only
+        looks at the status tries again.
+        """
+        pending = iter(outcomes)
+        results: list[bytes] = []
+        failed: Refusal | None = None
+        durable = 0
+        for line in self._lines:
+            if isinstance(line, RefusedLine):
+                results.append(line.body)
+                continue
+            outcome = next(pending)
+            if outcome is None:
+                durable += 1
+                results.append(line.answer.body)
+            else:
+                failed = outcome
+                self.refusals[outcome] += 1
+                results.append(self._answers.body(outcome))
+        if failed is not None and not durable:
+            return self._answers.refuse(failed, "", self._rate)
+        headers = (*self._rate, RETRY_AFTER) if failed is not None else self._rate
+        return Answer(200, b"[%b]" % b",\n".join(results), headers)
+
+
+def handle_batch(
+    state: HandlerState, headers: Headers, body: bytes, peer: str, now_ms: int, *, method: bytes = b"POST"
+) -> Answer | PendingBatch:
+    """Check a batch: the answer that refuses all of it, or the clicks to publish and the results of the others."""
+    found = find_headers(headers, WANTED)
+    caller = admit(state, method, found, peer, now_ms)
+    if isinstance(caller, Answer):
+        return caller
+    seen = state.throttle.take(caller.key_id, caller.rate_limit, 0, now_ms)
+    if not seen.remaining:
+        return throttled(state, caller, seen)
+    rate = rate_headers(caller, seen)
+    if len(body) > state.settings.api_batch_bytes_max:
+        return state.answers.refuse(Refusal.BODY_TOO_LARGE, "", rate, close=True)
+    refused = check_content(found.get(b"content-type", ()), found.get(b"content-encoding", ()), BATCH_TYPE)
+    if refused is None and b"idempotency-key" in found:
+        refused = Refused(Refusal.IDEMPOTENCY_KEY, 'In a batch each click brings its own field "idempotency-key".')
+    clicks = _split(body, state.settings.api_batch_clicks_max) if refused is None else refused
+    if isinstance(clicks, Refused):
+        return state.answers.refuse(clicks.refusal, clicks.detail, rate)
+    taken = state.throttle.take(caller.key_id, caller.rate_limit, len(clicks), now_ms)
+    agent = caller_agent(found) if caller.is_agent_source else b""
+    lines = _check_lines(state, caller, clicks[: taken.granted], agent, now_ms)
+    over = RefusedLine(Refusal.THROTTLED, state.answers.body(Refusal.THROTTLED))
+    lines.extend([over] * (len(clicks) - taken.granted))
+    rate = rate_headers(caller, taken)
+    if taken.granted < len(clicks):
+        rate = (*rate, (b"retry-after", b"%d" % taken.reset_s))
+    return PendingBatch(state, lines, rate)
+
+
+def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] | Refused:
+    """The lines of NDJSON, not yet read, or the items of an array."""
+    body = without_bom(body).strip()
+    if not body:
+        return Refused(Refusal.BODY_EMPTY)
+    clicks: list[bytes] | list[Click | Refused]
+    if body.startswith(b"["):
+        items = parse_items(body)
+        if isinstance(items, Refused):
+            return items
+        clicks = items
+    else:
+        clicks = [line for line in map(bytes.strip, body.split(b"\n")) if line]
+    if len(clicks) > clicks_max:
+        return Refused(Refusal.BATCH_TOO_LONG, f"A batch has at most {clicks_max:,} clicks, not {len(clicks):,}.")
+    return clicks
+
+
+def _check_lines(
+    state: HandlerState, caller: Caller, clicks: Sequence[bytes | Click | Refused], agent: bytes, now_ms: int
+) -> list[PendingClick | RefusedLine]:
+    """Check each click by itself. Those without key all go to one partition, so that the batch is few batches there."""
+    partition = state.next_partition()
+    lines: list[PendingClick | RefusedLine] = []
+    for unread in clicks:
+        click = _read(unread, state.body_bytes_max)
+        if isinstance(click, Refused):
+            lines.append(RefusedLine(click.refusal, state.answers.body(click.refusal, click.detail)))
+            continue
+        line = accept(state, caller, click, caller.batch_origin, click.idempotency_key, agent, now_ms, (), partition)
+        lines.append(RefusedLine(line, state.answers.body(line)) if isinstance(line, Refusal) else line)
+    return lines
+
+
+def _read(click: bytes | Click | Refused, bytes_max: int) -> Click | Refused:
+    if isinstance(click, bytes):
+        click = Refused(Refusal.LINE_TOO_LARGE) if len(click) > bytes_max else parse_line(click)
+    if isinstance(click, Refused):
+        return click
+    if len(click.raw) > bytes_max:
+        return Refused(Refusal.LINE_TOO_LARGE)
+    key = click.idempotency_key
+    if key is None or is_idempotency_key(key):
+        return click
+    return Refused(Refusal.IDEMPOTENCY_KEY, 'The field "idempotency-key" must be 1 to 128 visible ASCII characters.')
