@@ -108,6 +108,13 @@ class ClickHouse:
         client = await self._connected()
         return await self._guarded(client.command(sql, dict(params or {}), settings=dict(settings or {})), sql)
 
+    async def create_database(self) -> None:
+        """Make this client's database when it is missing."""
+        client = await self._connected()
+        name = self.database.replace("`", "``")
+        making = client.command(f"CREATE DATABASE IF NOT EXISTS `{name}`", use_database=False)
+        await self._guarded(making, f"making database {self.database}")
+
     async def raw_query(
         self, sql: str, fmt: str, params: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
     ) -> bytes:
