@@ -6,28 +6,17 @@ Only unexpected errors (bugs) show a traceback.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import pkgutil
 import sys
-from collections.abc import Coroutine
-from enum import IntEnum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
 from clickledger import commands
+from clickledger.exit_codes import ExitCode
 from shared.errors import ClickledgerError, TransientError
-
-
-class ExitCode(IntEnum):
-    """What every command's exit status means."""
-
-    OK = 0
-    FAILED = 1  # the answer is no: a gap, a double, a refused line, a refusal that a human must resolve
-    USAGE = 2  # wrong arguments or settings
-    UNREACHABLE = 3  # time-out, or something does not answer: trying again may help
 
 
 _INTERRUPTED = 130  # the shells' convention for Ctrl-C
@@ -54,11 +43,6 @@ def build_app() -> typer.Typer:
     for module in sorted(pkgutil.iter_modules(commands.__path__), key=lambda found: found.name):
         importlib.import_module(f"{commands.__name__}.{module.name}").register(app)
     return app
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a command's coroutine. For command modules: `cli.run(do_it(...))`."""
-    return asyncio.run(work)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -92,6 +76,3 @@ def _fail(message: str, status: int) -> int:
     sys.stderr.write(f"clickledger: {line}\n")
     return status
 
-
-if __name__ == "__main__":
-    main()

@@ -112,19 +112,23 @@ class Service:
     async def _keep(self) -> None:
         while not self._stopping.is_set():
             started = time.monotonic()
-            status = await self._run_once()
+            end = await self._run_once()
             if self._stopping.is_set():
                 return
             self._deaths = 1 if time.monotonic() - started > _HEALTHY_SECONDS else self._deaths + 1
             if not self._was_ready and self._deaths >= _DEATHS_BEFORE_READY_MAX:
                 raise OperatorError(f"{self.spec.name} died {self._deaths} times while starting: see its lines above")
             pause = backoff_seconds(self._deaths)
-            self._output.say(f"{self.spec.name} died ({describe_exit(status)}): starting it again in {pause:g} s")
+            self._output.say(f"{self.spec.name} died ({end}): starting it again in {pause:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _run_once(self) -> int:
-        process = await spawn(self.spec.command, self.spec.env)
+    async def _run_once(self) -> str:
+        """One life of the process; how it ended."""
+        try:
+            process = await spawn(self.spec.command, self.spec.env)
+        except OSError as exc:  # no memory or no process to be had: try again like after a death
+            return str(exc)
         self._guard.add(process.pid)
         self._process, self.pid = process, process.pid
         self._on_pid()
@@ -134,7 +138,7 @@ class Service:
         status = await process.wait()
         _signal_group(process.pid, signal.SIGKILL)  # workers that outlived their parent would hold its ports
         self._guard.remove(process.pid)
-        return status
+        return describe_exit(status)
 
 
 async def spawn(command: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:

@@ -1,0 +1,188 @@
+"""What `clickledger up` runs: ports, folders, environment and readiness of each process. Starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clickledger.stack import ready
+from clickledger.stack.broker import Cluster, Node, local_cluster
+from clickledger.stack.ports import HOST, Ports, choose_ports, free_ports, taken
+from clickledger.stack.supervisor import Spec, python_command
+from shared.errors import OperatorError
+
+DATABASE = "clickledger"
+_PROBE_SECONDS_MAX = 2.0
+
+# Services in the order in which they stop: intake first, so that what was taken can still flow.
+SERVICES = ("api", "enricher", "sink", "reporting")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked `up` for."""
+
+    data: Path
+    port: int = 8080  # first of four; 0 picks free ones
+    brokers: int = 1
+    ready_file: Path | None = None
+    is_demo: bool = False
+    is_exit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One stack's addresses, folders and environment."""
+
+    options: Options
+    ports: Ports
+    cluster: Cluster
+    password: str  # of the owner of the table, new at every start
+
+    @property
+    def clickhouse_url(self) -> str:
+        """For people and tools."""
+        return f"http://{HOST}:{self.ports.clickhouse}"
+
+    @property
+    def clickhouse_owner(self) -> str:
+        """For the services: user, password and database."""
+        return f"http://default:{self.password}@{HOST}:{self.ports.clickhouse}/{DATABASE}"
+
+    def settings(self) -> dict[str, str]:
+        """The `CLICKLEDGER_*` variables of every child."""
+        replicas = str(len(self.cluster.nodes))
+        return {
+            "CLICKLEDGER_DATA": str(self.options.data),
+            "CLICKLEDGER_KAFKA_BOOTSTRAP": self.cluster.bootstrap,
+            "CLICKLEDGER_REPLICATION_FACTOR": replicas,
+            "CLICKLEDGER_CLICKHOUSE_URL": self.clickhouse_owner,
+            "CLICKLEDGER_API_HOST": HOST,
+            "CLICKLEDGER_API_PORT": str(self.ports.api),
+            "CLICKLEDGER_REPORTING_HOST": HOST,
+            "CLICKLEDGER_REPORTING_PORT": str(self.ports.reports),
+            **{f"CLICKLEDGER_{name.upper()}_HEALTH_PORT": "0" for name in SERVICES},
+        }
+
+
+def lay_out(options: Options, jars: Sequence[Path]) -> Layout:
+    """Choose ports and folders. Raises OperatorError when a named port is taken or the broker count changed."""
+    ports = choose_ports(options.port)
+    if occupied := taken([ports.api, ports.reports, ports.clickhouse, ports.kafka]):
+        raise OperatorError(f"port {occupied[0]} is taken: stop what listens there, or choose others with --port N")
+    folder = options.data / "kafka"
+    made_with = len(list(folder.glob("broker-*")))
+    if made_with not in (0, options.brokers):
+        raise OperatorError(
+            f"{options.data} was made with --brokers {made_with}: go on with that, or use another --data"
+        )
+    kafka_ports = [ports.kafka, *free_ports(options.brokers - 1)]
+    cluster = local_cluster(folder, jars, kafka_ports, free_ports(options.brokers))
+    return Layout(options, ports, cluster, secrets.token_urlsafe(24))
+
+
+def broker_spec(layout: Layout, node: Node, environ: Mapping[str, str]) -> Spec:
+    """One Kafka broker. A KRaft broker accepts connections once it is registered and unfenced."""
+    name = "broker" if len(layout.cluster.nodes) == 1 else f"broker-{node.node_id}"
+    return Spec(name, layout.cluster.command(node), environ, lambda _pid: accepts(node.port), stop_seconds=6.0)
+
+
+def clickhouse_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
+    """The ClickHouse engine behind its HTTP protocol."""
+    command = python_command(
+        "-m",
+        "clickledger.clickhouse_server",
+        *("--path", str(layout.options.data / "clickhouse")),
+        *("--port", str(layout.ports.clickhouse)),
+        *("--database", DATABASE),
+    )
+    env = {**environ, "CLICKLEDGER_CLICKHOUSE_PASSWORD": layout.password}
+    return Spec("clickhouse", command, env, lambda _pid: answers(layout.ports.clickhouse, "/ping"), stop_seconds=15.0)
+
+
+def setup_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
+    """The one-shot `clickledger setup`."""
+    return Spec("setup", _cli("setup"), {**environ, **layout.settings()}, lambda _pid: _yes())
+
+
+def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
+    """One of the four services; ready when its own `/readyz` says so."""
+    probes: dict[str, Callable[[int], Awaitable[bool]]] = {
+        "api": lambda _pid: answers(layout.ports.api, "/readyz"),
+        "reporting": lambda _pid: answers(layout.ports.reports, "/readyz"),
+    }
+
+    async def by_health_port(pid: int) -> bool:
+        port = health_port(layout.options.data, name, pid)
+        return port is not None and await answers(port, "/readyz")
+
+    return Spec(name, _cli(name), {**environ, **layout.settings()}, probes.get(name, by_health_port), stop_seconds=15.0)
+
+
+def _cli(name: str) -> list[str]:
+    return python_command("-m", "clickledger", name)
+
+
+def health_port(data: Path, service: str, pid: int) -> int | None:
+    """Where a service process serves its health, once it has said so in its file."""
+    try:
+        return int((data / "health" / f"{service}-{pid}").read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):  # not written yet
+        return None
+
+
+async def accepts(port: int) -> bool:
+    """Whether a connection to the local port is accepted."""
+    try:
+        _reader, writer = await asyncio.wait_for(asyncio.open_connection(HOST, port), _PROBE_SECONDS_MAX)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def answers(port: int, path: str) -> bool:
+    """Whether GET on the local port is answered with 200."""
+    return await asyncio.to_thread(_answers, port, path)
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=_PROBE_SECONDS_MAX)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+async def _yes() -> bool:
+    return True
+
+
+def ready_object(
+    layout: Layout, tenant: str, short_url: str, keys: Mapping[str, ready.TenantKeys], pids: ready.Pids
+) -> ready.Ready:
+    """What the ready file says about a running stack."""
+    own = keys[tenant]
+    return ready.Ready(
+        api=f"http://{HOST}:{layout.ports.api}",
+        reports=f"http://{HOST}:{layout.ports.reports}",
+        clickhouse=layout.clickhouse_url,
+        database=DATABASE,
+        kafka=layout.cluster.bootstrap,
+        data=str(layout.options.data),
+        tenant=tenant,
+        key=own.key,
+        reports_key=own.reports_key,
+        admin_key=own.admin_key,
+        short_url=short_url,
+        pids=pids,
+        clickhouse_owner=layout.clickhouse_owner,
+        keys=dict(keys),
+    )

@@ -1,0 +1,237 @@
+"""`clickledger up`: starts the whole stack in order, keeps it running, stops it in order.
+
+Order: brokers, ClickHouse, `setup`, tenant and keys, the four services, the ready file. Stopping: intake first, then what
+works off, then ClickHouse and Kafka, each within its bound; a second Ctrl-C kills at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from clickledger.stack import layout as layouts
+from clickledger.stack import ready
+from clickledger.stack.bootstrap import (
+    DEFAULT_SHORT_URL,
+    DEFAULT_TENANT,
+    DEMO_SHORT_URL,
+    DEMO_TENANT,
+    ensure_tenant,
+)
+from clickledger.stack.guard import KILL_SECONDS, TERM_SECONDS, Guard
+from clickledger.stack.jars import cache_folder, ensure_jars
+from clickledger.stack.layout import SERVICES, Layout, Options
+from clickledger.stack.output import Output
+from clickledger.stack.supervisor import Service, Spec, describe_exit, run_to_end
+from shared.errors import OperatorError, TransientError
+from shared.settings import CatalogSettings, KafkaSettings
+
+_READY_SECONDS_MAX = 120.0  # a loaded machine with two cores; an idle one needs about ten
+_SETUP_TRIES_MAX = 5
+_EXIT_UNREACHABLE = 3
+
+
+async def up(options: Options, environ: Mapping[str, str], output: Output) -> int:
+    """Run the stack until it is told to stop; gives the exit status.
+
+    Raises OperatorError when it cannot start (folder in use, port taken), TransientError when something does not answer.
+    """
+    handle = await _take_folder(options.data)
+    guard = Guard(lock_fd=handle)
+    try:
+        jars = await asyncio.to_thread(ensure_jars, cache_folder(environ), say=output.say)
+        layout = layouts.lay_out(options, jars)
+        return await _Stack(layout, environ, guard, output).run()
+    finally:
+        guard.close()
+        os.close(handle)
+
+
+async def _take_folder(data: Path) -> int:
+    """Lock the folder; waits for the guard of a supervisor that was killed a moment ago."""
+    deadline = time.monotonic() + TERM_SECONDS + KILL_SECONDS + 2.0
+    while (handle := ready.lock(data)) is None:
+        owner = ready.lock_owner(data)
+        if owner is None or _is_alive(owner) or time.monotonic() > deadline:
+            raise OperatorError(
+                f"another 'clickledger up' (process {owner or 'unknown'}) runs on {data}: stop it, or use another --data"
+            )
+        await asyncio.sleep(0.1)
+    return handle
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class _Stack:
+    def __init__(self, layout: Layout, environ: Mapping[str, str], guard: Guard, output: Output) -> None:
+        self._layout, self._environ, self._guard, self._output = layout, environ, guard, output
+        self._data = layout.options.data
+        self._services: list[Service] = []  # in start order
+        self._stop = asyncio.Event()
+        self._ready: ready.Ready | None = None
+
+    async def run(self) -> int:
+        self._catch_signals()
+        before = ready.read(self._data)
+        self._forget_processes(before)
+        try:
+            starting = asyncio.create_task(self._start(before))
+            if not await self._unless_stopped(starting):
+                return 0
+            return await self._serve()
+        finally:
+            await self._stop_all()
+            self._forget_processes(self._ready or before)
+
+    # -- starting ------------------------------------------------------------------------------------------------------
+
+    async def _start(self, before: ready.Ready | None) -> None:
+        layout, environ = self._layout, self._environ
+        await asyncio.to_thread(layout.cluster.prepare)
+        await self._launch([layouts.broker_spec(layout, node, environ) for node in layout.cluster.nodes])
+        await self._launch([layouts.clickhouse_spec(layout, environ)])
+        await self._set_up()
+        keys = dict(before.keys) if before else {}
+        tenant, short_url = self._tenant()
+        keys[tenant] = await ensure_tenant(
+            KafkaSettings(kafka_bootstrap=layout.cluster.bootstrap),
+            CatalogSettings(),
+            tenant,
+            short_url,
+            keys.get(tenant),
+        )
+        await self._launch([layouts.service_spec(layout, name, environ) for name in SERVICES])
+        self._ready = layouts.ready_object(layout, tenant, short_url, keys, self._pids())
+        self._write_ready()
+
+    def _tenant(self) -> tuple[str, str]:
+        return (DEMO_TENANT, DEMO_SHORT_URL) if self._layout.options.is_demo else (DEFAULT_TENANT, DEFAULT_SHORT_URL)
+
+    async def _launch(self, specs: list[Spec]) -> None:
+        """Start processes side by side and wait until each is ready."""
+        started = time.monotonic()
+        services = [Service(spec, self._guard, self._output, self._on_pid) for spec in specs]
+        self._services += services
+        for service in services:
+            service.start()
+        await asyncio.gather(*(service.wait_ready(_READY_SECONDS_MAX) for service in services))
+        names = ", ".join(spec.name for spec in specs)
+        self._output.say(f"{names}: ready after {time.monotonic() - started:.1f} s")
+
+    async def _set_up(self) -> None:
+        spec = layouts.setup_spec(self._layout, self._environ)
+        for last in (*[False] * (_SETUP_TRIES_MAX - 1), True):
+            status = await run_to_end(spec, self._guard, self._output)
+            if status == 0:
+                return
+            if status != _EXIT_UNREACHABLE or last:
+                raise OperatorError(f"'clickledger setup' ended with {describe_exit(status)}: see its lines above")
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> int:
+        if self._ready is None:
+            raise TransientError("the stack did not start")
+        self._announce(self._ready)
+        if not self._layout.options.is_demo:
+            await self._stop.wait()
+            return 0
+        from clickledger.demo import run_demo
+
+        demo = asyncio.create_task(run_demo(self._ready, exit_after=self._layout.options.is_exit))
+        if not await self._unless_stopped(demo):
+            return 0
+        if not self._layout.options.is_exit:
+            await self._stop.wait()
+        status: int = demo.result()
+        return status
+
+    async def _unless_stopped(self, work: asyncio.Task[None] | asyncio.Task[int]) -> bool:
+        """Await `work`, or cancel it when we are told to stop; True when it was finished."""
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait([work])
+            return False
+        work.result()
+        return True
+
+    def _announce(self, stack: ready.Ready) -> None:
+        self._output.say(
+            f"\nclickledger is ready.\n"
+            f"  API         {stack.api}\n"
+            f"  reports     {stack.reports}\n"
+            f"  ClickHouse  {stack.clickhouse}  (database {stack.database})\n"
+            f"  Kafka       {stack.kafka}\n"
+            f"  keys        {self._data / ready.READY_NAME}\n"
+            f"Ctrl-C stops everything.\n"
+        )
+
+    def _pids(self) -> ready.Pids:
+        brokers = [service.pid for service in self._services if service.spec.name.startswith("broker")]
+        running = [pid for pid in brokers if pid is not None]
+        pids: ready.Pids = {"broker": running[0] if len(running) == 1 else running}
+        for service in self._services:
+            if service.pid is not None and not service.spec.name.startswith("broker"):
+                pids[service.spec.name] = service.pid
+        return pids
+
+    def _on_pid(self) -> None:
+        """A process was started (again): the ready file follows, once there is one."""
+        if self._ready is not None:
+            self._ready = self._ready.model_copy(update={"pids": self._pids()})
+            self._write_ready()
+
+    def _write_ready(self) -> None:
+        if self._ready is not None:
+            extra = self._layout.options.ready_file
+            ready.write(self._ready, self._data / ready.READY_NAME, *([extra] if extra else []))
+
+    # -- stopping ------------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._output.say("killing everything")
+            for service in self._services:
+                service.kill()
+            return
+        self._output.say("stopping (once more to kill)")
+        self._stop.set()
+
+    async def _stop_all(self) -> None:
+        by_name = {service.spec.name: service for service in self._services}
+        brokers = [service for name, service in by_name.items() if name.startswith("broker")]
+        for group in (["api"], ["enricher"], ["sink", "reporting"], ["clickhouse"]):
+            await asyncio.gather(*(by_name[name].stop() for name in group if name in by_name))
+        await asyncio.gather(*(broker.stop() for broker in brokers))
+        self._output.say("stopped")
+
+    def _forget_processes(self, stack: ready.Ready | None) -> None:
+        """Nothing runs: keep the keys for the next start, drop process ids, ready file and health files."""
+        shutil.rmtree(self._data / "health", ignore_errors=True)
+        if stack is not None:
+            ready.write(stack.model_copy(update={"pids": {}}), self._data / ready.READY_NAME)
+        if (extra := self._layout.options.ready_file) is not None:
+            with contextlib.suppress(FileNotFoundError):
+                extra.unlink()
