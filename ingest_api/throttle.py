@@ -164,6 +164,11 @@ class Taken(NamedTuple):
     """Whole seconds until the window ends, at least 1."""
 
 
+def reset_s(window_ms: int, now_ms: int) -> int:
+    """Whole seconds until the window of `now_ms` ends, rounded up, so at least 1."""
+    return -((now_ms % window_ms - window_ms) // 1000)
+
+
 class Throttle:
     """A fixed window per key over all workers of the machine."""
 
@@ -179,7 +184,7 @@ class Throttle:
         self._alone_window = 0
 
     def take(self, key: str, limit: int, cost: int, now_ms: int) -> Taken:
-        """Take up to `cost` units of `key`'s `limit` (at most 16,777,215) in the window of `now_ms`; 0 only looks."""
+        """Take up to `cost` units of `key`'s `limit` in the window of `now_ms`; 0 only looks."""
         if self._generation != self._words[0]:
             self._slots.clear()
             self._generation = self._words[0]
@@ -189,12 +194,8 @@ class Throttle:
             if slot is None:
                 return self._take_alone(key, limit, cost, now_ms)
             self._slots[key] = slot
-        used, granted = take_units(self._cells, slot, min(limit, COUNT_MAX), cost, now_ms // self.window_ms)
-        return Taken(granted, max(0, limit - used), self.reset_s(now_ms))
-
-    def reset_s(self, now_ms: int) -> int:
-        """Whole seconds, at least 1, until the window of `now_ms` ends."""
-        return max(1, -(-(self.window_ms - now_ms % self.window_ms) // 1000))
+        used, granted = take_units(self._cells, slot, limit, cost, now_ms // self.window_ms)
+        return Taken(granted, limit - used if used < limit else 0, reset_s(self.window_ms, now_ms))
 
     def _find_slot(self, key: str, now_ms: int) -> int | None:
         """The key's slot; a free one or one that was idle when it has none; None when all it may have are busy."""
@@ -229,11 +230,14 @@ class Throttle:
         share = max(1, limit // self._workers)
         granted = max(0, min(cost, share - used))
         self._alone[key] = used + granted
-        return Taken(granted, max(0, share - used - granted), self.reset_s(now_ms))
+        return Taken(granted, max(0, share - used - granted), reset_s(self.window_ms, now_ms))
 
 
 def take_units(cells: Cells, slot: int, limit: int, cost: int, window: int) -> tuple[int, int]:
-    """Take up to `cost` units from a slot in a window; (units used by all workers afterwards, units granted)."""
+    """Take up to `cost` units from a slot in a window; (units used by all workers afterwards, units granted).
+
+    A cell that is full grants nothing more, whatever the limit.
+    """
     words = cells.words
     first = 1 + slot * cells.workers
     window &= _WINDOW_MASK
@@ -242,12 +246,12 @@ def take_units(cells: Cells, slot: int, limit: int, cost: int, window: int) -> t
         word = words[cell]
         if word >> COUNT_BITS == window:
             used += word & COUNT_MAX
-    granted = min(cost, limit - used)
-    if granted <= 0:
-        return used, 0
     own = first + cells.worker
     word = words[own]
     count = (word & COUNT_MAX) if word >> COUNT_BITS == window else 0
+    granted = min(cost, limit - used, COUNT_MAX - count)
+    if granted <= 0:
+        return used, 0
     words[own] = window << COUNT_BITS | count + granted
     return used + granted, granted
 
@@ -268,7 +272,7 @@ class FailureLimiter:
 
     def retry_after_s(self, now_ms: int) -> int:
         """Whole seconds, at least 1, until the window of `now_ms` ends."""
-        return max(1, -(-(self._window_ms - now_ms % self._window_ms) // 1000))
+        return reset_s(self._window_ms, now_ms)
 
 
 def failure_group(address: str) -> bytes:
