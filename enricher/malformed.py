@@ -1,0 +1,77 @@
+"""The row of a record that is no click: its position, its bytes, and what little is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import orjson
+
+from enricher.raw_bytes import keep_raw
+from enricher.row import (
+    CATALOG_VERSION_MAX,
+    EMPTY,
+    ID_BYTES_MAX,
+    RAW_BYTES_MAX,
+    RECEIVED_AHEAD_MS_MAX,
+    TIME_MS_MAX,
+    TIME_MS_MIN,
+    UUID,
+    RawRecord,
+    Row,
+    Tools,
+    expires_at_ms,
+    privacy_of,
+    put_position,
+    retention_ms_of,
+)
+from enricher.texts import bounded
+from shared.events import RawClick, Reason, Status
+
+
+def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: int, reason: Reason) -> Row:
+    """The row of a record that is no click: its position, its bytes, and what little is known of it."""
+    row = dict(EMPTY)
+    put_position(row, raw, now_ms)
+    hint = _tenant_hint(raw.value)
+    tenant = tools.directory.tenant(hint) if hint else None
+    received_at_ms = next(
+        ms
+        for ms in (click.received_at_ms if click else 0, raw.timestamp_ms, now_ms)
+        if ms == now_ms or TIME_MS_MIN <= ms <= min(TIME_MS_MAX, now_ms + RECEIVED_AHEAD_MS_MAX)
+    )
+    row["transaction_id"] = _id_of_malformed(raw, click)
+    row["status"] = Status.MALFORMED
+    row["reason"] = reason
+    row["received_at"] = row["clicked_at"] = received_at_ms
+    row["expires_at"] = expires_at_ms(received_at_ms, retention_ms_of(tenant), now_ms)
+    row["tenant"] = hint
+    row["catalog_version"] = -1
+    if click is not None:
+        row["key_id"] = bounded(click.key_id, ID_BYTES_MAX)
+        row["node"] = bounded(click.node, ID_BYTES_MAX)
+        row["source"] = click.source
+        row["catalog_version"] = max(-1, min(click.catalog_version, CATALOG_VERSION_MAX))
+    row["raw"] = keep_raw(raw.value or b"", privacy_of(tenant), RAW_BYTES_MAX)
+    return row
+
+
+def _id_of_malformed(raw: RawRecord, click: RawClick | None) -> str:
+    """The record's own id (its key first: audit compares keys), else one made of its position: the same every time."""
+    for own in ((raw.key or b"").decode("ascii", "replace"), click.transaction_id if click else ""):
+        if UUID.fullmatch(own):
+            return own
+    digest = hashlib.sha256(f"clickledger-position\0{raw.stream}\0{raw.partition}\0{raw.offset}".encode()).hexdigest()
+    # Version 8 (RFC 9562, 5.8) with the partition in `rand_a`, as in shared.ids.
+    return f"{digest[:8]}-{digest[8:12]}-8{raw.partition & 0xFFF:03x}-8{digest[13:16]}-{digest[16:28]}"
+
+
+def _tenant_hint(value: bytes | None) -> str:
+    """The tenant that a malformed record names, '' when it names none."""
+    if not value or len(value) > RAW_BYTES_MAX:
+        return ""
+    try:
+        record = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return ""
+    tenant = record.get("tenant") if isinstance(record, dict) else None
+    return tenant if isinstance(tenant, str) and len(tenant.encode()) <= ID_BYTES_MAX else ""
