@@ -1,0 +1,247 @@
+"""The verdict of the audit: from numbers of Kafka and the table to findings.
+
+The rule it checks, per stream and partition, from the expected first offset (never `min()`) to the highest stored one:
+
+    count() = uniqExact(raw_offset) = max(raw_offset) - expected_first + 1
+
+less accepted gaps. Pure: the shell (audit_run.py) reads the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+EXAMPLES_MAX = 5
+"""Ranges and positions named per finding; the numbers count all."""
+
+
+class Problem(StrEnum):
+    """What is wrong with a partition; each makes the audit fail."""
+
+    MISSING = "missing"
+    """raw offsets without a row, below the highest stored one"""
+    TAIL_MISSING = "tail missing"
+    """rows that the sink has stored and committed are gone"""
+    DOUBLE = "double"
+    """more than one row for a raw offset"""
+    BEFORE_START = "before start"
+    """rows below the stream's first offset"""
+    BEYOND_END = "beyond end"
+    """Kafka ends below the highest stored row: the topic was re-created or truncated"""
+    LOST = "lost"
+    """Kafka no longer holds records that are not stored: they can never be"""
+    ID_MISMATCH = "id mismatch"
+    """the same position has another transaction-id in Kafka than in the table"""
+    UNKNOWN_PARTITION = "unknown partition"
+    """rows of a partition that the topic does not have"""
+
+
+class Span(NamedTuple):
+    """Raw offsets from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        """`17` or `17-20`."""
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    @property
+    def size(self) -> int:
+        """How many offsets."""
+        return self.last - self.first + 1
+
+
+class Sample(NamedTuple):
+    """The ids found at one position; `in_kafka` None when the record is gone by retention, so nothing to compare."""
+
+    offset: int
+    in_kafka: str | None
+    in_table: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionFacts:
+    """What was read about one partition. Offsets are raw offsets."""
+
+    partition: int
+    expected_first: int
+    """the stream's start, or the last seal + 1"""
+    rows: int = 0
+    """from expected_first up, outside accepted gaps"""
+    distinct: int = 0
+    """offsets among them"""
+    stored_last: int | None = None
+    """highest offset among them"""
+    rows_before: int = 0
+    """rows below the stream's start"""
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    accepted_gaps: Sequence[Span] = ()
+    kafka_first: int | None = None
+    """first offset that Kafka still holds; None when the topic does not have the partition"""
+    kafka_end: int | None = None
+    """next offset Kafka will give"""
+    enriched_last: int | None = None
+    """raw offset of the last enriched record; None when there is none"""
+    committed_last: int | None = None
+    """highest raw offset that the sink has committed as stored; None when it has not"""
+    missing: Sequence[Span] = ()
+    """offsets without a row, the first few ranges, looked for only when the counts say that there are any"""
+    doubles: Sequence[int] = ()
+    samples: Sequence[Sample] = ()
+
+
+class Finding(NamedTuple):
+    """One problem of one partition."""
+
+    partition: int
+    problem: Problem
+    size: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionVerdict:
+    """One line of the audit's table."""
+
+    facts: PartitionFacts
+    missing: int
+    double: int
+    in_flight: int
+    """records in Kafka that are not stored yet"""
+    enriched_lag: int
+    """records in Kafka that are not enriched yet"""
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The audit of one stream."""
+
+    stream: str
+    partitions: tuple[PartitionVerdict, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every problem, in order of the partitions."""
+        return tuple(finding for partition in self.partitions for finding in partition.findings)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every 200 so far is exactly one row, or still on its way."""
+        return not self.findings
+
+    @property
+    def in_flight(self) -> int:
+        """Records of all partitions that are not stored yet."""
+        return sum(partition.in_flight for partition in self.partitions)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all partitions."""
+        return sum(partition.facts.rows for partition in self.partitions)
+
+
+def judge(stream: str, facts: Iterable[PartitionFacts]) -> Verdict:
+    """Judge every partition of a stream, in order of their numbers."""
+    ordered = sorted(facts, key=lambda each: each.partition)
+    return Verdict(stream, tuple(judge_partition(each) for each in ordered))
+
+
+def judge_partition(facts: PartitionFacts) -> PartitionVerdict:
+    """Apply the rule to one partition."""
+    stored_next, accepted = _stored_next(facts)
+    missing = stored_next - facts.expected_first - accepted - facts.distinct
+    double = facts.rows - facts.distinct
+    end = stored_next if facts.kafka_end is None else facts.kafka_end
+    enriched_next = max(stored_next, -1 if facts.enriched_last is None else facts.enriched_last + 1)
+    findings = _findings(facts, missing=missing, double=double, stored_next=stored_next)
+    return PartitionVerdict(
+        facts, missing, double, max(0, end - stored_next), max(0, end - enriched_next), tuple(findings)
+    )
+
+
+def _stored_next(facts: PartitionFacts) -> tuple[int, int]:
+    """Return the next offset to be stored, and how many offsets below it lie in accepted gaps (overlaps count once).
+
+    A gap right behind the last row counts as passed: the sink goes on after it.
+    """
+    stored_next = facts.expected_first if facts.stored_last is None else facts.stored_last + 1
+    accepted, done = 0, facts.expected_first
+    for gap in sorted(facts.accepted_gaps):
+        if gap.first <= stored_next <= gap.last:
+            stored_next = gap.last + 1
+        first, last = max(gap.first, done), min(gap.last, stored_next - 1)
+        if first <= last:
+            accepted += last - first + 1
+            done = last + 1
+    return stored_next, accepted
+
+
+def _findings(facts: PartitionFacts, *, missing: int, double: int, stored_next: int) -> Iterable[Finding]:
+    def found(problem: Problem, size: int, detail: str) -> Finding:
+        return Finding(facts.partition, problem, size, detail)
+
+    if missing:
+        yield found(Problem.MISSING, missing, f"no row for raw offsets {_examples(facts.missing)}")
+    if double:
+        yield found(Problem.DOUBLE, double, f"more than one row for raw offsets {_examples(facts.doubles)}")
+    if facts.rows_before:
+        detail = f"rows below raw offset {facts.expected_first}, where the stream begins"
+        yield found(Problem.BEFORE_START, facts.rows_before, detail)
+    if facts.committed_last is not None and facts.committed_last >= stored_next:
+        span = Span(stored_next, facts.committed_last)
+        yield found(
+            Problem.TAIL_MISSING, span.size, f"the sink stored raw offsets {span}, the table no longer has them"
+        )
+    yield from _kafka_findings(facts, stored_next)
+    wrong = [sample for sample in facts.samples if _differs(sample)]
+    if wrong:
+        detail = "; ".join(
+            f"raw offset {sample.offset}: Kafka has {sample.in_kafka}, the table {', '.join(sample.in_table) or 'none'}"
+            for sample in wrong[:EXAMPLES_MAX]
+        )
+        yield found(Problem.ID_MISMATCH, len(wrong), f"{detail}: the topic was re-created or rows were changed")
+
+
+def _kafka_findings(facts: PartitionFacts, stored_next: int) -> Iterable[Finding]:
+    if facts.kafka_first is None or facts.kafka_end is None:
+        if facts.rows:
+            detail = "the topic does not have this partition: it was re-created with fewer"
+            yield Finding(facts.partition, Problem.UNKNOWN_PARTITION, facts.rows, detail)
+        return
+    if facts.kafka_end < stored_next:
+        detail = f"Kafka ends at {facts.kafka_end}, the table at {stored_next}: the topic was re-created or truncated"
+        yield Finding(facts.partition, Problem.BEYOND_END, stored_next - facts.kafka_end, detail)
+    elif facts.kafka_first > stored_next:
+        span = Span(stored_next, facts.kafka_first - 1)
+        detail = f"raw offsets {span} left Kafka by retention before they were stored"
+        yield Finding(facts.partition, Problem.LOST, span.size, detail)
+
+
+def _differs(sample: Sample) -> bool:
+    """Whether the table has other ids than Kafka; a position without a row is counted as missing, not here."""
+    return sample.in_kafka is not None and any(found != sample.in_kafka for found in sample.in_table)
+
+
+def _examples(items: Sequence[Any]) -> str:
+    shown = ", ".join(str(item) for item in items[:EXAMPLES_MAX])
+    return shown + (", …" if len(items) > EXAMPLES_MAX else "")
+
+
+def sample_offsets(facts: PartitionFacts, sample_count: int) -> list[int]:
+    """The stored positions whose ids are compared: the last one, and at most `sample_count` more.
+
+    They are spread evenly over what both Kafka and the table hold; the same numbers always give the same positions.
+    """
+    if facts.stored_last is None or facts.kafka_first is None or facts.kafka_end is None:
+        return []
+    first = max(facts.expected_first, facts.kafka_first)
+    last = min(facts.stored_last, facts.kafka_end - 1)
+    if first > last:
+        return []
+    step = max(1, (last - first) // max(1, sample_count))
+    return sorted({last, *range(first, last, step)})[-sample_count - 1 :]
