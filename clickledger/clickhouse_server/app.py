@@ -1,0 +1,157 @@
+"""The ASGI application: small answers of its own, statements to an `Exchange`."""
+
+import asyncio
+import hmac
+import uuid
+from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final
+
+from clickledger.clickhouse_server.access import load_rules
+from clickledger.clickhouse_server.admission import Admission
+from clickledger.clickhouse_server.bodies import BodyFeed
+from clickledger.clickhouse_server.engine import Engine, Role
+from clickledger.clickhouse_server.errors import (
+    AUTHENTICATION_FAILED,
+    BAD_ARGUMENTS,
+    QUERY_IS_TOO_LARGE,
+    QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
+    REQUIRED_PASSWORD,
+    StatementError,
+    refusal,
+)
+from clickledger.clickhouse_server.exchange import Exchange, Headers, Receive, Send, common_headers, send_error
+from clickledger.clickhouse_server.execution import Execution
+from clickledger.clickhouse_server.options import Options
+from clickledger.clickhouse_server.pipe import ResultPipe
+from clickledger.clickhouse_server.request import Credentials, Request, form_fields, parse_request
+
+FORM_BYTES_MAX: Final = 16 << 20  # a multipart form is held in memory
+QUERY_ID_MAX: Final = 256  # characters of a client's query id; longer ones are refused
+_PLAIN: Final = {"/ping": b"Ok.\n", "/replicas_status": b"Ok.\n", "/": b"Ok.\n"}
+
+
+class ClickHouseApp:
+    """ClickHouse's HTTP interface on one engine."""
+
+    def __init__(self, engine: Engine, options: Options) -> None:
+        self._engine = engine
+        self._options = options
+        self._rules = load_rules(engine.ask)
+        self._admission = {
+            Role.OWNER: Admission(options.owner_statements, options.waiting_statements),
+            Role.READER: Admission(options.reader_statements, options.waiting_statements),
+        }
+        self._workers = ThreadPoolExecutor(options.owner_statements + options.reader_statements, "statement")
+        self._running: set[str] = set()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one HTTP request (ASGI)."""
+        if scope["type"] != "http":
+            return
+        plain = _PLAIN.get(scope["path"])
+        if plain is None:
+            await send_plain(send, 404, f"There is no handle {scope['path']}\n".encode())
+        elif scope["method"] not in {"GET", "HEAD", "POST", "OPTIONS"}:
+            await send_plain(send, 405, b"Only GET, HEAD and POST\n", [(b"allow", b"GET, HEAD, POST")])
+        elif scope["path"] != "/" or (scope["method"] in {"GET", "HEAD"} and b"query=" not in scope["query_string"]):
+            await send_plain(send, 200, plain)
+        else:
+            await self._statement(scope, receive, send)
+
+    async def _statement(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        query_id = str(uuid.uuid4())
+        try:
+            request, receive = await self._request(scope, receive)
+            query_id = request.query_id or query_id
+            role = self._role(request.credentials)
+            async with self._admission[role].enter():
+                await self._run(replace(request, query_id=query_id), role, receive, send)
+        except StatementError as exc:
+            await send_error(send, exc, self._engine, common_headers(self._engine, query_id))
+
+    async def _request(self, scope: MutableMapping[str, Any], receive: Receive) -> tuple[Request, Receive]:
+        """The request, and where its body comes from: a form is read here, any other body later."""
+        headers: Headers = scope["headers"]
+        request = parse_request(scope["method"], scope["query_string"], headers)
+        if len(request.query_id) > QUERY_ID_MAX:
+            raise refusal(BAD_ARGUMENTS, f"query_id is longer than {QUERY_ID_MAX} characters")
+        kind = next((value.decode("latin-1") for name, value in headers if name == b"content-type"), "")
+        if not kind.startswith("multipart/form-data"):
+            return request, receive
+        fields = form_fields(kind, await _read_form(receive))
+        return parse_request(scope["method"], scope["query_string"], headers, fields), _empty_body(receive)
+
+    def _role(self, credentials: Credentials) -> Role:
+        """The role of a user whose password is right; raises 194 or 516."""
+        expected = {"default": self._options.password, "reader": self._options.reader_password or None}
+        password = expected.get(credentials.user)
+        if password is not None and hmac.compare_digest(password.encode(), credentials.password.encode()):
+            return Role.OWNER if credentials.user == "default" else Role.READER
+        if not credentials.given:
+            raise refusal(REQUIRED_PASSWORD, f"{credentials.user}: Authentication failed: password is required.")
+        raise refusal(
+            AUTHENTICATION_FAILED,
+            f"{credentials.user}: Authentication failed: password is incorrect, or there is no user with such name.",
+        )
+
+    async def _run(self, request: Request, role: Role, receive: Receive, send: Send) -> None:
+        if request.query_id in self._running:
+            raise refusal(
+                QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING, f"Query with id = {request.query_id} is already running."
+            )
+        self._running.add(request.query_id)
+        pipe = ResultPipe()
+        try:
+            body = BodyFeed(asyncio.get_running_loop(), self._options.idle_seconds)
+            execution = Execution(self._engine, self._rules, request, role, request.query_id, body, pipe.writing_end)
+            await Exchange(execution, pipe, receive, send, self._options.idle_seconds).run(self._workers)
+        finally:
+            pipe.end()
+            pipe.close()
+            self._running.discard(request.query_id)
+
+    def close(self) -> None:
+        """Wait for the worker threads; called after the HTTP server has stopped."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+
+async def send_plain(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
+    """A short text that no statement made."""
+    all_headers = [
+        (b"content-type", b"text/html; charset=UTF-8"),
+        (b"content-length", str(len(body)).encode()),
+        *(headers or []),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _read_form(receive: Receive) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > FORM_BYTES_MAX:
+            raise refusal(QUERY_IS_TOO_LARGE, f"The form is larger than {FORM_BYTES_MAX} bytes")
+        pieces.append(piece)
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+def _empty_body(receive: Receive) -> Receive:
+    """A `receive` whose body is already read."""
+    is_sent = False
+
+    async def rest() -> MutableMapping[str, Any]:
+        nonlocal is_sent
+        if is_sent:
+            return await receive()
+        is_sent = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return rest

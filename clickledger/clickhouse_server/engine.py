@@ -1,0 +1,233 @@
+"""The one importer of chDB: the engine on one data folder, sessions with ClickHouse's own roles, the kill switch.
+
+Seen on chDB 26.9 and used here:
+- One process per data folder, any number of connections in it; opening one takes 0.15 ms once the engine runs, so every
+  request gets its own session and no setting can leak from one request into another.
+- The engine reads users and roles from the file that ``config-file`` names. Every session is the user ``default``; what
+  it may do is decided by ``SET ROLE``. So a reader's session has the role ``reader`` (SELECT and SHOW on one database)
+  and ``readonly = 1``: the engine itself refuses other databases, table functions that reach out, and all changes.
+  It does *not* refuse SET ROLE, INTO OUTFILE, the function file() or the system tables to such a session: access.py does.
+- Unlike on a server, ``access_control_improvements`` and custom settings are not read, so EXECUTE AS, row policies with
+  getSetting() and grants on the system database are out of reach. ``additional_table_filters`` set before ``readonly = 1``
+  does hold and is the seam for a filter per tenant: pass it in `settings`.
+- A query's id cannot be chosen; ``log_comment`` can, shows in system.processes and so finds a query to kill.
+"""
+
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from clickledger.clickhouse_server.errors import StatementError, from_engine
+
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+_CONFIG: Final = """<clickhouse>
+  <users_config>{users}</users_config>
+  <timezone>UTC</timezone>
+</clickhouse>
+"""
+_USERS: Final = """<clickhouse>
+  <profiles><default></default></profiles>
+  <quotas><default></default></quotas>
+  <roles>
+    <owner><grants><query>GRANT ALL ON *.*</query></grants></owner>
+    <reader><grants><query>GRANT SELECT, SHOW ON {database}.*</query></grants></reader>
+  </roles>
+  <users>
+    <default>
+      <password></password><profile>default</profile><quota>default</quota>
+      <networks><ip>::/0</ip></networks>
+      <grants><query>GRANT owner, reader</query></grants>
+    </default>
+  </users>
+</clickhouse>
+"""
+
+
+class Role(StrEnum):
+    """What a session may do; the engine's role of the same name."""
+
+    OWNER = "owner"
+    READER = "reader"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a statement did, as X-ClickHouse-Summary tells it."""
+
+    read_rows: int = 0
+    read_bytes: int = 0
+    written_rows: int = 0
+    written_bytes: int = 0
+    result_rows: int = 0
+    elapsed_ns: int = 0
+
+
+def quoted(text: str) -> str:
+    """`text` as a string literal of ClickHouse."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+class InsertStream:
+    """One streaming INSERT of a session; `append` pieces in order, then `finish` (which stores) or `cancel`."""
+
+    def __init__(self, connection: Any, head: bytes, input_format: str) -> None:
+        self._connection = connection
+        try:
+            self._stream = connection.send_insert(head, input_format)
+        except RuntimeError as exc:
+            raise from_engine(str(exc)) from exc
+
+    def append(self, piece: bytes) -> None:
+        """Parse one piece (1 MiB is best); raises StatementError on bad rows."""
+        try:
+            self._connection.insert_append(self._stream, piece)
+        except RuntimeError as exc:
+            raise from_engine(str(exc)) from exc
+
+    def finish(self) -> Counts:
+        """Store what was appended; returns after the part is written. Raises StatementError."""
+        try:
+            done = self._connection.insert_done(self._stream)
+        except RuntimeError as exc:
+            raise from_engine(str(exc)) from exc
+        return Counts(
+            written_rows=done.rows_written(),
+            written_bytes=done.bytes_written(),
+            elapsed_ns=int(done.elapsed() * 1e9),
+        )
+
+    def cancel(self) -> None:
+        """Drop what was appended and not yet stored; never raises."""
+        try:
+            self._connection.insert_cancel(self._stream)
+        except RuntimeError:
+            return  # a failed stream is already cancelled
+
+
+class Session:
+    """One connection with its own settings, database and role. One statement at a time, from one thread at a time."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def run(self, sql: bytes, output_format: str, params: Mapping[str, str] | None = None) -> tuple[bytes, Counts]:
+        """Run one statement; its whole result (in `output_format` unless it names a FORMAT) and counts."""
+        try:
+            result = self._connection.query(sql, output_format, params=dict(params or {}))
+        except RuntimeError as exc:
+            raise from_engine(str(exc)) from exc
+        counts = Counts(
+            read_rows=result.storage_rows_read(),
+            read_bytes=result.storage_bytes_read(),
+            written_rows=result.rows_written(),
+            written_bytes=result.bytes_written(),
+            result_rows=result.rows_read(),
+            elapsed_ns=int(result.elapsed() * 1e9),
+        )
+        return result.bytes(), counts
+
+    def apply(self, settings: Mapping[str, str]) -> None:
+        """SET all of `settings` at once; raises StatementError for an unknown name or a bad value."""
+        if settings:
+            assignments = ", ".join(f"`{name}` = {quoted(value)}" for name, value in settings.items())
+            self.run(f"SET {assignments}".encode(), "TSV")
+
+    def bind(self, params: Mapping[str, str]) -> None:
+        """Set query parameters for statements that cannot take them as arguments (streaming INSERT)."""
+        for name, value in params.items():
+            self.run(f"SET param_{name} = {quoted(value)}".encode(), "TSV")
+
+    def insert(self, head: bytes, input_format: str) -> InsertStream:
+        """Begin a streaming INSERT; `head` is the statement without FORMAT and data."""
+        return InsertStream(self._connection, head, input_format)
+
+    def statement_count(self, sql: bytes) -> int:
+        """How many statements the engine's parser sees in `sql`; 0 when it cannot parse them."""
+        found = self._connection.classify_query(sql, "")
+        return int(found["statement_count"])
+
+    def syntax_tree(self, sql: bytes, params: Mapping[str, str]) -> str:
+        """The engine's own syntax tree of one statement, parameters filled in; raises StatementError."""
+        tree, _ = self.run(b"EXPLAIN AST " + sql, "TSVRaw", params)
+        return tree.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """End the session; an open streaming insert is cancelled."""
+        self._connection.close()
+
+
+class Engine:
+    """The engine, open on `folder` from construction to `close`; safe to use from many threads."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        """Open (and at first make) the data folder and `database`; raises OSError or StatementError."""
+        if not NAME.match(database):
+            raise ValueError(f"database name {database!r} is not a plain name")
+        self.database = database
+        config = _write_config(folder, database)
+        self._target = f"{folder / 'engine'}?config-file={config}"
+        from chdb import _chdb  # 0.6 s and 220 MB: only the process that serves pays for it
+
+        self._connect = _chdb.connect
+        try:
+            self._keeper = self._connect(self._target)  # the engine lives as long as one connection is open
+        except RuntimeError as exc:
+            raise from_engine(str(exc)) from exc
+        self._keeper_lock = threading.Lock()
+        self.ask(f"CREATE DATABASE IF NOT EXISTS `{database}`")
+        self.version, self.timezone, self.host = (
+            self.ask("SELECT version(), timezone(), hostName()").strip().split("\t")
+        )
+
+    def session(self, role: Role, database: str, settings: Mapping[str, str]) -> Session:
+        """A new session in `database` with `settings`; for a reader the engine's role and readonly = 1 come last.
+
+        Raises StatementError for an unknown database, setting or value. The caller closes the session.
+        """
+        try:
+            session = Session(self._connect(self._target))
+        except RuntimeError as exc:
+            raise from_engine(str(exc)) from exc
+        try:
+            session.run(f"USE `{database}`".encode(), "TSV")
+            if role is Role.READER:
+                session.run(b"SET ROLE reader", "TSV")
+                settings = {**settings, "readonly": "1"}
+            session.apply({"implicit_select": "0", **settings})
+        except StatementError:
+            session.close()
+            raise
+        return session
+
+    def ask(self, sql: str) -> str:
+        """Run one internal statement as the owner; its result as TSV."""
+        with self._keeper_lock:
+            answer, _ = Session(self._keeper).run(sql.encode(), "TSV")
+        return answer.decode("utf-8", "replace")
+
+    def kill(self, log_comment: str) -> None:
+        """Ask the engine to cancel every running statement with this log_comment; returns at once."""
+        self.ask(f"KILL QUERY WHERE Settings['log_comment'] = {quoted(log_comment)} ASYNC")
+
+    def close(self) -> None:
+        """Close the engine once all sessions are closed; parts being merged are given up safely."""
+        self._keeper.close()
+
+
+def _write_config(folder: Path, database: str) -> Path:
+    """Write the engine's configuration into `folder`/config and return the path of the main file."""
+    if set("?&%#") & set(str(folder)):
+        raise OSError(f"the data folder's path must not contain ? & % or #: {folder}")
+    place = folder / "config"
+    place.mkdir(parents=True, exist_ok=True)
+    users = place / "users.xml"
+    users.write_text(_USERS.format(database=database))
+    config = place / "config.xml"
+    config.write_text(_CONFIG.format(users=users))
+    return config

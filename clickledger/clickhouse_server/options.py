@@ -1,0 +1,31 @@
+"""What the process is told: arguments for places and limits, environment for passwords."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All settings of the server."""
+
+    path: Path
+    """Data folder; one process at a time."""
+    database: str
+    """The project's database: made at the start, the default of every session, the only one a reader sees."""
+    host: str = "127.0.0.1"
+    port: int = 8123
+    """0 picks a free port."""
+    password: str = ""
+    """Of the user `default`; empty = none is asked for."""
+    reader_password: str = ""
+    """Of the user `reader`; empty = there is no such user."""
+    owner_statements: int = 8
+    """Statements of `default` that run at a time: two inserts of the sink, its questions, reports, a few more."""
+    reader_statements: int = 4
+    """Statements of `reader` that run at a time."""
+    waiting_statements: int = 64
+    """Per user, beyond those that run; further ones are answered 503 with code 202."""
+    idle_seconds: float = 30.0
+    """A client that neither sends nor takes bytes for so long loses its statement (http_receive_timeout of the server)."""
+    stop_seconds: float = 10.0
+    """How long a stop waits for running statements."""

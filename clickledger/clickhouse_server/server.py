@@ -1,0 +1,70 @@
+"""The engine and the HTTP server around it, from start to stop."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from typing import Final
+
+import uvicorn
+
+from clickledger.clickhouse_server.app import ClickHouseApp
+from clickledger.clickhouse_server.engine import Engine
+from clickledger.clickhouse_server.errors import StatementError
+from clickledger.clickhouse_server.options import Options
+
+KEEP_ALIVE_SECONDS: Final = 30  # keep_alive_timeout of the server; drivers hold connections longer than web browsers do
+CONNECTIONS_WAITING: Final = 1024  # of the listening socket
+
+
+def serve(options: Options) -> int:
+    """Serve until a signal; 0, or 1 when the port or the data folder is taken."""
+    try:
+        listener = socket.create_server((options.host, options.port), backlog=CONNECTIONS_WAITING)
+        engine = Engine(options.path, options.database)
+    except (OSError, ValueError, StatementError) as exc:
+        sys.stderr.write(f"clickhouse: cannot start on {options.path}, port {options.port}: {exc}\n")
+        return 1
+    try:
+        app = ClickHouseApp(engine, options)
+        asyncio.run(_serve(app, engine, listener, options))
+        app.close()
+    finally:
+        engine.close()
+    return 0
+
+
+async def _serve(app: ClickHouseApp, engine: Engine, listener: socket.socket, options: Options) -> None:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        log_level="critical",  # a broken-off stream is not worth a line each; errors of statements go to the client
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(options.stop_seconds),
+        h11_max_incomplete_event_size=None,
+    )
+    server = _Server(config, {"version": engine.version, "pid": os.getpid()})
+    await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it is ready: one line of JSON on stdout."""
+
+    def __init__(self, config: uvicorn.Config, facts: dict[str, object]) -> None:
+        super().__init__(config)
+        self._facts = facts
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.started or not sockets:
+            return
+        host, port = sockets[0].getsockname()[:2]
+        sys.stdout.write(json.dumps({"ready": True, "host": host, "port": port, **self._facts}) + "\n")
+        sys.stdout.flush()
