@@ -169,6 +169,51 @@ class ApiSettings(_Group):
     api_retention_days: int = Field(
         90, ge=1, le=3_650, description="days a click counts after its message was sent, for a tenant without its own"
     )
+    api_ack_timeout_ms: int = Field(
+        5_000, ge=100, le=60_000, description="ms to wait for a batch's acknowledgement; then its outcome is unknown"
+    )
+    api_group_ms: int = Field(
+        3, ge=0, le=1_000, description="ms clicks wait for company while batches are under way; adds to their latency"
+    )
+    api_batches_in_flight: int = Field(
+        2, ge=1, le=64, description="batches under way per process before clicks wait for company"
+    )
+    api_pending_clicks_max: int = Field(
+        50_000, ge=1, description="accepted clicks per process that wait for Kafka; beyond it 500, try again"
+    )
+    api_pending_bytes_max: int = Field(
+        67_108_864, ge=1_048_576, description="bytes of those clicks' records per process (64 MiB)"
+    )
+    api_connections_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="connections per process; about 10 KiB and a file each"
+    )
+    api_head_bytes_max: int = Field(
+        32_768, ge=1_024, le=1_048_576, description="bytes of a request's line and header fields"
+    )
+    api_pipelined_max: int = Field(
+        64, ge=1, le=10_000, description="requests of one connection that wait for their answers before reading pauses"
+    )
+    api_keep_alive_ms: int = Field(
+        75_000,
+        ge=100,
+        le=3_600_000,
+        description="ms an idle connection is kept; longer than load balancers keep theirs",
+    )
+    api_request_timeout_ms: int = Field(
+        30_000, ge=100, le=600_000, description="ms from a request's first byte to its last; then 408"
+    )
+    api_write_stall_ms: int = Field(
+        30_000, ge=100, le=600_000, description="ms a client may refuse to take its answers before it is cut off"
+    )
+    api_linger_ms: int = Field(
+        2_000, ge=0, le=60_000, description="ms in which the rest of a refused request is thrown away before closing"
+    )
+    api_catalog_lines_max: int = Field(
+        10_000, ge=1, le=100_000, description="lines of one request that registers links or promotions"
+    )
+    api_catalog_bytes_max: int = Field(
+        8_388_608, ge=4_096, le=67_108_864, description="bytes of such a request (8 MiB)"
+    )
 
 
 class EnricherSettings(_Group):

@@ -1,0 +1,208 @@
+"""The hot paths, for the fast lane and for ASGI alike: core functions, group commit, counting.
+
+`take` serves the parser's callbacks; `answer` is the same for anyone with a request in hand. Clock and sockets end here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from ingest_api.answers import Answer, Answers, Header, Refusal
+from ingest_api.batch import BATCH_PATHS, PendingBatch, handle_batch
+from ingest_api.exchange import Exchange
+from ingest_api.handler import (
+    PATHS,
+    HandlerState,
+    PendingClick,
+    handle,
+    precheck,
+    refuse_oversized,
+    refuse_unpublished,
+)
+from ingest_api.lane import Endpoints, LaneLimits, Refusals
+from ingest_api.metrics import Tallies
+from ingest_api.publish import GroupCommit
+from shared.settings import ApiSettings
+
+Reply = Callable[[Answer], None]
+
+
+def clock_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class HotPath(Protocol):
+    """A hot path that is independent of the fast lane."""
+
+    body_bytes_max: int
+
+    def precheck(self, method: bytes, headers: Sequence[Header], peer: str) -> Answer | None:
+        """Refuse from the header alone."""
+
+    def oversized(self, method: bytes, headers: Sequence[Header], peer: str) -> Answer:
+        """Refuse a body that has passed `body_bytes_max`."""
+
+    def answer(
+        self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
+    ) -> Answer | None:
+        """The answer, or None and `reply` is called with it later."""
+
+
+class _Path:
+    """What both hot paths do alike."""
+
+    def __init__(self, state: HandlerState, commit: GroupCommit, tallies: Tallies, body_bytes_max: int) -> None:
+        self._state = state
+        self._commit = commit
+        self._tallies = tallies
+        self.body_bytes_max = body_bytes_max
+
+    def precheck(self, method: bytes, headers: Sequence[Header], peer: str) -> Answer | None:
+        """Refuse from the header alone; counted when it does."""
+        answer = precheck(self._state, method, headers, peer, clock_ms(), body_bytes_max=self.body_bytes_max)
+        return None if answer is None else self._tallies.answer(answer)
+
+    def oversized(self, method: bytes, headers: Sequence[Header], peer: str) -> Answer:
+        """Refuse a body that has passed `body_bytes_max`."""
+        return self._tallies.answer(refuse_oversized(self._state, method, headers, peer, clock_ms()))
+
+
+class ClickPath(_Path):
+    """One click a request."""
+
+    def take(self, exchange: Exchange) -> Answer | None:
+        """See `Endpoint`."""
+        body = bytes(exchange.body)
+        return self.answer(exchange.method, exchange.target, exchange.headers, body, exchange.peer, exchange.reply)
+
+    def answer(
+        self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
+    ) -> Answer | None:
+        """See `HotPath`."""
+        result = handle(self._state, method, target, headers, body, peer, clock_ms())
+        if not isinstance(result, PendingClick):
+            return self._tallies.answer(result)
+        refusal = self._commit.submit(result, partial(self._settle, reply))
+        if refusal is None:
+            return None
+        return self._tallies.answer(refuse_unpublished(self._state, result, refusal))
+
+    def _settle(self, reply: Reply, click: PendingClick, refusal: Refusal | None) -> None:
+        answer = click.answer if refusal is None else refuse_unpublished(self._state, click, refusal)
+        reply(self._tallies.answer(answer))
+
+
+class BatchPath(_Path):
+    """Many clicks a request."""
+
+    def take(self, exchange: Exchange) -> Answer | None:
+        """See `Endpoint`."""
+        body = bytes(exchange.body)
+        return self.answer(exchange.method, exchange.target, exchange.headers, body, exchange.peer, exchange.reply)
+
+    def answer(
+        self,
+        method: bytes,
+        target: bytes,  # noqa: ARG002 the signature of a hot path
+        headers: Sequence[Header],
+        body: bytes,
+        peer: str,
+        reply: Reply,
+    ) -> Answer | None:
+        """See `HotPath`."""
+        result = handle_batch(self._state, headers, body, peer, clock_ms(), method=method)
+        if not isinstance(result, PendingBatch):
+            return self._tallies.answer(result)
+        waiting = _BatchWait(result, lambda answer: reply(self._count(result, answer)))
+        for index, click in enumerate(result.clicks):
+            refusal = self._commit.submit(click, partial(waiting.settle, index))
+            if refusal is not None:
+                waiting.outcomes[index] = refusal
+                waiting.missing -= 1
+        return None if waiting.missing else self._count(result, result.finish(waiting.outcomes))
+
+    def _count(self, batch: PendingBatch, answer: Answer) -> Answer:
+        refused = batch.refusals
+        lost = sum(refused[reason] for reason in PUBLISHING_REFUSALS)
+        self._tallies.lines(len(batch.clicks) - lost, refused)
+        self._tallies.status(answer.status)
+        return answer
+
+
+PUBLISHING_REFUSALS = (
+    Refusal.NOT_DURABLE,
+    Refusal.OUTCOME_UNKNOWN,
+    Refusal.OVERLOADED,
+    Refusal.STOPPING,
+    Refusal.INTERNAL_ERROR,
+)
+"""Refusals that only a click that had passed every check can get."""
+
+
+class _BatchWait:
+    """The outcomes of a batch's clicks until the last one is there."""
+
+    __slots__ = ("_batch", "_reply", "missing", "outcomes")
+
+    def __init__(self, batch: PendingBatch, reply: Reply) -> None:
+        self._batch = batch
+        self._reply = reply
+        self.outcomes: list[Refusal | None] = [None] * len(batch.clicks)
+        self.missing = len(batch.clicks)
+
+    def settle(self, index: int, _click: PendingClick, refusal: Refusal | None) -> None:
+        """One click's outcome."""
+        self.outcomes[index] = refusal
+        self.missing -= 1
+        if not self.missing:
+            self._reply(self._batch.finish(self.outcomes))
+
+
+async def answer_async(
+    path: HotPath, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str
+) -> Answer:
+    """The answer of a hot path for a caller that can wait."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def reply(answer: Answer) -> None:
+        if not future.done():
+            future.set_result(answer)
+
+    answer = path.answer(method, target, headers, body, peer, reply)
+    return await future if answer is None else answer
+
+
+def hot_paths(clicks: ClickPath, batches: BatchPath) -> Endpoints:
+    """Every raw target of the hot paths."""
+    return dict.fromkeys(PATHS, clicks) | dict.fromkeys(BATCH_PATHS, batches)
+
+
+def connection_refusals(answers: Answers, settings: ApiSettings) -> Refusals:
+    """What the connection itself answers."""
+    head = f"The request line and header fields have more than {settings.api_head_bytes_max:,} bytes."
+    late = f"The request did not end within {settings.api_request_timeout_ms / 1000:g} s."
+    return Refusals(
+        malformed=answers.plain(400, "This is not HTTP/1.1.", close=True),
+        head_too_large=answers.plain(400, head, close=True),
+        timed_out=answers.plain(408, late, close=True),
+        too_many_connections=answers.refuse(Refusal.OVERLOADED, "Too many connections; try again.", close=True),
+        bug=answers.refuse(Refusal.INTERNAL_ERROR),
+    )
+
+
+def lane_limits(settings: ApiSettings) -> LaneLimits:
+    """The connection's limits as the settings have them."""
+    return LaneLimits(
+        connections_max=settings.api_connections_max,
+        head_bytes_max=settings.api_head_bytes_max,
+        pipeline_max=settings.api_pipelined_max,
+        keep_alive_s=settings.api_keep_alive_ms / 1000,
+        request_s=settings.api_request_timeout_ms / 1000,
+        write_stall_s=settings.api_write_stall_ms / 1000,
+        linger_s=settings.api_linger_ms / 1000,
+    )

@@ -1,0 +1,211 @@
+"""Group commit: clicks that arrive together become durable together, and only then are they answered.
+
+Theory of operation. A click joins the open group of its partition. Groups are looked at when the event loop has read
+all sockets that were ready (`call_soon`), so clicks of one moment share a group: while fewer than `in_flight` groups are
+under way every open group leaves at once; otherwise the groups wait for an acknowledgement or for `group_ms`, whichever
+comes first. A partition never has two groups under way. Clicks without a key all go to one partition until a group of
+that partition leaves (`next_partition`), so that a group is usually one batch instead of a crumb per partition.
+
+What waits is bounded in clicks and bytes; beyond the bound a click is refused before anything was promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from ingest_api.answers import Refusal
+from ingest_api.handler import PendingClick
+from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
+
+log = logging.getLogger(__name__)
+
+RECORD_OVERHEAD_BYTES: Final = 128
+"""Upper bound of what Kafka adds to a record's value: key, header, varints (about 90)."""
+
+Settle = Callable[[PendingClick, Refusal | None], None]
+"""Told once per submitted click: None when it is durable, else why it is not, or not known to be."""
+
+
+class Destination(Protocol):
+    """A place where clicks become durable: Kafka, and later a spool beside it."""
+
+    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+        """Make all of them durable, within a bounded time.
+
+        Raises OutcomeUnknown when they may or may not be; TransientError, OperatorError, DataError when none is.
+        """
+
+    def why_not_ready(self) -> str:
+        """Why it takes nothing now; empty when it does."""
+
+
+class _Group:
+    """Clicks of one partition that travel together."""
+
+    __slots__ = ("bytes", "clicks", "partition", "settles")
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.clicks: list[PendingClick] = []
+        self.settles: list[Settle] = []
+        self.bytes = 0
+
+
+class GroupCommit:
+    """The only way from an accepted click to a durable one. One per process; all calls on its event loop."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        *,
+        partitions: Callable[[], int],
+        group_bytes_max: int,
+        pending_bytes_max: int,
+        pending_clicks_max: int,
+        group_ms: int = 3,
+        in_flight: int = 2,
+    ) -> None:
+        """`partitions()`: how many the topic has now, 0 while unknown. Bytes are those of the records."""
+        self._destination = destination
+        self._partitions = partitions
+        self._group_bytes_max = group_bytes_max
+        self._pending_bytes_max = pending_bytes_max
+        self._pending_clicks_max = pending_clicks_max
+        self._group_s = group_ms / 1000
+        self._in_flight = in_flight
+        self._open: list[_Group] = []  # oldest first
+        self._filling: dict[int, _Group] = {}
+        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._current = 0
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.pending_clicks = 0
+        self.pending_bytes = 0
+        self.batches = 0
+        """Groups that left; a counter for metrics."""
+        self.clicks = 0
+        """Clicks that became durable; a counter for metrics."""
+
+    def why_not_ready(self) -> str:
+        """Why no click can be made durable now; empty when it can."""
+        if self._partitions() <= 0:
+            return "the topic's stream is not in the catalog: run `clickledger setup`"
+        return self._destination.why_not_ready()
+
+    def next_partition(self) -> int:
+        """The partition for a click without a key; the same one until its group leaves."""
+        return self._current
+
+    def submit(self, click: PendingClick, settle: Settle) -> Refusal | None:
+        """Take a click and call `settle` later, or refuse it now."""
+        size = len(click.value) + RECORD_OVERHEAD_BYTES
+        refusal = self._refusal(click, size)
+        if refusal is not None:
+            return refusal
+        group = self._filling.get(click.partition)
+        if group is None or group.bytes + size > self._group_bytes_max:
+            group = self._filling[click.partition] = _Group(click.partition)
+            self._open.append(group)
+        group.clicks.append(click)
+        group.settles.append(settle)
+        group.bytes += size
+        self.pending_clicks += 1
+        self.pending_bytes += size
+        if not self._scheduled:
+            self._scheduled = True
+            self._idle.clear()
+            asyncio.get_running_loop().call_soon(self._look)
+        return None
+
+    async def drain(self) -> None:
+        """Refuse new clicks and wait until every one taken is settled; its appends are bounded, so this is too."""
+        self._stopping = True
+        await self._idle.wait()
+
+    def _refusal(self, click: PendingClick, size: int) -> Refusal | None:
+        if self._stopping:
+            return Refusal.STOPPING
+        if click.partition >= self._partitions():
+            return Refusal.CATALOG_NOT_READY
+        if self._destination.why_not_ready():
+            return Refusal.NOT_DURABLE
+        if self.pending_clicks >= self._pending_clicks_max or self.pending_bytes + size > self._pending_bytes_max:
+            return Refusal.OVERLOADED
+        return None
+
+    def _look(self) -> None:
+        """Send what may go at once; see that the rest is looked at again."""
+        self._scheduled = False
+        self._send_open(self._in_flight)
+        if self._open and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._group_s, self._tick)
+
+    def _tick(self) -> None:
+        """What has waited for `group_ms` goes, wherever its partition is free."""
+        self._timer = None
+        self._send_open(max(self._in_flight, self._partitions()))
+        self._look()
+
+    def _send_open(self, in_flight_max: int) -> None:
+        waiting = []
+        for group in self._open:
+            if len(self._under_way) < in_flight_max and group.partition not in self._under_way:
+                self._send(group)
+            else:
+                waiting.append(group)
+        self._open = waiting
+
+    def _send(self, group: _Group) -> None:
+        if self._filling.get(group.partition) is group:
+            del self._filling[group.partition]
+        if group.partition == self._current:
+            self._rotate()
+        self.batches += 1
+        self._under_way[group.partition] = asyncio.get_running_loop().create_task(self._append(group))
+
+    def _rotate(self) -> None:
+        """Choose the next partition without a group under way, else simply the next."""
+        count = max(1, self._partitions())
+        following = [(self._current + step) % count for step in range(1, count + 1)]
+        self._current = next((p for p in following if p not in self._under_way), following[0])
+
+    async def _append(self, group: _Group) -> None:
+        try:
+            refusal = await self._outcome(group)
+        finally:
+            del self._under_way[group.partition]
+            self.pending_clicks -= len(group.clicks)
+            self.pending_bytes -= group.bytes
+        if refusal is None:
+            self.clicks += len(group.clicks)
+        for click, settle in zip(group.clicks, group.settles, strict=True):
+            try:
+                settle(click, refusal)
+            except Exception:  # one connection's bug must not keep the others' answers back
+                log.exception("unhandled error while answering a click")
+        self._look()
+        if not self.pending_clicks:
+            self._idle.set()
+
+    async def _outcome(self, group: _Group) -> Refusal | None:
+        try:
+            await self._destination.append(group.partition, group.clicks)
+        except OutcomeUnknown as exc:
+            log.warning("outcome unknown for %d clicks: %s", len(group.clicks), exc)
+            return Refusal.OUTCOME_UNKNOWN
+        except (TransientError, OperatorError) as exc:
+            log.warning("%d clicks not stored: %s", len(group.clicks), exc)
+            return Refusal.NOT_DURABLE
+        except DataError:
+            log.exception("%d clicks cannot be stored", len(group.clicks))
+            return Refusal.INTERNAL_ERROR
+        except Exception:  # a task's edge: those who wait must hear of a bug, and it must not be taken for a success
+            log.exception("unhandled error while storing %d clicks", len(group.clicks))
+            return Refusal.OUTCOME_UNKNOWN
+        return None

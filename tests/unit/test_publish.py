@@ -1,0 +1,233 @@
+"""Group commit: what shares a batch, what waits, what is refused, and that every click is settled exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from ingest_api.answers import Answer, Refusal
+from ingest_api.handler import PendingClick
+from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
+from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
+
+PARTITIONS = 6
+
+
+class HeldDestination:
+    """A destination whose appends end when the test says so, or at once with an error."""
+
+    def __init__(self) -> None:
+        self.appends: list[tuple[int, list[PendingClick], asyncio.Future[None]]] = []
+        self.why_not = ""
+        self.error: Exception | None = None
+
+    def why_not_ready(self) -> str:
+        """As the test set it."""
+        return self.why_not
+
+    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+        """Wait for the test."""
+        if self.error is not None:
+            raise self.error
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.appends.append((partition, list(clicks), held))
+        await held
+
+    def acknowledge(self, index: int) -> None:
+        """End an append well."""
+        self.appends[index][2].set_result(None)
+
+
+class Settled:
+    """Collects outcomes by click value."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[bytes, Refusal | None] = {}
+
+    def __call__(self, click: PendingClick, refusal: Refusal | None) -> None:
+        """Each click once."""
+        assert click.value not in self.outcomes
+        self.outcomes[click.value] = refusal
+
+
+def click(value: bytes, partition: int) -> PendingClick:
+    """A click of a few bytes."""
+    return PendingClick(partition, b"k" * 36, value, 1, suspect=False, answer=Answer(200, b"{}"))
+
+
+def commit_to(destination: HeldDestination, **limits: int) -> GroupCommit:
+    """A group commit with room for what the test does not limit."""
+    bounds = {"group_bytes_max": 1_000_000, "pending_bytes_max": 10_000_000, "pending_clicks_max": 10_000}
+    return GroupCommit(destination, partitions=lambda: PARTITIONS, **(bounds | limits))
+
+
+async def turns(count: int = 5) -> None:
+    """Let the loop run what is ready."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: object) -> None:
+    """Wait for something that a timer of a few milliseconds brings about."""
+    async with asyncio.timeout(10):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.001)
+
+
+async def test_clicks_of_one_moment_share_a_batch() -> None:
+    """Clicks without a key that arrive in one round of the loop are one append; the next go to another partition."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination)
+    for number in range(10):
+        assert commit.submit(click(b"%d" % number, commit.next_partition()), settled) is None
+    await turns()
+    assert [len(clicks) for _, clicks, _ in destination.appends] == [10]
+    assert commit.next_partition() != destination.appends[0][0]
+    assert settled.outcomes == {}
+    destination.acknowledge(0)
+    await turns()
+    assert set(settled.outcomes.values()) == {None}
+    assert (commit.pending_clicks, commit.pending_bytes, commit.clicks, commit.batches) == (0, 0, 10, 1)
+
+
+async def test_groups_wait_while_two_are_under_way() -> None:
+    """The third group waits for an acknowledgement or the timer; what comes meanwhile joins it."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=60_000)
+    for number in range(6):
+        commit.submit(click(b"%d" % number, commit.next_partition()), settled)
+        await turns()
+    assert [len(clicks) for _, clicks, _ in destination.appends] == [1, 1]
+    destination.acknowledge(0)
+    await turns()
+    assert [len(clicks) for _, clicks, _ in destination.appends] == [1, 1, 4]
+    destination.acknowledge(1)
+    destination.acknowledge(2)
+    await commit.drain()
+
+
+async def test_the_timer_sends_what_has_waited() -> None:
+    """With slow acknowledgements a group leaves after `group_ms` all the same, on a free partition."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=1)
+    for number in range(4):
+        commit.submit(click(b"%d" % number, commit.next_partition()), settled)
+        await turns()
+    await until(lambda: len(destination.appends) >= 3)
+    assert len({partition for partition, _, _ in destination.appends}) == len(destination.appends)
+    await until(lambda: sum(len(clicks) for _, clicks, _ in destination.appends) == 4)
+    for index in range(len(destination.appends)):
+        destination.acknowledge(index)
+    await commit.drain()
+
+
+async def test_one_group_per_partition_under_way() -> None:
+    """A partition's next group never leaves before its last one is acknowledged, and order is kept."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=1)
+    for number in range(3):
+        commit.submit(click(b"%d" % number, 4), settled)
+        await turns()
+    await asyncio.sleep(0.01)
+    assert len(destination.appends) == 1
+    destination.acknowledge(0)
+    await until(lambda: len(destination.appends) == 2)
+    assert [item.value for item in destination.appends[1][1]] == [b"1", b"2"]
+    destination.acknowledge(1)
+    await commit.drain()
+
+
+async def test_groups_are_cut_at_their_byte_limit() -> None:
+    """No group is larger than a batch may be; the rest of a partition follows it."""
+    destination, settled = HeldDestination(), Settled()
+    size = 1_000 + RECORD_OVERHEAD_BYTES
+    commit = commit_to(destination, group_bytes_max=3 * size, group_ms=1)
+    for number in range(7):
+        commit.submit(click(b"%d" % number * 1_000, 2), settled)
+    for index, expected in enumerate([3, 3, 1]):
+        await until(lambda index=index: len(destination.appends) == index + 1)
+        assert len(destination.appends[index][1]) == expected
+        destination.acknowledge(index)
+    await commit.drain()
+    assert len(settled.outcomes) == 7
+
+
+@pytest.mark.parametrize("limits", [{"pending_clicks_max": 3}, {"pending_bytes_max": 3 * (1 + RECORD_OVERHEAD_BYTES)}])
+async def test_refuses_beyond_its_bounds(limits: dict[str, int]) -> None:
+    """Exactly the limit is taken, sent or not; room comes back with the acknowledgement."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, **limits)
+    for number in range(3):
+        assert commit.submit(click(b"%d" % number, 0), settled) is None
+    assert commit.submit(click(b"x", 0), settled) is Refusal.OVERLOADED
+    await turns()
+    assert commit.submit(click(b"x", 0), settled) is Refusal.OVERLOADED
+    destination.acknowledge(0)
+    await turns()
+    assert commit.submit(click(b"y", 0), settled) is None
+    await turns()
+    destination.acknowledge(1)
+    await commit.drain()
+    assert b"x" not in settled.outcomes
+
+
+@pytest.mark.parametrize(
+    ("error", "refusal"),
+    [
+        (TransientError("no broker"), Refusal.NOT_DURABLE),
+        (OperatorError("password"), Refusal.NOT_DURABLE),
+        (OutcomeUnknown("no acknowledgement"), Refusal.OUTCOME_UNKNOWN),
+        (DataError("too large"), Refusal.INTERNAL_ERROR),
+        (RuntimeError("a bug"), Refusal.OUTCOME_UNKNOWN),
+    ],
+)
+async def test_every_failure_is_told(error: Exception, refusal: Refusal) -> None:
+    """An append that failed settles all its clicks with the reason, and the next one is tried."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination)
+    destination.error = error
+    commit.submit(click(b"a", 0), settled)
+    commit.submit(click(b"b", 0), settled)
+    await turns()
+    assert settled.outcomes == {b"a": refusal, b"b": refusal}
+    assert (commit.pending_clicks, commit.clicks) == (0, 0)
+    destination.error = None
+    commit.submit(click(b"c", 0), settled)
+    await turns()
+    destination.acknowledge(0)
+    await commit.drain()
+    assert settled.outcomes[b"c"] is None
+    assert issubclass(type(error), ClickledgerError) or refusal is Refusal.OUTCOME_UNKNOWN
+
+
+async def test_refuses_what_cannot_become_durable() -> None:
+    """Without a connection, without a stream record or while stopping, a click is refused at once."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination)
+    destination.why_not = "not connected"
+    assert commit.submit(click(b"a", 0), settled) is Refusal.NOT_DURABLE
+    assert commit.why_not_ready() == "not connected"
+    destination.why_not = ""
+    assert commit.submit(click(b"a", PARTITIONS), settled) is Refusal.CATALOG_NOT_READY
+    await commit.drain()
+    assert commit.submit(click(b"a", 0), settled) is Refusal.STOPPING
+    assert settled.outcomes == {}
+
+
+async def test_drain_waits_for_everything_taken() -> None:
+    """A stop ends only when every click taken before it is settled."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination)
+    commit.submit(click(b"a", 0), settled)
+    commit.submit(click(b"b", 1), settled)
+    draining = asyncio.ensure_future(commit.drain())
+    await turns()
+    assert not draining.done()
+    destination.acknowledge(0)
+    await turns()
+    assert not draining.done()
+    destination.acknowledge(1)
+    await draining
+    assert settled.outcomes == {b"a": None, b"b": None}
