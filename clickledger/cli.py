@@ -18,7 +18,6 @@ from clickledger import commands
 from clickledger.exit_codes import ExitCode
 from shared.errors import ClickledgerError, TransientError
 
-
 _INTERRUPTED = 130  # the shells' convention for Ctrl-C
 
 _HELP = """Click ingestion that loses nothing, counts nothing twice and can prove it.
@@ -68,6 +67,10 @@ def run_command(arguments: list[str]) -> int:
         return _fail(str(exc), ExitCode.UNREACHABLE)
     except ClickledgerError as exc:
         return _fail(str(exc), ExitCode.USAGE if str(exc).startswith("settings: ") else ExitCode.FAILED)
+    except OSError as exc:
+        if exc.filename is None:  # not about a file that the user named: a bug shows its traceback
+            raise
+        return _fail(f"{exc.filename}: {exc.strerror}", ExitCode.FAILED)
     return status if isinstance(status, int) else ExitCode.OK
 
 

@@ -30,4 +30,4 @@ def _register_one(app: typer.Typer, name: str, module: str, summary: str) -> Non
 
     @app.command(name, help=text)
     def service() -> None:
-        importlib.import_module(module).main()
+        raise typer.Exit(importlib.import_module(module).main() or 0)

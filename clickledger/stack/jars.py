@@ -7,7 +7,7 @@ download, because a cache folder can be written by others. The lock holds coordi
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.errors import OperatorError, TransientError
+from shared.errors import ClickledgerError, OperatorError, TransientError
 
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
@@ -28,7 +28,7 @@ ROOTS = ("org.apache.kafka:kafka_2.13:4.1.0", "org.slf4j:slf4j-simple:1.7.36")
 
 _LOCK_HEADER = """\
 # The broker's jars: Maven coordinates and SHA-256 sums. Checked whenever the stack is set up.
-# Made by: python -m clickledger.stack.jars
+# Made by: python -m clickledger.stack.jars --relock
 """
 _DOWNLOADS_AT_ONCE = 8
 _DOWNLOAD_SECONDS_MAX = 60
@@ -166,15 +166,29 @@ def resolve_lock(scratch: Path) -> tuple[Jar, ...]:
     return tuple(sorted(jars))
 
 
-def _main() -> None:
+def _relock() -> None:
     """Write the committed lock anew from ROOTS."""
-    scratch = Path(tempfile.mkdtemp(prefix="clickledger-lock-"))
+    with tempfile.TemporaryDirectory(prefix="clickledger-lock-") as scratch:
+        LOCK_FILE.write_text(format_lock(resolve_lock(Path(scratch))), encoding="utf-8")
+    _say(f"wrote {LOCK_FILE}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _main(arguments: Sequence[str]) -> int:
+    """Set-up: have every jar, checked. `--relock`, for maintainers: write the lock anew."""
     try:
-        LOCK_FILE.write_text(format_lock(resolve_lock(scratch)), encoding="utf-8")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    sys.stdout.write(f"wrote {LOCK_FILE}\n")
+        if list(arguments) == ["--relock"]:
+            _relock()
+        else:
+            ensure_jars(cache_folder(os.environ), say=_say)
+    except ClickledgerError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(_main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+# Every verb implies `setup`, which does nothing when nothing changed: the second run needs no network.
+PYTHON = $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+
+.PHONY: setup demo up test check bench
+
+setup: .venv/.jars
+
+demo: setup
+	@$(BIN)/clickledger up --demo $(ARGS)
+
+up: setup
+	@$(BIN)/clickledger up $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy && $(BIN)/lint-imports
+
+bench: setup
+	@$(BIN)/python -m bench $(ARGS)
+
+# One stamp for each step of the set-up.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "this Python has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+
+.venv/.requirements: requirements.lock | $(BIN)/python
+	@echo "installing the locked requirements into .venv" && $(PIP) --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/.project: pyproject.toml .venv/.requirements
+	@$(PIP) --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+.venv/.jars: clickledger/stack/kafka.lock .venv/.project
+	@$(BIN)/python -m clickledger.stack.jars
+	@touch $@
