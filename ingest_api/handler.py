@@ -187,10 +187,15 @@ def admit(state: HandlerState, method: bytes, found: Found, peer: str, now_ms: i
     """The first three checks: method, authorization, grant."""
     if method != b"POST":
         return state.answers.refuse(Refusal.METHOD)
+    return authenticate(state, found, peer, now_ms, GRANT_CLICKS)
+
+
+def authenticate(state: HandlerState, found: Found, peer: str, now_ms: int, grant: str) -> Caller | Answer:
+    """Authorization and grant, for any endpoint."""
     caller = state.callers.find(found.get(b"authorization", ()), now_ms)
     if isinstance(caller, Refusal):
         return _refuse_stranger(state, caller, found, peer, now_ms)
-    if GRANT_CLICKS not in caller.grants:
+    if grant not in caller.grants:
         seen = state.throttle.take(caller.key_id, caller.rate_limit, 0, now_ms)
         return state.answers.refuse(Refusal.GRANT_MISSING, "", rate_headers(caller, seen))
     return caller
