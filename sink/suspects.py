@@ -42,7 +42,11 @@ class Asked(NamedTuple):
 
 
 class Remembered:
-    """Ids stored as suspect in one partition within the last `REMEMBER_S` seconds; normally empty."""
+    """Ids stored as suspect in one partition within `REMEMBER_S` seconds of its latest block; normally empty.
+
+    The window ends at the latest stored block and not at the present: while the sink or the enricher stands still, the
+    copy that is still to come waits in Kafka, and its time must not run out.
+    """
 
     def __init__(self) -> None:
         self._until_s: dict[bytes, float] = {}
@@ -55,10 +59,10 @@ class Remembered:
         for key in ids:
             self._until_s[key] = max(self._until_s.get(key, 0.0), stored_at_s + REMEMBER_S)
 
-    def prune(self, now_s: float) -> None:
-        """Forget what is too old."""
+    def prune(self, latest_s: float) -> None:
+        """Forget what was stored too long before the partition's latest block, stored at `latest_s`."""
         if self._until_s:
-            self._until_s = {key: until for key, until in self._until_s.items() if until > now_s}
+            self._until_s = {key: until for key, until in self._until_s.items() if until > latest_s}
 
     def watched(self, rows: Sequence[Row]) -> frozenset[bytes]:
         """The ids of a block that must be looked at: its suspects, and those remembered."""

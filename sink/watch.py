@@ -1,0 +1,164 @@
+"""What an operator sees of a partition: metrics, alarms, log lines. Nothing here changes what is stored."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Final, Protocol
+
+from prometheus_client import Counter, Gauge
+
+from shared import metrics
+from shared.errors import OutcomeUnknown, TransientError
+from shared.events import Status
+from sink.blocks import Block, Gap, Row, Unbuildable
+from sink.plans import Decision
+
+log = logging.getLogger(__name__)
+
+SERVICE: Final = "sink"
+
+rows_stored = Counter("clickledger_sink_rows", "Rows stored, by status", ["status"])
+blocks_stored = Counter("clickledger_sink_blocks", "Blocks stored")
+bytes_stored = Counter("clickledger_sink_bytes", "Bytes of the stored blocks as sent to ClickHouse")
+records_read = Counter("clickledger_sink_records", "Enriched records read, by what became of them", ["outcome"])
+decisions = Counter("clickledger_sink_decisions", "What the table said about planned blocks", ["decision"])
+retries = Counter("clickledger_sink_retries", "Steps tried again after an error of the environment", ["kind"])
+partitions_owned = Gauge("clickledger_sink_partitions", "Partitions this member owns")
+lag_records = Gauge("clickledger_sink_lag_records", "Records behind the end of the topic", ["partition"])
+freshness_seconds = Gauge(
+    "clickledger_sink_freshness_seconds", "Age of the newest stored row at its insert", ["partition"]
+)
+buffered_bytes = Gauge("clickledger_sink_buffered_bytes", "Bytes of rows read and not yet stored, all partitions")
+
+_STATUSES: Final = [(status, b'"status":"%b"' % status.encode()) for status in Status]
+_STATUS_BYTES_MAX: Final = 512
+"""The status stands within the first bytes of an enriched record, behind its position and id."""
+
+
+class Alarm(StrEnum):
+    """Why a partition stands still and needs a human."""
+
+    GAP = "gap"
+    OPERATOR = "operator"
+    OFFSETS_LOST = "offsets_lost"
+
+
+class Watch(Protocol):
+    """What an `Owner` reports."""
+
+    def decided(self, decision: Decision) -> None:
+        """The table's answer about a block."""
+
+    def stored(self, block: Block, replaced: Mapping[int, bytes], body_bytes: int) -> None:
+        """An insert was acknowledged; `replaced`: rewritten rows by raw offset."""
+
+    def retried(self, exc: TransientError) -> None:
+        """A step failed for now."""
+
+    def raise_alarm(self, alarm: Alarm, detail: str) -> None:
+        """The partition stands still until a human acts."""
+
+    def clear_alarm(self, alarm: Alarm) -> None:
+        """It goes on."""
+
+    def poison(self, row: Row, cause: Exception) -> None:
+        """A row that cannot be stored was found."""
+
+    def plan_lost(self, lost: Unbuildable) -> None:
+        """A plan cannot be built again."""
+
+    def settling(self, seconds: float) -> None:
+        """Waiting until a former owner's insert cannot be in flight any more."""
+
+
+class PartitionWatch:
+    """`Watch` with metrics and log lines. `alarms` holds what stands now, for readiness."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic, self.partition = topic, partition
+        self.alarms: dict[Alarm, str] = {}
+
+    @property
+    def name(self) -> str:
+        """The partition in log lines."""
+        return f"{self.topic}/{self.partition}"
+
+    def decided(self, decision: Decision) -> None:
+        """Count the table's answer."""
+        decisions.labels(type(decision).__name__).inc()
+
+    def stored(self, block: Block, replaced: Mapping[int, bytes], body_bytes: int) -> None:
+        """Count blocks, bytes and rows by status."""
+        blocks_stored.inc()
+        bytes_stored.inc(body_bytes)
+        freshness_seconds.labels(self.partition).set(max(0.0, time.time() - block.rows[-1].timestamp_ms / 1000))
+        for status, count in _count_statuses([replaced.get(row.raw_offset, row.value) for row in block.rows]).items():
+            rows_stored.labels(status).inc(count)
+
+    def retried(self, exc: TransientError) -> None:
+        """Count and log."""
+        kind = "unknown_outcome" if isinstance(exc, OutcomeUnknown) else "transient"
+        retries.labels(kind).inc()
+        metrics.errors.labels(SERVICE, kind).inc()
+        log.warning("%s: trying again: %s", self.name, exc)
+
+    def raise_alarm(self, alarm: Alarm, detail: str) -> None:
+        """Log once per text; stands in readiness and in the metric until cleared."""
+        if self.alarms.get(alarm) != detail:
+            log.error("%s stands still (%s): %s", self.name, alarm, detail)
+        if alarm not in self.alarms:
+            metrics.alarms.labels(SERVICE, alarm).inc()
+        self.alarms[alarm] = detail
+
+    def clear_alarm(self, alarm: Alarm) -> None:
+        """Log that it goes on."""
+        if self.alarms.pop(alarm, None) is not None:
+            metrics.alarms.labels(SERVICE, alarm).dec()
+            log.warning("%s goes on (%s is over)", self.name, alarm)
+
+    def close(self) -> None:
+        """The partition is not ours any more: its alarms are its next owner's."""
+        for alarm in list(self.alarms):
+            self.alarms.pop(alarm)
+            metrics.alarms.labels(SERVICE, alarm).dec()
+
+    def gap(self, gap: Gap) -> None:
+        """Alarm for missing raw offsets."""
+        self.raise_alarm(
+            Alarm.GAP,
+            f"raw offsets {gap.missing.first} to {gap.missing.last} are missing before Kafka offset {gap.kafka_offset}: "
+            "run `clickledger refill`, or accept the loss with `clickledger audit --accept-gap`",
+        )
+
+    def poison(self, row: Row, cause: Exception) -> None:
+        """Log where it stands; its bytes are in the row's column `raw`."""
+        log.error(
+            "%s: offset %d (raw offset %d) cannot be stored and becomes a malformed row: %s",
+            self.name,
+            row.kafka_offset,
+            row.raw_offset,
+            cause,
+        )
+
+    def plan_lost(self, lost: Unbuildable) -> None:
+        """Log what was planned and found."""
+        log.error("%s: %s cannot be built again, Kafka has up to raw offset %d", self.name, lost.plan, lost.found)
+
+    def settling(self, seconds: float) -> None:
+        """Log how long."""
+        log.warning("%s: waiting %.0f s until no earlier insert can be in flight", self.name, seconds)
+
+
+def _count_statuses(values: Sequence[bytes]) -> dict[Status, int]:
+    """How many rows have which status, without decoding them."""
+    counts: dict[Status, int] = {}
+    rest = values
+    for status, marker in _STATUSES:
+        others = [value for value in rest if value.find(marker, 0, _STATUS_BYTES_MAX) < 0]
+        if len(others) < len(rest):
+            counts[status] = len(rest) - len(others)
+        rest = others
+    return counts

@@ -1,0 +1,391 @@
+"""One partition, as long as it is ours: plan, ask the table, insert, commit with the next plan.
+
+`Owner.run` is the delivery guarantee: the order of its lines *is* the guarantee, and docs/adr/0006 says what a crash
+after each of them leaves behind. Everything it talks to is a port, so that the same lines run against Kafka and
+ClickHouse and against the model of tests/unit/test_sink_machine.py, crashed and rescheduled at every step.
+
+Two clocks bound what a stopped or expelled process can still do when it wakes up. An insert starts only within
+`FRESH_S` of the table's answer *and* of the last commit that the group accepted from us, and ends `INSERT_S` later at
+the latest. So `SETTLE_S` after a partition was assigned, no former owner's insert can be in flight any more. Whatever
+departs from the plan that was found (a second token, other boundaries) waits for that.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, assert_never
+
+from shared.clickhouse import UnknownClickHouseError
+from shared.errors import DataError, OperatorError, TransientError
+from sink.blocks import Block, Row, Unbuildable, block_at_ms, dedup_token, encode_body
+from sink.plans import (
+    AlreadyThere,
+    Decision,
+    Impossible,
+    Insert,
+    Plan,
+    Rewind,
+    StalePlan,
+    Waypoints,
+    decide,
+    decode_plan,
+    encode_plan,
+)
+from sink.poison import find_poison, not_storable
+from sink.suspects import Asked, Remembered, questions, rewritten
+from sink.watch import Alarm, Watch
+
+log = logging.getLogger(__name__)
+
+FRESH_S: Final = 30.0
+"""How old the table's answer and our last accepted commit may be when an insert starts."""
+INSERT_S: Final = 30.0
+"""How long one insert may run, at the client and at the server."""
+SETTLE_S: Final = FRESH_S + INSERT_S + 5.0
+"""After this no insert that was begun before can be in flight."""
+RETRY_S: Final = (0.2, 5.0)
+"""First and longest pause after a transient error; it doubles in between and is jittered."""
+OPERATOR_RETRY_S: Final = 10.0
+"""Pause after an error that a human must mend, before it is probed again."""
+UNKNOWN_TRIES: Final = 5
+"""Tries after an error of no known class before a row is suspected."""
+
+
+class Table(Protocol):
+    """One partition's rows in ClickHouse. Every call raises the classes of shared.errors."""
+
+    start: int
+    """The stream's first raw offset in this partition."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Hold one of the member's places for inserting."""
+
+    async def highest(self) -> int:
+        """The highest stored raw offset; the stream's start - 1 when there is none."""
+
+    async def accepted_copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, str]:
+        """The click digest of the accepted row, up to `raw_before`, of each asked id that has one."""
+
+    async def recent_suspects(self) -> Sequence[tuple[bytes, float]]:
+        """(id, seconds from its insert to the partition's latest) of what was stored as suspect a short while ago."""
+
+    async def insert(self, body: bytes, token: str) -> None:
+        """Insert a block as one part."""
+
+    async def probe(self, body: bytes) -> None:
+        """Raise DataError where `insert` would, and store nothing."""
+
+
+class Group(Protocol):
+    """The group's committed position of this partition, under one assignment. Both raise NotOwned after its end."""
+
+    async def committed(self) -> tuple[int, str] | None:
+        """(next offset, metadata); None when there is none. Raises TransientError when it is unknown."""
+
+    async def commit(self, next_offset: int, metadata: str) -> None:
+        """Commit under the generation of this assignment only."""
+
+
+class Feed(Protocol):
+    """Blocks cut from the topic."""
+
+    async def begin_offset(self) -> int:
+        """The earliest record kept in Kafka."""
+
+    def restart(self, position: int, taken: int, plan: Plan | None = None) -> None:
+        """Read again from a Kafka offset; everything up to raw offset `taken` is stored. `plan`: cut it first."""
+
+    async def next_block(self) -> Block | Unbuildable:
+        """Wait until a block is due."""
+
+    def due_block(self) -> Block | None:
+        """A block that is due already."""
+
+
+class Clock(Protocol):
+    """Time that goes on while the process is stopped or the machine sleeps."""
+
+    def now_s(self) -> float:
+        """Seconds since an arbitrary moment."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since the epoch."""
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _persistently(
+    step: Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]]:
+    """Do a step again after errors of the environment, with pauses, until it works. NotOwned ends it."""
+
+    @functools.wraps(step)
+    async def persistent(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        pause_s = RETRY_S[0]
+        while True:
+            try:
+                result = await step(self, *args, **kwargs)
+            except OperatorError as exc:
+                self.watch.raise_alarm(Alarm.OPERATOR, str(exc))
+                await self.clock.pause(OPERATOR_RETRY_S)
+            except TransientError as exc:
+                self.watch.retried(exc)
+                await self.clock.pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                pause_s = min(2 * pause_s, RETRY_S[1])
+            else:
+                self.watch.clear_alarm(Alarm.OPERATOR)
+                return result
+
+    return persistent
+
+
+class Owner:
+    """The owner of one partition for the time of one assignment."""
+
+    def __init__(
+        self,
+        stream: str,
+        partition: int,
+        *,
+        table: Table,
+        group: Group,
+        feed: Feed,
+        clock: Clock,
+        watch: Watch,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self.stream, self.partition = stream, partition
+        self.table, self.group, self.feed, self.clock, self.watch = table, group, feed, clock, watch
+        self._settle_s = settle_s
+        self._quiet_from_s = clock.now_s()  # no insert but ours began after this
+        self._proved_at_s = float("-inf")  # when we last began a commit that the group accepted
+        self._waypoints = Waypoints()
+        self._acknowledged: dict[Plan, int] = {}
+        self._poison: dict[int, Row] = {}
+        self._unknown_errors = 0
+        self._remembered = Remembered()
+        self._last_stored_s = clock.now_s()
+
+    async def run(self) -> None:
+        """Store blocks until the partition is taken away (NotOwned)."""
+        await self.resume()
+        block: Block | None = None
+        while True:
+            if block is None:
+                block = await self.next_block()
+                await self.commit(block.plan)  # plan
+            if not await self.store(block):  # ask the table, insert
+                block = None  # the table stands elsewhere: the feed starts again from there
+                continue
+            following = self.feed.due_block()
+            if following is None and not await self.store(block):  # idle: see the block in the table
+                block = None
+                continue
+            await self.commit(following.plan if following else block.plan.after())  # commit, with the next plan
+            block = following
+
+    @_persistently
+    async def resume(self) -> None:
+        """Start the feed where the committed plan and the table say. A plan that was not carried out is built again."""
+        committed = await self.group.committed()
+        await self._reload_suspects()
+        highest = await self.table.highest()
+        if committed is None:  # a new stream, or a group that lost its offsets, and a plan with them
+            await self._start_over(highest, settle=highest >= self.table.start)
+            return
+        next_offset, metadata = committed
+        plan = decode_plan(metadata)
+        if plan is None:
+            self.feed.restart(next_offset, highest)
+            return
+        match decide(plan, highest):
+            case Insert():
+                self.feed.restart(plan.first, plan.raw_before, plan)
+            case AlreadyThere() | StalePlan():
+                self.feed.restart(plan.next_offset, highest)
+            case Rewind():
+                await self._start_over(highest, settle=True)
+            case Impossible():
+                raise OperatorError(self._impossible(plan, highest))
+
+    async def next_block(self) -> Block:
+        """The next block; a plan whose records are gone is given up once nobody can be storing it."""
+        while True:
+            block = await self.feed.next_block()
+            if isinstance(block, Block):
+                self._waypoints.note(block.plan)
+                return block
+            self.watch.plan_lost(block)
+            await self._give_up_plan()
+
+    @_persistently
+    async def _give_up_plan(self) -> None:
+        await self._start_over(await self.table.highest(), settle=True)
+
+    @_persistently
+    async def commit(self, plan: Plan) -> None:
+        """Register a plan at its first offset: what will be inserted next, or (empty) how far the table is."""
+        await self._commit(plan)
+
+    async def _commit(self, plan: Plan) -> None:
+        began_s = self.clock.now_s()
+        await self.group.commit(plan.first, encode_plan(plan))
+        self._proved_at_s = began_s
+        self._waypoints.note(plan)
+
+    @_persistently
+    async def store(self, block: Block) -> bool:
+        """Bring a planned block into the table.
+
+        True when the table has it, as far as it told us; False when the table stands elsewhere, and the feed has been
+        restarted from there.
+        """
+        while True:
+            if not self._is_fresh(self._proved_at_s):
+                await self._commit(block.plan)
+            async with self.table.turn():
+                asked_at_s = self.clock.now_s()
+                highest = await self.table.highest()
+                decision = decide(block.plan, highest, self._acknowledged.get(block.plan, 0))
+                self.watch.decided(decision)
+                if isinstance(decision, Insert) and not (decision.attempt and self._unsettled_s() > 0):
+                    body, replaced = await self._body(block)
+                    if not (self._is_fresh(asked_at_s) and self._is_fresh(self._proved_at_s)):
+                        continue
+                    if await self._insert(block, body, decision.attempt):
+                        self.watch.stored(block, replaced, len(body))
+                        return True
+                    continue
+            done = await self._follow(block, decision)
+            if done is not None:
+                return done
+
+    async def _follow(self, block: Block, decision: Decision) -> bool | None:
+        """Act on an answer that is not "insert now"; None: ask again."""
+        match decision:
+            case AlreadyThere():
+                self._note_stored(block)
+                return True
+            case StalePlan(highest):
+                await self._reload_suspects()
+                self.feed.restart(block.plan.next_offset, highest)
+                return False
+            case Rewind(highest):
+                await self._start_over(highest, settle=True)
+                return False
+            case Insert():
+                await self._settle()
+                return None
+            case Impossible(highest):
+                raise OperatorError(self._impossible(block.plan, highest))
+            case _:
+                assert_never(decision)
+
+    async def _insert(self, block: Block, body: bytes, attempt: int) -> bool:
+        """Insert; False when a row was found that cannot be stored, and the block must be made again without it."""
+        quiet_from_s, self._quiet_from_s = self._quiet_from_s, self.clock.now_s()  # until answered, it may be in flight
+        try:
+            await self.table.insert(body, dedup_token(self.stream, self.partition, block, attempt))
+        except DataError as exc:
+            await self._find_poison(block, exc)
+            return False
+        except UnknownClickHouseError as exc:
+            self._unknown_errors += 1
+            if self._unknown_errors < UNKNOWN_TRIES:
+                raise
+            await self._find_poison(block, exc)
+            return False
+        self._quiet_from_s = quiet_from_s
+        self._acknowledged[block.plan] = self._acknowledged.get(block.plan, 0) + 1
+        self._note_stored(block)
+        return True
+
+    def _note_stored(self, block: Block) -> None:
+        self._last_stored_s = self.clock.now_s()
+        self._remembered.add((row.key for row in block.rows if row.is_suspect), self._last_stored_s)
+        self._poison.clear()
+        self._unknown_errors = 0
+        self._acknowledged = {p: n for p, n in self._acknowledged.items() if p in self._waypoints.plans}
+
+    async def _body(self, block: Block) -> tuple[bytes, dict[int, bytes]]:
+        """The block's bytes, and the rows (by raw offset) that were rewritten.
+
+        Second copies of clicks become duplicates, rows that cannot be stored become malformed.
+        """
+        poison = self._poison | {row.raw_offset: row for row in block.rows if row.is_broken}
+        replaced: dict[int, bytes] = {}
+        self._remembered.prune(self._last_stored_s)
+        watched = self._remembered.watched(block.rows)
+        if watched:
+            rows = [row for row in block.rows if row.raw_offset not in poison]
+            stored = await self.table.accepted_copies(questions(rows, watched), block.plan.raw_before)
+            replaced = rewritten(rows, watched, stored)
+        for raw_offset, row in poison.items():
+            replaced[raw_offset] = not_storable(row, self.stream, self.partition, self.clock.wall_ms())
+        return encode_body(block.rows, block_at_ms(block.rows[0]), replaced), replaced
+
+    async def _find_poison(self, block: Block, cause: Exception) -> None:
+        """Find the rows that ClickHouse refuses. Raises OperatorError when it refuses the block but none of its rows."""
+        at_ms = block_at_ms(block.rows[0])
+
+        async def probe(rows: Sequence[Row]) -> None:
+            await self.table.probe(encode_body(rows, at_ms, {}))
+
+        candidates = [row for row in block.rows if not row.is_broken and row.raw_offset not in self._poison]
+        found = await find_poison(candidates, probe)
+        if not found:
+            raise OperatorError(
+                f"partition {self.partition}, raw offsets {block.rows[0].raw_offset} to {block.rows[-1].raw_offset}: "
+                f"the block is refused but each row alone is taken: {cause}"
+            )
+        for row in found:
+            self.watch.poison(row, cause)
+        self._poison |= {row.raw_offset: row for row in found}
+
+    async def _start_over(self, highest: int, *, settle: bool) -> None:
+        """Read again from where the table ends: the very block that is missing if we know it, else all of Kafka.
+
+        `settle`: somebody may still be storing a block with other boundaries; wait until that is over and look again.
+        """
+        if settle and await self._settle():
+            highest = await self.table.highest()
+        plan = self._waypoints.at(highest)
+        if plan is None:
+            self.feed.restart(await self.feed.begin_offset(), highest)
+        else:
+            self.feed.restart(plan.first, highest, plan if plan.raw_last > highest else None)
+
+    async def _reload_suspects(self) -> None:
+        self._last_stored_s = self.clock.now_s()
+        for key, age_s in await self.table.recent_suspects():
+            self._remembered.add([key], self._last_stored_s - age_s)
+
+    async def _settle(self) -> bool:
+        """Wait until no insert that began before can be in flight; False when that was so already."""
+        waited = False
+        while (seconds := self._unsettled_s()) > 0:
+            waited = True
+            self.watch.settling(seconds)
+            await self.clock.pause(min(seconds, 5.0))
+        return waited
+
+    def _unsettled_s(self) -> float:
+        return self._quiet_from_s + self._settle_s - self.clock.now_s()
+
+    def _is_fresh(self, at_s: float) -> bool:
+        return self.clock.now_s() - at_s <= FRESH_S
+
+    def _impossible(self, plan: Plan, highest: int) -> str:
+        return (
+            f"partition {self.partition}: the table ends at raw offset {highest}, inside the planned block "
+            f"{plan.raw_before + 1} to {plan.raw_last}: blocks are atomic, so another writer or a deletion did this"
+        )

@@ -1,0 +1,320 @@
+"""A small Kafka partition and a small ClickHouse table for the sink's `Owner`, driven one step at a time.
+
+`Owner` runs unchanged. Each call of a port is an `Op`: the owner's coroutine is suspended until the test lets the
+operation take effect, and then again until the test delivers its answer, so it can be crashed, overtaken or failed
+before and after each effect. Inserts are modelled as ClickHouse makes them: the token and the part are two steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import orjson
+
+from shared.errors import NotOwned, OutcomeUnknown, TransientError
+from shared.events import HEADER_SUSPECT, Status, encode_raw_offset
+from sink.blocks import Block, Intake, Limits, Unbuildable
+from sink.plans import Plan
+from sink.suspects import REMEMBER_S, Asked
+from sink.worker import INSERT_S, Owner
+
+T = TypeVar("T")
+
+STREAM = "s1"
+LIMITS = Limits(rows_max=3, bytes_max=1 << 20, age_ms=500)
+WAITING = "wait"
+
+
+class Record(NamedTuple):
+    """A Kafka record as far as the sink reads it."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+@dataclass
+class Op(Generic[T]):
+    """One operation of a port: what it does when it takes effect, and what it is called."""
+
+    name: str
+    effect: Callable[[], T]
+
+    def __await__(self) -> Generator[Op[T], T, T]:
+        return (yield self)
+
+
+@dataclass
+class Part:
+    """The rows of one insert, by raw offset."""
+
+    rows: dict[int, dict[str, Any]]
+    inserted_s: float
+
+
+@dataclass
+class World:
+    """Kafka, ClickHouse and time."""
+
+    token_first: bool = True
+    now_s: float = 1_000.0
+    log: list[Record] = field(default_factory=list)
+    written: dict[int, tuple[str, bool]] = field(default_factory=dict)
+    """(transaction-id, suspect) of each raw offset."""
+    committed: tuple[int, str] | None = None
+    generation: int = 0
+    parts: list[Part] = field(default_factory=list)
+    tokens: dict[str, None] = field(default_factory=dict)
+    server_starts: int = 0
+
+    def write(self, raw_offset: int) -> None:
+        """Append an enriched record."""
+        transaction_id, suspect = self.written[raw_offset]
+        value = orjson.dumps(
+            {
+                "v": 1,
+                "stream": STREAM,
+                "raw_partition": 0,
+                "raw_offset": raw_offset,
+                "transaction_id": transaction_id,
+                "status": Status.ACCEPTED,
+                "suspect": suspect,
+                "received_at": 1_700_000_000_000,
+                "expires_at": 1_800_000_000_000,
+            }
+        )
+        headers = [("raw_offset", encode_raw_offset(raw_offset))] + ([(HEADER_SUSPECT, b"1")] if suspect else [])
+        self.log.append(Record(len(self.log), 1_700_000_000_000, transaction_id.encode(), value, tuple(headers)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every stored row."""
+        return [row for part in self.parts for row in part.rows.values()]
+
+    def highest(self) -> int:
+        """The highest stored raw offset."""
+        return max((raw for part in self.parts for raw in part.rows), default=-1)
+
+
+@dataclass
+class ModelTable:
+    """ClickHouse as one owner sees it."""
+
+    world: World
+    start: int = 0
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """There is always a place."""
+        return nullcontext()
+
+    async def highest(self) -> int:
+        """Ask the table."""
+        return await Op("highest", self.world.highest)
+
+    async def accepted_copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, str]:
+        """Look up accepted rows before the block."""
+        ids = {question.transaction_id for question in asked}
+
+        def look() -> dict[str, str]:
+            return {
+                row["transaction_id"]: ""
+                for row in self.world.rows()
+                if row["transaction_id"] in ids
+                and row["status"] == Status.ACCEPTED
+                and row["raw_offset"] <= raw_before
+            }
+
+        return await Op("accepted_copies", look)
+
+    async def recent_suspects(self) -> Sequence[tuple[bytes, float]]:
+        """Reload the suspects of the window that ends with the latest part."""
+
+        def look() -> list[tuple[bytes, float]]:
+            latest = max((part.inserted_s for part in self.world.parts), default=0.0)
+            return [
+                (row["transaction_id"].encode(), latest - part.inserted_s)
+                for part in self.world.parts
+                for row in part.rows.values()
+                if row["suspect"] and latest - part.inserted_s <= REMEMBER_S
+            ]
+
+        return await Op("recent_suspects", look)
+
+    async def insert(self, body: bytes, token: str) -> None:
+        """Token and part in two steps, in the order of this server; late ones are ended by the server."""
+        world, began_s, began_with = self.world, self.world.now_s, self.world.server_starts
+        rows = {row["raw_offset"]: row for row in map(orjson.loads, body.splitlines())}
+
+        def check() -> None:
+            if world.server_starts != began_with:
+                raise OutcomeUnknown("the server went away")
+            if world.now_s - began_s > INSERT_S:
+                raise TransientError("the insert took too long")
+
+        def begin() -> bool:
+            check()
+            if token in world.tokens:
+                return False
+            if world.token_first:
+                world.tokens[token] = None
+            return True
+
+        def finish() -> None:
+            check()
+            if not world.token_first and token in world.tokens:
+                return
+            world.parts.append(Part(rows, world.now_s))
+            world.tokens[token] = None
+
+        if await Op("insert", begin):
+            await Op("insert", finish)
+
+    async def probe(self, body: bytes) -> None:
+        """Every row can be stored."""
+
+
+@dataclass
+class ModelGroup:
+    """The group's coordinator, as the owner of one generation sees it."""
+
+    world: World
+    generation: int
+
+    async def committed(self) -> tuple[int, str] | None:
+        """Fetch the committed position."""
+        return await Op("committed", lambda: self.world.committed)
+
+    async def commit(self, next_offset: int, metadata: str) -> None:
+        """Refused to any but the current generation."""
+
+        def effect() -> None:
+            if self.generation != self.world.generation:
+                raise NotOwned("fenced")
+            self.world.committed = (next_offset, metadata)
+
+        await Op("commit", effect)
+
+
+class ModelFeed:
+    """The real `Intake` over the model's log."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.intake = Intake(STREAM, 0)
+
+    async def begin_offset(self) -> int:
+        """Nothing is ever deleted."""
+        return await Op("begin_offset", lambda: 0)
+
+    def restart(self, position: int, taken: int, plan: Plan | None = None) -> None:
+        """Seek."""
+        self.intake.restart(position, taken, plan)
+
+    async def next_block(self) -> Block | Unbuildable:
+        """Read two records at a time until a block is due."""
+        while self.intake.due_in_ms(LIMITS, self._now_ms()) != 0:
+            await Op(WAITING, self._read)
+        return self.intake.cut(LIMITS)
+
+    def due_block(self) -> Block | None:
+        """A block that is due already."""
+        if self.intake.due_in_ms(LIMITS, self._now_ms()) != 0:
+            return None
+        block = self.intake.cut(LIMITS)
+        return block if isinstance(block, Block) else None
+
+    def _read(self) -> None:
+        self.intake.offer(self.world.log[self.intake.position : self.intake.position + 2], self._now_ms())
+
+    def _now_ms(self) -> int:
+        return int(self.world.now_s * 1000)
+
+
+@dataclass
+class ModelClock:
+    """The world's time; a pause ends when the owner is stepped."""
+
+    world: World
+
+    def now_s(self) -> float:
+        """Seconds."""
+        return self.world.now_s
+
+    def wall_ms(self) -> int:
+        """Milliseconds."""
+        return int(self.world.now_s * 1000)
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep."""
+        until_s = self.world.now_s + seconds
+
+        def effect() -> None:
+            self.world.now_s = max(self.world.now_s, until_s)
+
+        await Op("pause", effect)
+
+
+class SilentWatch:
+    """Counts what is reported by name."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: self.seen.append((name, args))
+
+
+class Process:
+    """One member's owner coroutine. It lives on after it lost the partition, until it notices or is crashed."""
+
+    def __init__(self, world: World) -> None:
+        world.generation += 1
+        self.watch = SilentWatch()
+        self.feed = ModelFeed(world)
+        owner = Owner(
+            STREAM,
+            0,
+            table=ModelTable(world),
+            group=ModelGroup(world, world.generation),
+            feed=self.feed,
+            clock=ModelClock(world),
+            watch=self.watch,
+        )
+        self._run: Coroutine[Op[Any], Any, None] = owner.run()
+        self.pending: Op[Any] | None = self._run.send(None)
+        self._answer: tuple[Any, Exception | None] | None = None
+
+    def step(self, fault: str = "none") -> None:
+        """Let the pending operation take effect, or deliver its answer.
+
+        `fault`: `before` fails it without effect, `after` loses the answer of an effect.
+        """
+        if self.pending is None:
+            return
+        if self._answer is None:
+            self._answer = self._take_effect(self.pending, fault)
+            return
+        (result, error), self._answer = self._answer, None
+        try:
+            self.pending = self._run.send(result) if error is None else self._run.throw(error)
+        except NotOwned:
+            self.pending = None
+
+    def _take_effect(self, op: Op[Any], fault: str) -> tuple[Any, Exception | None]:
+        can_fail = op.name not in {"pause", WAITING}
+        if fault == "before" and can_fail:
+            return None, TransientError("injected")
+        try:
+            result = op.effect()
+        except (NotOwned, TransientError) as exc:
+            return None, exc
+        return (None, OutcomeUnknown("injected")) if fault == "after" and can_fail else (result, None)
+
+    def crash(self) -> None:
+        """End at once."""
+        self._run.close()
+        self.pending = None
