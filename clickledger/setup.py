@@ -65,7 +65,7 @@ async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
 async def _apply_table(clickhouse: ClickHouse, say: Callable[[str], None]) -> None:
     from sink.ddl import apply_ddl
 
-    for applied in await apply_ddl(clickhouse):
+    for applied in await apply_ddl(clickhouse, clickhouse.database):
         say(f"table: applied {applied}")
 
 

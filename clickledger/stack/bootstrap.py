@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from clickledger.keyring import SECRET_BYTES, create_key, create_tenant
 from clickledger.stack.ready import TenantKeys
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Entry, Kind, followed, promotion_key
 from shared.kafka import Producer
+from shared.keys import Grant, digest_of
 from shared.settings import CatalogSettings, KafkaSettings
 
 DEFAULT_TENANT = "default"
@@ -20,35 +22,39 @@ DEMO_TENANT = "demo"
 DEMO_SHORT_URL = "http://shortdomain/dsltrack/employee/j460A8"  # the published example's
 
 _FIRST_PROMOTION = "first-steps"
-_SECRET_BYTES = 32
 _CATALOG_SECONDS_MAX = 120.0
 
 # One key for each job, so that the one that sits in an app can read nothing.
-_GRANTS = {"key": ["shortlinkclicks"], "reports_key": ["reports", "webhooks"], "admin_key": ["admin"]}
+_GRANTS = {"key": [Grant.CLICKS], "reports_key": [Grant.REPORTS, Grant.WEBHOOKS], "admin_key": [Grant.ADMIN]}
 
 
-def first_entries(tenant: str, short_url: str, keys: TenantKeys, now_ms: int) -> list[Entry]:
-    """Catalog records of a local tenant: itself, its three keys, one promotion and one link."""
+class Made(NamedTuple):
+    """A new tenant's plain secrets and its catalog records."""
+
+    keys: TenantKeys
+    entries: list[Entry]
+
+
+def make_tenant(tenant: str, short_url: str, random_bytes: Callable[[int], bytes], now_ms: int) -> Made:
+    """Make a local tenant: itself, a key for each job, one promotion and one link."""
+    issued = {
+        name: create_key(
+            key_id=f"{tenant}-{name.removesuffix('_key')}",
+            tenant=tenant,
+            grants=grants,
+            random_bytes=random_bytes(SECRET_BYTES),
+            now_ms=now_ms,
+        )
+        for name, grants in _GRANTS.items()
+    }
     link = short_url.removeprefix("http://")
-    return [
-        Entry(Kind.TENANT, tenant, _tenant(tenant)),
-        *(
-            Entry(Kind.KEY, f"{tenant}-{name}", _key(tenant, f"{tenant}-{name}", grants, getattr(keys, name), now_ms))
-            for name, grants in _GRANTS.items()
-        ),
+    entries = [
+        Entry(Kind.TENANT, tenant, create_tenant(tenant)),
+        *(Entry(Kind.KEY, each.record["key_id"], each.record) for each in issued.values()),
         Entry(Kind.PROMOTION, promotion_key(tenant, _FIRST_PROMOTION), _promotion(tenant, now_ms)),
         Entry(Kind.LINK, link, _link(tenant, link, now_ms)),
     ]
-
-
-def new_keys() -> TenantKeys:
-    """Three fresh secrets of 256 random bits."""
-    return TenantKeys(**{name: secrets.token_urlsafe(_SECRET_BYTES) for name in _GRANTS})
-
-
-def digest_of(secret: str) -> str:
-    """What the catalog keeps of a secret."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return Made(TenantKeys(**{name: each.secret for name, each in issued.items()}), entries)
 
 
 async def ensure_tenant(
@@ -60,15 +66,14 @@ async def ensure_tenant(
     """
     if known is not None and await _has_keys(kafka, catalog, known):
         return known
-    keys = new_keys()
+    made = make_tenant(tenant, short_url, secrets.token_bytes, time.time_ns() // 1_000_000)
     producer = Producer(kafka, "clickledger-up")
     await producer.start()
     try:
-        entries = first_entries(tenant, short_url, keys, time.time_ns() // 1_000_000)
-        await CatalogWriter(kafka, producer).put_many(entries)
+        await CatalogWriter(kafka, producer).put_many(made.entries)
     finally:
         await producer.close()
-    return keys
+    return made.keys
 
 
 async def _has_keys(kafka: KafkaSettings, settings: CatalogSettings, keys: TenantKeys) -> bool:
@@ -77,25 +82,8 @@ async def _has_keys(kafka: KafkaSettings, settings: CatalogSettings, keys: Tenan
         follower = CatalogFollower(settings, kafka, folder, (Kind.KEY,))
         with followed(Catalog(settings, folder), follower) as catalog:
             await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
-            found = [catalog.key_by_digest(digest_of(getattr(keys, name))) for name in _GRANTS]
+            found = [catalog.key_by_digest(digest_of(getattr(keys, name).encode())) for name in _GRANTS]
     return all(record is not None and not record["revoked"] for record in found)
-
-
-def _tenant(tenant: str) -> dict[str, Any]:
-    return {"v": 1, "tenant": tenant, "retention_days": 90, "privacy": "store", "zone": "UTC", "rate_limit": 10_000}
-
-
-def _key(tenant: str, key_id: str, grants: list[str], secret: str, now_ms: int) -> dict[str, Any]:
-    return {
-        "v": 1,
-        "key_id": key_id,
-        "tenant": tenant,
-        "grants": grants,
-        "secrets": [{"digest": digest_of(secret), "created_at": now_ms, "expires_at": None}],
-        "rate_limit": None,
-        "revoked": False,
-        "caller_user_agent": False,
-    }
 
 
 def _promotion(tenant: str, now_ms: int) -> dict[str, Any]:

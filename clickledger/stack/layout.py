@@ -72,7 +72,8 @@ class Layout:
 def lay_out(options: Options, jars: Sequence[Path]) -> Layout:
     """Choose ports and folders. Raises OperatorError when a named port is taken or the broker count changed."""
     ports = choose_ports(options.port)
-    if occupied := taken([ports.api, ports.reports, ports.clickhouse, ports.kafka]):
+    public = [ports.api, ports.reports, ports.clickhouse, ports.kafka]
+    if occupied := taken(public):
         raise OperatorError(f"port {occupied[0]} is taken: stop what listens there, or choose others with --port N")
     folder = options.data / "kafka"
     made_with = len(list(folder.glob("broker-*")))
@@ -80,8 +81,8 @@ def lay_out(options: Options, jars: Sequence[Path]) -> Layout:
         raise OperatorError(
             f"{options.data} was made with --brokers {made_with}: go on with that, or use another --data"
         )
-    kafka_ports = [ports.kafka, *free_ports(options.brokers - 1)]
-    cluster = local_cluster(folder, jars, kafka_ports, free_ports(options.brokers))
+    more = free_ports(2 * options.brokers - 1, besides=public)
+    cluster = local_cluster(folder, jars, [ports.kafka, *more[options.brokers :]], more[: options.brokers])
     return Layout(options, ports, cluster, secrets.token_urlsafe(24))
 
 

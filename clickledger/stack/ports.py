@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from shared.errors import TransientError
 
 HOST = "127.0.0.1"
 
@@ -36,17 +39,19 @@ def taken(ports: list[int]) -> list[int]:
     return [port for port in ports if not _can_bind(port)]
 
 
-def free_ports(count: int) -> list[int]:
-    """`count` different ports that could be bound just now. Raises OSError when none is found in 200 tries each."""
+def free_ports(count: int, besides: Collection[int] = ()) -> list[int]:
+    """`count` different ports, none of `besides`, that could be bound just now. Raises TransientError when none is found."""
     found: list[int] = []
     source = random.SystemRandom()
     for _ in range(_TRIES_MAX * count):
-        port = source.randint(_FREE_FIRST, _FREE_LAST)
-        if port not in found and _can_bind(port):
-            found.append(port)
         if len(found) == count:
-            return found
-    raise OSError(f"no {count} free ports between {_FREE_FIRST} and {_FREE_LAST}")
+            break
+        port = source.randint(_FREE_FIRST, _FREE_LAST)
+        if port not in found and port not in besides and _can_bind(port):
+            found.append(port)
+    if len(found) < count:
+        raise TransientError(f"no {count} free ports between {_FREE_FIRST} and {_FREE_LAST}")
+    return found
 
 
 def _can_bind(port: int) -> bool:

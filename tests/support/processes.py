@@ -47,6 +47,7 @@ class Child:
         return self._end(signal.SIGKILL, 20.0)
 
     def _end(self, number: int, seconds_max: float) -> int:
+        """Send the signal and wait; calling it for an ended process is harmless."""
         if self.alive:
             os.killpg(self.pid, number)
         try:

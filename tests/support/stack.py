@@ -6,15 +6,20 @@ seeing each other. `kafka_bootstrap`, `clickhouse_url` and `names` are the publi
 
 from __future__ import annotations
 
+import http.client
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from clickledger.stack.guard import Guard
 from tests.support.brokers import LocalBrokers
+from tests.support.clickhouse import LocalClickHouse
+from tests.support.full_stack import FullStack, start_service
+from tests.support.processes import Child
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +108,98 @@ def three_brokers(_three_brokers: LocalBrokers) -> LocalBrokers:
     """A cluster of three, all running when the test begins; the test may kill any of them."""
     _three_brokers.ensure_all()
     return _three_brokers
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server(guard: Guard, stack_folder: Path) -> Iterator[LocalClickHouse]:
+    """The one ClickHouse server of this test run. A test that kills it must start it again."""
+    server = LocalClickHouse(guard, stack_folder / "clickhouse")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def clickhouse_url(clickhouse_server: LocalClickHouse) -> str:
+    """`http://user:password@host:port` of a real ClickHouse, its owner's access; append `/database`."""
+    return clickhouse_server.url
+
+
+@pytest.fixture
+def database_url(clickhouse_url: str, names: Names) -> Iterator[str]:
+    """`CLICKLEDGER_CLICKHOUSE_URL` with a database of the test's own, made now and dropped after the test."""
+    execute(clickhouse_url, f"CREATE DATABASE `{names.database}`")
+    yield f"{clickhouse_url}/{names.database}"
+    execute(clickhouse_url, f"DROP DATABASE IF EXISTS `{names.database}` SYNC")
+
+
+def execute(url: str, sql: str) -> str:
+    """Run one statement over HTTP and give the answer's text. Raises RuntimeError with ClickHouse's own words."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60.0)
+    headers = {"X-ClickHouse-User": address.username or "default", "X-ClickHouse-Key": address.password or ""}
+    if database := address.path.strip("/"):
+        headers["X-ClickHouse-Database"] = database
+    try:
+        connection.request("POST", "/", body=sql.encode(), headers=headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise RuntimeError(f"{sql[:200]}: {text}")
+    return text
+
+
+@pytest.fixture(scope="session")
+def full_stack(guard: Guard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullStack]:
+    """One `clickledger up` for all end-to-end tests that leave it running and whole."""
+    stack = FullStack(guard, tmp_path_factory.mktemp("up"))
+    yield stack
+    stack.close()
+
+
+StartStack = Callable[..., FullStack]
+
+
+@pytest.fixture
+def start_stack(guard: Guard, tmp_path: Path) -> Iterator[StartStack]:
+    """Start a `clickledger up` of the test's own: `start_stack("--brokers", "3")`; ended with the test."""
+    started: list[FullStack] = []
+
+    def start(*arguments: str, env: Mapping[str, str] | None = None) -> FullStack:
+        stack = FullStack(guard, tmp_path / f"up-{len(started)}", *arguments, env=env)
+        started.append(stack)
+        return stack
+
+    yield start
+    for stack in started:
+        stack.close()
+
+
+RunService = Callable[..., Child]
+
+
+@pytest.fixture
+def run_service(
+    guard: Guard, tmp_path: Path, kafka_bootstrap: str, database_url: str, names: Names
+) -> Iterator[RunService]:
+    """Start one service on the shared broker and server: `run_service("sink")`; ended with the test.
+
+    It gets this test's topics and database; further settings as keywords: `run_service("api", CLICKLEDGER_API_PORT="…")`.
+    """
+    started: list[Child] = []
+
+    def run(name: str, **settings: str) -> Child:
+        env = {
+            "CLICKLEDGER_KAFKA_BOOTSTRAP": kafka_bootstrap,
+            "CLICKLEDGER_CLICKHOUSE_URL": database_url,
+            **names.env(),
+            **settings,
+        }
+        child = start_service(guard, name, tmp_path / f"{name}-{len(started)}", env)
+        started.append(child)
+        return child
+
+    yield run
+    for child in reversed(started):
+        child.kill()

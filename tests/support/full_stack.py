@@ -1,0 +1,98 @@
+"""`clickledger up` as a user starts it, and single services with an environment of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clickledger.stack.guard import Guard
+from tests.support.clickhouse import http_ok
+from tests.support.processes import Child, wait_until
+
+_READY_SECONDS_MAX = 180.0
+
+
+def clean_env() -> dict[str, str]:
+    """This process's environment without any of our settings."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("CLICKLEDGER_")}
+
+
+class FullStack:
+    """A running `clickledger up` on free ports; `stop()` ends it, `start()` goes on from the same data."""
+
+    def __init__(self, guard: Guard, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Start it and wait for its ready file. `arguments` are further options of `up`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.data = folder / "data"
+        self.ready_file = folder / "ready.json"
+        self._guard, self._arguments = guard, arguments
+        self._env = {**clean_env(), **(env or {})}
+        self.supervisor = self._spawn()
+        self.wait_ready()
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """The ready file's content now."""
+        found: dict[str, Any] = json.loads(self.ready_file.read_text(encoding="utf-8"))
+        return found
+
+    def pids(self) -> list[int]:
+        """Process ids of everything that works."""
+        listed = (each if isinstance(each, list) else [each] for each in self.ready["pids"].values())
+        return [pid for group in listed for pid in group]
+
+    def start(self) -> None:
+        """Start again on the same data and wait for the ready file."""
+        self.supervisor = self._spawn()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until everything answers; fails with the stack's last lines."""
+        wait_until(self.ready_file.exists, self.supervisor, "clickledger up", _READY_SECONDS_MAX)
+
+    def stop(self) -> int:
+        """SIGTERM; gives the exit status."""
+        return self.supervisor.stop(60.0)
+
+    def close(self) -> None:
+        """End it at the end of a test."""
+        if self.supervisor.alive:
+            self.stop()
+
+    def _spawn(self) -> Child:
+        self.ready_file.unlink(missing_ok=True)
+        command = [
+            *(sys.executable, "-m", "clickledger", "up"),
+            *("--data", str(self.data)),
+            *("--port", "0"),
+            *("--ready-file", str(self.ready_file)),
+            *self._arguments,
+        ]
+        return Child(self._guard, command, self.folder / "up.log", self._env)
+
+
+def start_service(guard: Guard, name: str, folder: Path, env: Mapping[str, str]) -> Child:
+    """Start `clickledger <name>` with these settings and wait until its health endpoint says ready.
+
+    `folder` becomes CLICKLEDGER_DATA unless `env` names another.
+    """
+    data = Path(env.get("CLICKLEDGER_DATA", str(folder)))
+    settings = {**clean_env(), "CLICKLEDGER_DATA": str(data), **env}
+    folder.mkdir(parents=True, exist_ok=True)
+    child = Child(guard, [sys.executable, "-m", "clickledger", name], folder / f"{name}.log", settings)
+    port_file = data / "health" / f"{name}-{child.pid}"
+
+    def is_ready() -> bool:
+        try:
+            port = int(port_file.read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):  # not written yet
+            return False
+        return http_ok(port, "/readyz")
+
+    wait_until(is_ready, child, name)
+    return child
