@@ -76,16 +76,10 @@ class FullStack:
         return Child(self._guard, command, self.folder / "up.log", self._env)
 
 
-def start_service(guard: Guard, name: str, folder: Path, env: Mapping[str, str]) -> Child:
-    """Start `clickledger <name>` with these settings and wait until its health endpoint says ready.
-
-    `folder` becomes CLICKLEDGER_DATA unless `env` names another.
-    """
-    data = Path(env.get("CLICKLEDGER_DATA", str(folder)))
-    settings = {**clean_env(), "CLICKLEDGER_DATA": str(data), **env}
-    folder.mkdir(parents=True, exist_ok=True)
-    child = Child(guard, [sys.executable, "-m", "clickledger", name], folder / f"{name}.log", settings)
-    port_file = data / "health" / f"{name}-{child.pid}"
+def start_service(guard: Guard, name: str, log: Path, env: Mapping[str, str]) -> Child:
+    """Start `clickledger <name>` with these settings and wait until its health endpoint says ready."""
+    child = Child(guard, [sys.executable, "-m", "clickledger", name], log, {**clean_env(), **env})
+    port_file = Path(env["CLICKLEDGER_DATA"]) / "health" / f"{name}-{child.pid}"
 
     def is_ready() -> bool:
         try:

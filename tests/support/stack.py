@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import http.client
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from clickledger.stack.guard import Guard
 from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse
-from tests.support.full_stack import FullStack, start_service
+from tests.support.full_stack import FullStack, clean_env, start_service
 from tests.support.processes import Child
 
 
@@ -176,27 +178,44 @@ def start_stack(guard: Guard, tmp_path: Path) -> Iterator[StartStack]:
         stack.close()
 
 
+@pytest.fixture
+def service_env(kafka_bootstrap: str, database_url: str, names: Names, tmp_path: Path) -> dict[str, str]:
+    """The environment of a service on the shared broker and server, with this test's topics, database and data folder.
+
+    One data folder for all of a test's processes, as on one machine: their group instance ids come from locks in it.
+    """
+    return {
+        "CLICKLEDGER_KAFKA_BOOTSTRAP": kafka_bootstrap,
+        "CLICKLEDGER_CLICKHOUSE_URL": database_url,
+        "CLICKLEDGER_DATA": str(tmp_path / "data"),
+        **names.env(),
+    }
+
+
+@pytest.fixture
+def prepared_env(service_env: dict[str, str]) -> dict[str, str]:
+    """`service_env` after `clickledger setup`: topics, stream record and table are there."""
+    command = [sys.executable, "-m", "clickledger", "setup"]
+    done = subprocess.run(command, env={**clean_env(), **service_env}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"clickledger setup: {done.stdout}{done.stderr}")
+    return service_env
+
+
 RunService = Callable[..., Child]
 
 
 @pytest.fixture
-def run_service(
-    guard: Guard, tmp_path: Path, kafka_bootstrap: str, database_url: str, names: Names
-) -> Iterator[RunService]:
-    """Start one service on the shared broker and server: `run_service("sink")`; ended with the test.
+def run_service(guard: Guard, tmp_path: Path, prepared_env: dict[str, str]) -> Iterator[RunService]:
+    """Start one service and wait until it is ready: `run_service("sink", CLICKLEDGER_LOG_LEVEL="DEBUG")`.
 
-    It gets this test's topics and database; further settings as keywords: `run_service("api", CLICKLEDGER_API_PORT="…")`.
+    Its output is in `.log`; it is ended with the test.
     """
     started: list[Child] = []
 
     def run(name: str, **settings: str) -> Child:
-        env = {
-            "CLICKLEDGER_KAFKA_BOOTSTRAP": kafka_bootstrap,
-            "CLICKLEDGER_CLICKHOUSE_URL": database_url,
-            **names.env(),
-            **settings,
-        }
-        child = start_service(guard, name, tmp_path / f"{name}-{len(started)}", env)
+        log = tmp_path / f"{name}-{len(started)}.log"
+        child = start_service(guard, name, log, {**prepared_env, **settings})
         started.append(child)
         return child
 
