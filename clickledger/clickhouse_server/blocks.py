@@ -72,7 +72,7 @@ def _frame_bytes(buffer: bytearray) -> int:
             CANNOT_DECOMPRESS,
             f"Impossible block: {compressed} bytes compressed, {raw} raw; is the stream compressed at all?",
         )
-    return CHECKSUM_BYTES + compressed
+    return CHECKSUM_BYTES + int(compressed)
 
 
 def decompress_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -11,8 +11,8 @@ import io
 import lzma
 import queue
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Protocol
 
 import lz4.frame
 import zstandard
@@ -98,34 +98,46 @@ def decoded(pieces: Iterable[bytes], encoding: str, *, in_blocks: bool) -> Itera
     return decompress_blocks(plain) if in_blocks else plain
 
 
+class _Reader(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _open_gzip(source: Any) -> _Reader:
+    return gzip.GzipFile(fileobj=source)
+
+
+def _open_zstd(source: Any) -> _Reader:
+    return zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+
+
+def _open_lz4(source: Any) -> _Reader:
+    reader: _Reader = lz4.frame.LZ4FrameFile(source)
+    return reader
+
+
+_OPENERS: Final[dict[str, Callable[[Any], _Reader]]] = {
+    "gzip": _open_gzip,
+    "x-gzip": _open_gzip,
+    "zstd": _open_zstd,
+    "lz4": _open_lz4,
+    "xz": lzma.LZMAFile,
+    "bz2": bz2.BZ2File,
+}
+
+
 def _decompressed(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     source = _PieceFile(iter(pieces))
-    file: io.BufferedIOBase | io.RawIOBase | zstandard.ZstdDecompressionReader
-    if encoding in {"gzip", "x-gzip"}:
-        file = gzip.GzipFile(fileobj=source)
-    elif encoding == "zstd":
-        file = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
-    elif encoding == "lz4":
-        file = lz4.frame.LZ4FrameFile(source)
-    elif encoding == "xz":
-        file = lzma.LZMAFile(source)
-    elif encoding == "bz2":
-        file = bz2.BZ2File(source)
-    elif encoding == "deflate":
+    if encoding == "deflate":
         return _inflated(source)
-    else:
-        raise refusal(
-            NOT_IMPLEMENTED,
-            f"Content-Encoding {encoding!r} is not understood; gzip, deflate, zstd, lz4, xz and bz2 are",
-        )
-    return _read_all(file, encoding)
+    if encoding not in _OPENERS:
+        known = ", ".join(sorted(_OPENERS))
+        raise refusal(NOT_IMPLEMENTED, f"Content-Encoding {encoding!r} is not understood; deflate, {known} are")
+    return _read_all(_OPENERS[encoding](source), encoding)
 
 
-def _read_all(
-    file: "io.BufferedIOBase | io.RawIOBase | zstandard.ZstdDecompressionReader", encoding: str
-) -> Iterator[bytes]:
+def _read_all(reader: _Reader, encoding: str) -> Iterator[bytes]:
     try:
-        while piece := file.read(PIECE_BYTES):
+        while piece := reader.read(PIECE_BYTES):
             yield piece
     except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as exc:
         raise refusal(CANNOT_DECOMPRESS, f"Body is not valid {encoding}: {exc}") from exc

@@ -15,7 +15,7 @@ Seen on chDB 26.9 and used here:
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -172,9 +172,10 @@ class Engine:
         self.database = database
         config = _write_config(folder, database)
         self._target = f"{folder / 'engine'}?config-file={config}"
-        from chdb import _chdb  # 0.6 s and 220 MB: only the process that serves pays for it
+        import chdb  # 0.6 s and 220 MB: only the process that serves pays for it
 
-        self._connect = _chdb.connect
+        # The compiled class below chdb.connect: it takes bytes, which need not be UTF-8, and wraps nothing.
+        self._connect: Callable[[str], Any] = chdb._chdb.connect  # type: ignore[attr-defined]  # noqa: SLF001
         try:
             self._keeper = self._connect(self._target)  # the engine lives as long as one connection is open
         except RuntimeError as exc:

@@ -145,7 +145,9 @@ class Execution:
             raise refusal(INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE is not allowed")
         final = statement.with_output(clause.encode(), self.request.default_format)
         if self.role is Role.READER:
-            access.check_tree(session.syntax_tree(final, self.request.params), self.engine.database, self.rules)
+            tree = session.syntax_tree(final, self.request.params)
+            access.check_output(tree, 2 if self.request.answer_encoding else 1)
+            access.check_tree(tree, self.engine.database, self.rules)
         _, counts = session.run(final, "TSV", self.request.params)
         return counts
 

@@ -39,27 +39,10 @@ ENCODINGS: Final = {
 }
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _RESERVED: Final = frozenset(
-    [
-        "query",
-        "query_id",
-        "user",
-        "password",
-        "quota_key",
-        "database",
-        "default_format",
-        "compress",
-        "decompress",
-        "stacktrace",
-        "buffer_size",
-        "wait_end_of_query",
-        "session_id",
-        "session_timeout",
-        "session_check",
-        "close_session",
-        "client_protocol_version",
-        "role",
-        "http_native_compression_disable_checksumming_on_decompress",
-    ],
+    {"query", "query_id", "user", "password", "quota_key", "database", "default_format", "compress", "decompress"}
+    | {"stacktrace", "buffer_size", "wait_end_of_query", "session_id", "session_timeout", "session_check"}
+    | {"close_session", "client_protocol_version", "role"}
+    | {"http_native_compression_disable_checksumming_on_decompress"},
 )
 # Settings of the HTTP interface itself: read here, nothing of the engine's.
 _HTTP_ONLY: Final = frozenset({"http_wait_end_of_query", "http_response_buffer_size", "add_http_cors_header"})
@@ -195,14 +178,12 @@ def _credentials(fields: Mapping[str, str], headers: Mapping[str, str]) -> Crede
 
 def _basic(authorization: str) -> Credentials:
     scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        raise refusal(AUTHENTICATION_FAILED, "Invalid authentication: only Basic is understood in Authorization")
     try:
-        if scheme.lower() != "basic":
-            raise ValueError(scheme)
         user, _, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except (ValueError, binascii.Error) as exc:
-        raise refusal(
-            AUTHENTICATION_FAILED, "Invalid authentication: only Basic is understood in Authorization"
-        ) from exc
+        raise refusal(AUTHENTICATION_FAILED, "Invalid authentication: these are no Basic credentials") from exc
     return Credentials(user or "default", password, given=True)
 
 
