@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -164,18 +165,18 @@ def opened(folder: Path, worker: int, count: int = 2) -> Iterator[Cells]:
         cells.close()
 
 
-def take_in_child(folder: Path, worker: int) -> None:
-    """What a worker process does in the test below."""
-    with opened(folder, worker) as cells:
-        Throttle(cells, window_ms=1000).take("k", 100, 30, NOW_MS)
+OTHER_PROCESS = f"""
+import pathlib, sys
+from ingest_api.throttle import Throttle, open_cells
+cells = open_cells(pathlib.Path(sys.argv[1]), "keys", slots=64, workers=2, worker=1)
+Throttle(cells, window_ms=1000).take("k", 100, 30, {NOW_MS})
+"""
 
 
 def test_processes_share_a_file(tmp_path: Path) -> None:
     """Another process's clicks are counted, and they stay when it ends."""
-    child = multiprocessing.get_context("fork").Process(target=take_in_child, args=(tmp_path, 1))
-    child.start()
-    child.join(10)
-    assert child.exitcode == 0
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", OTHER_PROCESS, tmp_path], cwd=root, check=True)
     with opened(tmp_path, 0) as cells:
         assert Throttle(cells, window_ms=1000).take("k", 100, 100, NOW_MS).granted == 70
     with opened(tmp_path, 0, count=3) as other_shape:
