@@ -220,6 +220,16 @@ class EnricherSettings(_Group):
     """enricher."""
 
     enricher_health_port: int = Field(0, ge=0, le=65_535, description="port of health and metrics; 0 picks a free one")
+    enricher_place_files: str = Field(
+        "",
+        description="comma-separated MaxMind-format files (region, city, ASN), asked before the country file of the package",
+    )
+    enricher_catalog_wait_ms: int = Field(
+        30_000,
+        ge=5_000,
+        le=600_000,
+        description="ms to wait for a click's catalog version before the partition is tried again; the catalog lags < 1 s",
+    )
 
 
 class SinkSettings(_Group):
@@ -233,6 +243,9 @@ class ReportingSettings(_Group):
 
     reporting_host: str = Field("127.0.0.1", description="address the reports listen on")
     reporting_port: int = Field(8081, ge=0, le=65_535, description="port of the reports; 0 picks a free one")
+    reporting_health_port: int = Field(
+        0, ge=0, le=65_535, description="port of the reports' metrics; 0 picks a free one"
+    )
 
 
 G = TypeVar("G", bound=_Group)

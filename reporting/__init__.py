@@ -1,0 +1,1 @@
+"""Reports over HTTP: a key with the grant `reports` reads its own tenant's figures."""

@@ -1,0 +1,61 @@
+"""Refusals of the reports, all in one shape: `{"code": "…", "description": "…"}`, code = HTTP status as a string."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from shared.errors import ClickledgerError, TransientError
+
+log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = "1"
+
+
+class Refused(Exception):
+    """A request that gets no report."""
+
+    def __init__(self, status: HTTPStatus, description: str) -> None:
+        super().__init__(description)
+        self.status = status
+        self.description = description
+
+
+def problem(status: int, description: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The answer for a refusal."""
+    return JSONResponse({"code": str(status), "description": description}, status_code=status, headers=headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` in the one shape."""
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, exc: Refused) -> JSONResponse:
+        headers = {"WWW-Authenticate": "Bearer"} if exc.status == HTTPStatus.UNAUTHORIZED else None
+        return problem(exc.status, exc.description, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, exc: RequestValidationError) -> JSONResponse:
+        texts = (f"{'.'.join(str(part) for part in error['loc'][1:])}: {error['msg']}" for error in exc.errors())
+        return problem(HTTPStatus.BAD_REQUEST, "; ".join(texts))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, exc: HTTPException) -> JSONResponse:
+        return problem(exc.status_code, str(exc.detail), dict(exc.headers or {}))
+
+    @app.exception_handler(ClickledgerError)
+    async def failed(_: Request, exc: ClickledgerError) -> JSONResponse:
+        log.error("report failed: %s", exc)
+        if isinstance(exc, TransientError):
+            text = "The report cannot be made at the moment. Try again."
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, text, {"Retry-After": _RETRY_AFTER_S})
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
+
+    @app.exception_handler(Exception)  # a bug must be answered in the one shape too; the server logs its traceback
+    async def bug(_: Request, __: Exception) -> JSONResponse:
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")

@@ -1,0 +1,81 @@
+"""The process `clickledger reporting`: its own copy of keys and tenants, one HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+
+from reporting.app import State, build_app
+from shared.catalog import Catalog, CatalogFollower, Kind
+from shared.clickhouse import ClickHouse
+from shared.runtime import Runtime, run_service
+from shared.settings import (
+    CatalogSettings,
+    ClickHouseSettings,
+    KafkaSettings,
+    ReportingSettings,
+    RuntimeSettings,
+    load,
+)
+
+_KINDS = (Kind.KEY, Kind.TENANT)
+_REFRESH_S = 0.25  # how often readiness looks at the catalog; requests look for themselves
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the runtime's."""
+        yield
+
+
+async def serve(
+    runtime: Runtime,
+    settings: ReportingSettings,
+    kafka: KafkaSettings,
+    clickhouse_settings: ClickHouseSettings,
+    catalog_settings: CatalogSettings,
+) -> None:
+    """Serve reports until the runtime stops."""
+    folder = runtime.settings.data / "reporting-catalog"
+    catalog = Catalog(catalog_settings, folder)
+    runtime.checks.append(lambda: "" if catalog.is_ready else "no catalog yet")
+    follower = asyncio.create_task(CatalogFollower(catalog_settings, kafka, folder, _KINDS).run())
+    try:
+        async with ClickHouse(clickhouse_settings) as clickhouse:
+            app = build_app(State(catalog, clickhouse, runtime))
+            config = uvicorn.Config(
+                app,
+                host=settings.reporting_host,
+                port=settings.reporting_port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+            )
+            server = _Server(config)
+            serving = asyncio.create_task(server.serve())
+            while not await runtime.pause(_REFRESH_S) and not serving.done():
+                catalog.refresh()
+            server.should_exit = True
+            await serving
+    finally:
+        follower.cancel()
+        catalog.close()
+
+
+def main() -> None:
+    """Run the service, configured by the environment, and end the process with its status."""
+    settings = load(ReportingSettings)
+    kafka, clickhouse, catalog = load(KafkaSettings), load(ClickHouseSettings), load(CatalogSettings)
+    sys.exit(
+        run_service(
+            "reporting",
+            load(RuntimeSettings),
+            lambda runtime: serve(runtime, settings, kafka, clickhouse, catalog),
+            health_port=settings.reporting_health_port,
+        )
+    )

@@ -1,0 +1,116 @@
+"""Reports over real HTTP: who may read, and refusals in one shape. Figures are tested against ClickHouse elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+import uvicorn
+from pydantic import SecretStr
+
+from reporting.app import State, build_app
+from reporting.ctr import DAYS_MAX, period_of
+from shared.clickhouse import ClickHouse
+from shared.runtime import Runtime
+from shared.settings import ClickHouseSettings, RuntimeSettings
+from tests.support.catalog import SECRET, MemoryCatalog, example_catalog, key_record
+
+_READER = "reports-secret-0123456789"
+
+
+@dataclass(frozen=True)
+class _Service:
+    port: int
+    catalog: MemoryCatalog
+    runtime: Runtime
+
+    def get(self, path: str, secret: str | None = _READER, method: str = "GET") -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers={"Authorization": f"Bearer {secret}"} if secret else {})
+            response = connection.getresponse()
+            assert response.headers["content-type"].startswith("application/json")
+            return response.status, json.loads(response.read())
+
+
+@pytest.fixture
+def service() -> Iterator[_Service]:
+    """The application on a free port; its ClickHouse does not answer."""
+    catalog = example_catalog()
+    catalog.put("key", "k2", key_record(_READER, key_id="k2", grants=["reports"]))
+    runtime = Runtime("reporting", RuntimeSettings())
+    nowhere = ClickHouseSettings(
+        clickhouse_url=SecretStr("http://127.0.0.1:9/clickledger"), clickhouse_query_timeout_ms=1000
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = build_app(State(catalog, ClickHouse(nowhere), runtime))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread.start()
+        try:
+            yield _Service(listener.getsockname()[1], catalog, runtime)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "secret", "method", "status"),
+    [
+        ("/v1/reports/ctr", None, "GET", 401),
+        ("/v1/reports/ctr", "unknown", "GET", 401),
+        ("/v1/reports/ctr", SECRET, "GET", 403),
+        ("/v1/reports/ctr?from=yesterday", _READER, "GET", 400),
+        ("/v1/reports/ctr?from=2025-02-02&to=2025-02-01", _READER, "GET", 400),
+        ("/v1/reports/ctr?from=2020-01-01&to=2025-01-01", _READER, "GET", 400),
+        ("/v1/reports/ctr", _READER, "POST", 405),
+        ("/v1/reports/other", _READER, "GET", 404),
+        ("/v1/reports/ctr", _READER, "GET", 503),
+    ],
+)
+def test_refusals_have_one_shape(service: _Service, path: str, secret: str | None, method: str, status: int) -> None:
+    """Code = status as a string, a description, nothing else; an absent ClickHouse is 503."""
+    found, body = service.get(path, secret, method)
+    assert (found, body["code"], set(body)) == (status, str(status), {"code", "description"})
+
+
+def test_a_revoked_key_and_a_catalog_that_is_not_ready(service: _Service) -> None:
+    """Revocation works at the next request; without a catalog nobody is told that a key is wrong."""
+    service.catalog.put("key", "k2", key_record(_READER, key_id="k2", grants=["reports"], revoked=True))
+    assert service.get("/v1/reports/ctr")[0] == 401
+    service.catalog.is_ready = False
+    assert service.get("/v1/reports/ctr")[0] == 503
+
+
+def test_health(service: _Service) -> None:
+    """Alive at once; ready only while every check says so."""
+    assert service.get("/livez", None) == (200, {"status": "alive"})
+    assert service.get("/readyz", None)[0] == 200
+    service.runtime.checks.append(lambda: "no catalog yet")
+    assert service.get("/readyz", None) == (503, {"status": "not ready", "reasons": ["no catalog yet"]})
+
+
+def test_the_period_defaults_to_thirty_days_of_the_tenants_zone() -> None:
+    """At 20:00 UTC it is tomorrow in Kolkata."""
+    now = datetime(2025, 10, 9, 20, 0, tzinfo=UTC)
+    assert period_of(None, None, "UTC", now) == (date(2025, 9, 10), date(2025, 10, 9))
+    assert period_of(None, None, "Asia/Kolkata", now).last == date(2025, 10, 10)
+
+
+@pytest.mark.parametrize("days", [0, DAYS_MAX + 1])
+def test_periods_out_of_range_are_refused(days: int) -> None:
+    """Empty and over the limit; the limit itself is fine."""
+    now = datetime(2025, 10, 9, tzinfo=UTC)
+    last = date(2025, 10, 9)
+    with pytest.raises(ValueError, match="1 to 366"):
+        period_of(date.fromordinal(last.toordinal() - days + 1), last, "UTC", now)
+    assert period_of(date.fromordinal(last.toordinal() - DAYS_MAX + 1), last, "UTC", now).days == DAYS_MAX
