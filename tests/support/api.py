@@ -39,5 +39,11 @@ def make_state(catalog: MemoryCatalog | None = None, **settings: Any) -> Handler
 
 def post(state: HandlerState, body: bytes, *headers: tuple[bytes, bytes], **changes: Any) -> Answer | PendingClick:
     """One click; `headers` come after the ordinary ones, `changes` are `handle`'s arguments."""
-    request = {"method": b"POST", "target": PATH, "headers": (*HEADERS, *headers), "peer": PEER, "now_ms": NOW_MS}
+    request: dict[str, Any] = {
+        "method": b"POST",
+        "target": PATH,
+        "headers": (*HEADERS, *headers),
+        "peer": PEER,
+        "now_ms": NOW_MS,
+    }
     return handle(state, body=body, **(request | changes))

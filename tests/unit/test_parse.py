@@ -150,7 +150,7 @@ def test_wrong_type(name: str, value: bytes) -> None:
 @pytest.mark.parametrize("name", ["user-agent", "ip-address", "clicked-at"])
 @pytest.mark.parametrize("value", [b"null", b'""'])
 def test_optional_not_given(name: str, value: bytes) -> None:
-    """null and the empty string of an optional field are as if it were not given."""
+    """An optional field that is null or the empty string is as if it were not given."""
     click = parse_click(b'{%b,"%b":%b}' % (URL, name.encode(), value))
     assert isinstance(click, Click)
     assert click.clicked_at is None
@@ -184,6 +184,14 @@ def test_control_characters(text: str) -> None:
     """Escaped controls in any string are no reason to refuse."""
     body = f'{{{URL.decode()},"user-agent":"a{text}b","{text}":1}}'.encode()
     assert isinstance(parse_click(body), Click)
+
+
+@pytest.mark.parametrize(
+    "address", ["203.0.113.5", "2001:db8::1", "[::1]:80", "fe80::1%eth0", "999.1.1.1", "10.0.0.1, x", "?", "\0"]
+)
+def test_address_is_never_a_reason(address: str) -> None:
+    """Any string is taken as an address; what it is worth is judged later."""
+    assert isinstance(parse_click(orjson.dumps({"short-url": "http://s.ex/a", "ip-address": address})), Click)
 
 
 CONTENT_TYPES = {
