@@ -1,0 +1,130 @@
+"""The enricher's composition root: reads the environment, builds the parts, runs them.
+
+Scale: any number of processes, up to the number of partitions. One of the processes of a machine follows the catalog
+into the local copy, the others read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from enricher.addresses import AddressBook
+from enricher.agents import load_agent_parser
+from enricher.catalog_gate import CatalogGate
+from enricher.directory import Directory
+from enricher.member import Member, Stream
+from enricher.places import COUNTRY_FILE, PlaceFiles
+from enricher.producing import Producing
+from enricher.row import Tools
+from shared.catalog import Catalog, CatalogFollower, Kind
+from shared.errors import TransientError
+from shared.kafka import Producer
+from shared.metrics import catalog_age, catalog_version
+from shared.runtime import Runtime, instance_slot, run_service
+from shared.settings import CatalogSettings, EnricherSettings, KafkaSettings, RuntimeSettings, load
+
+log = logging.getLogger(__name__)
+
+KINDS = (Kind.STREAM, Kind.TENANT, Kind.PROMOTION, Kind.CONTROL)
+"""What the enricher keeps of the catalog; links travel in the records."""
+SETUP_RETRY_S = 1.0
+PRODUCER_CLOSE_S = 5.0
+
+
+def main() -> int:
+    """Run the enricher as the environment says, until SIGTERM; the exit code."""
+    runtime_settings, settings = load(RuntimeSettings), load(EnricherSettings)
+    kafka, catalog_settings = load(KafkaSettings), load(CatalogSettings)
+
+    async def serve(runtime: Runtime) -> None:
+        await enrich_until_stopped(runtime, settings, kafka, catalog_settings)
+
+    return run_service("enricher", runtime_settings, serve, health_port=settings.enricher_health_port)
+
+
+async def enrich_until_stopped(
+    runtime: Runtime, settings: EnricherSettings, kafka: KafkaSettings, catalog_settings: CatalogSettings
+) -> None:
+    """Build everything and work until the runtime is to stop. Raises OperatorError for what a human must mend."""
+    slot = instance_slot(runtime.settings, "enricher")
+    places = PlaceFiles(place_files(settings.enricher_place_files))
+    folder = runtime.settings.data / "catalog-enricher"
+    follower = asyncio.ensure_future(CatalogFollower(catalog_settings, kafka, folder, KINDS).run())
+    catalog = Catalog(catalog_settings, folder)
+    producing = Producing(lambda: Producer(kafka, slot.instance_id))
+    runtime.checks.append(lambda: "" if catalog.is_ready else "the catalog is not complete yet")
+    try:
+        stream = await _find_stream(runtime, catalog, kafka.topic_raw)
+        if stream is None:
+            return
+        tools = Tools(load_agent_parser(), AddressBook(places), Directory(catalog))
+        gate = CatalogGate(catalog, settings.enricher_catalog_wait_ms / 1000)
+
+        def new_member() -> Member:
+            return Member(
+                kafka,
+                stream,
+                instance_id=slot.instance_id,
+                producing=producing,
+                tools=tools,
+                catalog=catalog,
+                gate=gate,
+            )
+
+        await _join(runtime, new_member, catalog, catalog_settings.catalog_refresh_ms / 1000)
+    finally:
+        await producing.close(PRODUCER_CLOSE_S)
+        follower.cancel()
+        await asyncio.wait([follower])
+        catalog.close()
+        places.close()
+
+
+def place_files(setting: str) -> Sequence[Path]:
+    """The databases of places: those of the setting first, then the country file that comes with the package."""
+    return [*(Path(path.strip()) for path in setting.split(",") if path.strip()), COUNTRY_FILE]
+
+
+async def _find_stream(runtime: Runtime, catalog: Catalog, topic: str) -> Stream | None:
+    """The stream record of the raw topic, waited for until `setup` has written it; None when told to stop."""
+    while True:
+        catalog.refresh()
+        record = catalog.stream(topic) if catalog.is_ready else None
+        if record is not None:
+            return Stream(record["stream"], record["start_offsets"])
+        if catalog.is_current:
+            log.warning("the catalog has no stream for topic %s: run `clickledger setup`", topic)
+        if await runtime.pause(SETUP_RETRY_S):
+            return None
+
+
+async def _join(runtime: Runtime, new_member: Callable[[], Member], catalog: Catalog, look_every_s: float) -> None:
+    """Work as a member of the group; while Kafka cannot be joined, try again."""
+    while not runtime.stopping.is_set():
+        member = new_member()
+
+        def why_not(member: Member = member) -> str:
+            return "; ".join(member.alarms)
+
+        looking = asyncio.ensure_future(_look_at_catalog(member, catalog, look_every_s))
+        runtime.checks.append(why_not)
+        try:
+            await member.run(runtime.stopping)
+        except TransientError as exc:
+            log.warning("joining the group: %s", exc)
+            await runtime.pause(SETUP_RETRY_S)
+        finally:
+            looking.cancel()
+            runtime.checks.remove(why_not)
+
+
+async def _look_at_catalog(member: Member, catalog: Catalog, every_s: float) -> None:
+    """Renew the snapshot on a timer, so that new promotions, tenants and requests are seen."""
+    while True:
+        member.look_at_catalog()
+        catalog_version.labels("enricher").set(catalog.version)
+        catalog_age.labels("enricher").set(catalog.age_ms / 1000)
+        await asyncio.sleep(every_s)

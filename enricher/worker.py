@@ -1,0 +1,244 @@
+"""One partition, as long as it is ours: read, enrich, append, commit.
+
+`PartitionWorker._pass_on` is the delivery guarantee: the order of its lines *is* the guarantee.
+
+* A worker begins at the committed offset (or the stream's start): everything below it was acknowledged, so it stands
+  in `clicks.enriched`. It goes up without holes, a batch is appended whole or not at all, and the next one is sent only
+  after the acknowledgement of the one before. So before any enriched record of offset o stand all lower offsets.
+* A crash between acknowledgement and commit makes the next owner write the same records again: copies, no hole.
+* Any failure leads back to the committed offset. A batch whose outcome is unknown may still arrive later; it begins
+  at an offset below which everything was acknowledged, so it keeps the rule.
+* A worker that lost its partition is cancelled; whatever it still had in the air keeps the rule for the same reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from enricher import metrics
+from enricher.catalog_gate import CatalogGate
+from enricher.enrich import CatalogBehind, enrich
+from enricher.feed import Feed
+from enricher.producing import Producing
+from enricher.refill import Position, Request, position_of, rewound
+from enricher.row import EnrichedRecord, RawRecord, Tools
+from shared.errors import DataError, NotOwned, OffsetLost, OperatorError, OutcomeUnknown, TransientError
+from shared.kafka import Batch, Committed, Producer, Record
+from shared.metrics import alarms, errors
+
+log = logging.getLogger(__name__)
+
+SLICE_S: Final = 0.02
+"""How long enriching may keep the event loop: heartbeats of a 6 s session need far less attention."""
+RETRY_S: Final = (0.2, 5.0)
+"""First and longest pause after a failure of the environment; doubles in between, jittered."""
+OPERATOR_RETRY_S: Final = 10.0
+"""Pause after an error that a human must mend."""
+REVOKE_WAIT_S: Final = 30.0
+"""How long a member that was told it owns nothing waits for the rebalance before it looks again."""
+
+
+class Group(Protocol):
+    """The group's committed position of this partition, under one assignment."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the assignment still stands."""
+
+    async def committed(self) -> Committed | None:
+        """The committed position, None where there is none. Raises TransientError when it is unknown."""
+
+    async def commit(self, committed: Committed) -> None:
+        """Commit under this assignment. Raises NotOwned after its end, TransientError."""
+
+    async def wait_revoked(self, seconds_max: float) -> None:
+        """Wait for the end of the assignment."""
+
+
+class PartitionWorker:
+    """Enriches one partition until it is cancelled or told to stop."""
+
+    def __init__(
+        self,
+        *,
+        stream: str,
+        partition: int,
+        start_offset: int,
+        topic_enriched: str,
+        feed: Feed,
+        group: Group,
+        producing: Producing,
+        tools: Tools,
+        gate: CatalogGate,
+        requests: Callable[[int], Sequence[Request]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._stream = stream
+        self._partition = partition
+        self._start_offset = start_offset
+        self._topic = topic_enriched
+        self._feed = feed
+        self._group = group
+        self._producing = producing
+        self._tools = tools
+        self._gate = gate
+        self._requests = requests
+        self._now_ms = now_ms
+        self._position = Position(start_offset)
+        self._stopping = False
+        self.alarm = ""
+        """Why this partition stands still until a human acts; '' when it does not."""
+
+    def stop(self) -> None:
+        """End after the present batch."""
+        self._stopping = True
+        self._feed.nudge()
+
+    async def run(self) -> None:
+        """Work until stopped or until the partition is someone else's. Errors of the environment are retried."""
+        try:
+            await self._work()
+        finally:
+            self._set_alarm("")
+
+    async def _work(self) -> None:
+        pause_s = RETRY_S[0]
+        while self._goes_on():
+            try:
+                await self._start_over()
+                while self._goes_on() and not self._has_new_requests():
+                    if records := await self._feed.next():
+                        await self._pass_on(records)
+                        pause_s = RETRY_S[0]
+                        self._set_alarm("")
+            except NotOwned as exc:
+                log.info("partition %d is not ours any more: %s", self._partition, exc)
+                await self._group.wait_revoked(REVOKE_WAIT_S)
+            except OffsetLost as exc:
+                await self._stand_still(exc)
+            except (OperatorError, DataError) as exc:
+                self._note("operator", exc)
+                self._set_alarm(str(exc))
+                await asyncio.sleep(OPERATOR_RETRY_S)
+            except TransientError as exc:
+                self._note("unknown_outcome" if isinstance(exc, OutcomeUnknown) else "transient", exc)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                pause_s = min(2 * pause_s, RETRY_S[1])
+
+    def _goes_on(self) -> bool:
+        return self._group.is_active and not self._stopping
+
+    async def _start_over(self) -> None:
+        """Go to the committed position, after doing the refill requests that it does not include yet."""
+        await self._gate.until_ready()
+        position = position_of(await self._group.committed(), self._start_offset)
+        after = rewound(position, self._requests(self._partition), self._start_offset)
+        if after.done - position.done:
+            await self._group.commit(after.committed)
+            metrics.restarts.labels("refill").inc()
+            log.warning(
+                "partition %d: refill, from raw offset %d instead of %d",
+                self._partition,
+                after.next_offset,
+                position.next_offset,
+            )
+        self._position = after
+        self._feed.restart(after.next_offset)
+
+    def _has_new_requests(self) -> bool:
+        return any(request.id not in self._position.done for request in self._requests(self._partition))
+
+    async def _pass_on(self, records: Sequence[Record]) -> None:
+        """Enrich a fetch, append it in batches, commit each after its acknowledgement."""
+        done = 0
+        while done < len(records) and not (self._stopping and done):
+            producer = await self._producing.get()
+            batch, counts, taken = await self._fill(producer, records, done)
+            try:
+                await producer.send_batch(self._topic, self._partition, batch)
+            except OutcomeUnknown:
+                await self._producing.give_up(producer)
+                raise
+            done += taken
+            self._position = Position(records[done - 1].offset + 1, self._position.done)
+            await self._commit()
+            _count(counts)
+
+    async def _commit(self) -> None:
+        """Commit the acknowledged position, again and again: standing still is better than an endless lead."""
+        pause_s = RETRY_S[0]
+        while True:
+            try:
+                await self._group.commit(self._position.committed)
+            except TransientError as exc:
+                self._note("transient", exc)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                pause_s = min(2 * pause_s, RETRY_S[1])
+            else:
+                return
+
+    async def _fill(
+        self, producer: Producer, records: Sequence[Record], start: int
+    ) -> tuple[Batch, Counter[tuple[str, str]], int]:
+        """A batch of `records[start:]`, as many as fit; the count by outcome, and how many were taken."""
+        batch, counts, taken = producer.new_batch(), Counter[tuple[str, str]](), 0
+        catalog_end: int | None = None
+        slice_ends = time.monotonic() + SLICE_S
+        for record in records[start:] if start else records:
+            try:
+                enriched = self._enrich(record, catalog_end)
+            except CatalogBehind as behind:
+                if taken:
+                    break  # what is ready goes out before the wait
+                catalog_end = await self._gate.reach(behind.wanted)
+                enriched = self._enrich(record, catalog_end)
+            if not _append(batch, enriched):
+                break
+            counts[enriched.status, enriched.reason] += 1
+            taken += 1
+            if time.monotonic() >= slice_ends:
+                await asyncio.sleep(0)
+                slice_ends = time.monotonic() + SLICE_S
+        if not taken:
+            raise OperatorError(f"raw offset {records[start].offset}: its enriched record does not fit an empty batch")
+        return batch, counts, taken
+
+    def _enrich(self, record: Record, catalog_end: int | None) -> EnrichedRecord:
+        raw = RawRecord(self._stream, self._partition, record.offset, record.key, record.value, record.timestamp)
+        return enrich(raw, self._tools, self._now_ms(), catalog_end)
+
+    async def _stand_still(self, lost: OffsetLost) -> None:
+        """Stop at records that Kafka no longer has, until a refill request says where to go on."""
+        metrics.restarts.labels("lost").inc()
+        self._set_alarm(f"{lost}; to go on without them: clickledger refill --accept-lost")
+        log.error("partition %d stopped: %s", self._partition, self.alarm)
+        while self._goes_on() and not self._has_new_requests():
+            await self._feed.wait_for_nudge()
+
+    def _note(self, kind: str, exc: Exception) -> None:
+        errors.labels("enricher", kind).inc()
+        metrics.restarts.labels(kind).inc()
+        log.warning("partition %d at raw offset %d: %s", self._partition, self._position.next_offset, exc)
+
+    def _set_alarm(self, alarm: str) -> None:
+        if bool(alarm) != bool(self.alarm):
+            alarms.labels("enricher", "partition_stopped").inc(1 if alarm else -1)
+        self.alarm = alarm
+
+
+def _append(batch: Batch, enriched: EnrichedRecord) -> bool:
+    added = batch.append(
+        timestamp=enriched.timestamp_ms, key=enriched.key, value=enriched.value, headers=enriched.headers
+    )
+    return added is not None
+
+
+def _count(counts: Mapping[tuple[str, str], int]) -> None:
+    for (status, reason), count in counts.items():
+        metrics.records.labels(status, reason).inc(count)
