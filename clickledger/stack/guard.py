@@ -49,8 +49,8 @@ class Guard:
 
     def close(self) -> None:
         """All children were reaped: let the guard end."""
-        if self._process.stdin:
-            self._process.stdin.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process.wait()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -64,11 +64,11 @@ class Guard:
 
     def _tell(self, line: str) -> None:
         pipe = self._process.stdin
-        if pipe is None:  # pragma: no cover - Popen with PIPE always has one
-            return
+        assert pipe is not None
         try:
             pipe.write(line.encode())
         except BrokenPipeError:  # the guard itself was killed: a new one learns every child anew
+            pipe.close()
             self._process.wait()
             self._process = self._spawn()
             for pid in self._pids:

@@ -26,6 +26,7 @@ _HEALTHY_SECONDS = 30.0
 _READY_POLL_SECONDS = 0.1
 _KILLED_SECONDS_MAX = 5.0
 _LINE_BYTES_MAX = 1 << 20
+_LAST_LINES_SECONDS_MAX = 1.0
 
 # Deaths in a row before the first readiness after which starting is given up: a bad setting does not heal by itself.
 _DEATHS_BEFORE_READY_MAX = 5
@@ -65,7 +66,7 @@ class Service:
         self.spec = spec
         self.pid: int | None = None
         self._guard, self._output, self._on_pid = guard, output, on_pid
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._stopping = asyncio.Event()
         self._deaths = 0
         self._was_ready = False
@@ -92,9 +93,8 @@ class Service:
     async def stop(self) -> None:
         """SIGTERM, after `stop_seconds` SIGKILL, to the whole process group; no restart."""
         self._stopping.set()
-        process = self._process
-        if process is not None and process.returncode is None:
-            _signal_group(process.pid, signal.SIGTERM)
+        if self._process is not None and self._process.is_alive:
+            self._process.signal_group(signal.SIGTERM)
         if self._task is None:
             return
         done, _ = await asyncio.wait([self._task], timeout=self.spec.stop_seconds)
@@ -106,8 +106,8 @@ class Service:
     def kill(self) -> None:
         """SIGKILL to the whole process group; no restart."""
         self._stopping.set()
-        if self._process is not None and self._process.returncode is None:
-            _signal_group(self._process.pid, signal.SIGKILL)
+        if self._process is not None and self._process.is_alive:
+            self._process.signal_group(signal.SIGKILL)
 
     async def _keep(self) -> None:
         while not self._stopping.is_set():
@@ -126,79 +126,110 @@ class Service:
     async def _run_once(self) -> str:
         """One life of the process; how it ended."""
         try:
-            process = await spawn(self.spec.command, self.spec.env)
+            process = await spawn(self.spec, self._output)
         except OSError as exc:  # no memory or no process to be had: try again like after a death
             return str(exc)
         self._guard.add(process.pid)
         self._process, self.pid = process, process.pid
         self._on_pid()
         if self._stopping.is_set():  # told to stop while the process was being made
-            _signal_group(process.pid, signal.SIGTERM)
-        await copy_lines(process, self.spec.name, self._output)
-        status = await process.wait()
-        _signal_group(process.pid, signal.SIGKILL)  # workers that outlived their parent would hold its ports
-        self._guard.remove(process.pid)
-        return describe_exit(status)
+            process.signal_group(signal.SIGTERM)
+        try:
+            return describe_exit(await process.wait())
+        finally:
+            self._guard.remove(process.pid)
 
 
-async def spawn(command: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
+class Process(asyncio.SubprocessProtocol):
+    """One child that leads its own group, its lines printed as they come.
+
+    Not asyncio's own `Process`: its `wait` also waits for the pipe, which a worker of a killed parent keeps open.
+    """
+
+    def __init__(self, name: str, output: Output) -> None:
+        self._name, self._output = name, output
+        self._exited = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._line = bytearray()
+        self.pid = 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return not self._exited.is_set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The process runs."""
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport, self.pid = transport, transport.get_pid()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - output and errors come as one
+        """Print whole lines; a line beyond the bound is printed in pieces."""
+        self._line += data
+        *lines, rest = self._line.split(b"\n")
+        if len(rest) > _LINE_BYTES_MAX:
+            lines, rest = [*lines, rest], bytearray()
+        self._line = rest
+        for line in lines:
+            self._print(line)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
+        """Nobody can write any more."""
+        if self._line:
+            self._print(self._line)
+            self._line = bytearray()
+        self._closed.set()
+
+    def process_exited(self) -> None:
+        """The process itself has ended; workers may still live."""
+        self._exited.set()
+
+    async def wait(self) -> int:
+        """Wait for the end, end what is left of the group, and give the exit status (negative: the signal)."""
+        await self._exited.wait()
+        self.signal_group(signal.SIGKILL)  # workers that outlived their parent would hold its ports
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), _LAST_LINES_SECONDS_MAX)
+        assert self._transport is not None
+        status = self._transport.get_returncode()
+        self._transport.close()
+        return -signal.SIGKILL if status is None else status
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the process and its workers."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _print(self, line: bytes | bytearray) -> None:
+        self._output.line(self._name, line.decode("utf-8", "replace").rstrip())
+
+
+async def spawn(spec: Spec, output: Output) -> Process:
     """Start a process that leads its own group, so that Ctrl-C in the terminal reaches the supervisor alone."""
-    return await asyncio.create_subprocess_exec(
-        *command,
-        env=dict(env),
+    _transport, process = await asyncio.get_running_loop().subprocess_exec(
+        lambda: Process(spec.name, output),
+        *spec.command,
+        env=dict(spec.env),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
-        limit=_LINE_BYTES_MAX,
     )
+    return process
 
 
 async def run_to_end(spec: Spec, guard: Guard, output: Output) -> int:
     """Run a one-shot command and give its exit status."""
-    process = await spawn(spec.command, spec.env)
+    process = await spawn(spec, output)
     guard.add(process.pid)
     try:
-        await copy_lines(process, spec.name, output)
         return await process.wait()
     finally:
-        if process.returncode is None:
-            _signal_group(process.pid, signal.SIGKILL)
+        if process.is_alive:  # cancelled
+            process.signal_group(signal.SIGKILL)
             await process.wait()
         guard.remove(process.pid)
-
-
-async def copy_lines(process: asyncio.subprocess.Process, name: str, output: Output) -> None:
-    """Print every line the process writes until it closes its output or ends."""
-    pipe = process.stdout
-    if pipe is None:
-        return
-    ended = asyncio.create_task(process.wait())
-    while True:
-        line = asyncio.create_task(_read_line(pipe))
-        await asyncio.wait([line, ended], return_when=asyncio.FIRST_COMPLETED)
-        if not line.done():  # a grandchild may keep the pipe open for ever
-            await asyncio.wait([line], timeout=0.2)
-        if not line.done():
-            line.cancel()
-            return
-        text = line.result()
-        if not text:
-            await ended
-            return
-        output.line(name, text.decode("utf-8", "replace").rstrip())
-
-
-async def _read_line(pipe: asyncio.StreamReader) -> bytes:
-    try:
-        return await pipe.readline()
-    except ValueError:  # a line over the limit: the reader has dropped it
-        return b"(a line over 1 MiB was left out)\n"
-
-
-def _signal_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
 
 
 def python_command(*arguments: str) -> list[str]:
