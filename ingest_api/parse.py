@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -34,6 +34,9 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 _LINE_TYPES: Final[Mapping[str, tuple[type, ...]]] = {**_TYPES, IDEMPOTENCY_KEY: (str,)}
 _TYPE_NAMES: Final = {CLICKED_AT: "a string or a number"}
 _QUOTED: Final[Mapping[str, bytes]] = {name: b'"%b"' % name.encode() for name in _LINE_TYPES}
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NO_BRACKET: Final = re.compile(rb"[^][{}]+")
 
 _MISSPELT_CHARS_MAX: Final = 24
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]{1,128}")
@@ -109,7 +112,7 @@ def parse_items(body: bytes) -> list[Click | Refused] | Refused:
         return items
     if not isinstance(items, list):
         return Refused(Refusal.NOT_AN_OBJECT, "The body must be a JSON array or one JSON object per line.")
-    if is_too_deep(items, DEPTH_MAX + 1):
+    if _brackets(body) > 1 + len(items) and depth_of(body) > 1 + DEPTH_MAX:
         return Refused(Refusal.TOO_DEEP)
     doubled = _doubled_fields_of_items(body, items)
     return [
@@ -149,7 +152,7 @@ def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]
     """
     if type(fields) is not dict:
         return Refused(Refusal.NOT_AN_OBJECT)
-    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and is_too_deep(fields):
+    if _brackets(raw) > DEPTH_MAX and depth_of(raw) > DEPTH_MAX:
         return Refused(Refusal.TOO_DEEP)
     is_doubtful = _UNICODE_ESCAPE in raw
     for name, kinds in types.items():
@@ -171,20 +174,23 @@ def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]
     return Click(short_url, clicked_at, raw, (fields.get(IDEMPOTENCY_KEY) or None) if types is _LINE_TYPES else None)
 
 
-def is_too_deep(value: object, depth_max: int = DEPTH_MAX) -> bool:
-    """Whether arrays and objects are nested deeper than `depth_max` levels; without recursion."""
-    level: list[object] = [value]
-    for _ in range(depth_max):
-        level = [child for parent in level for child in _children(parent) if type(child) in {dict, list}]
-        if not level:
-            return False
-    return True
+def depth_of(raw: bytes) -> int:
+    """Levels of arrays and objects in the text of valid JSON.
+
+    Of the text, not of what was decoded from it: the first of two equal names is gone there, but stands in the record.
+    """
+    depth = deepest = 0
+    for bracket in _NO_BRACKET.sub(b"", _STRING.sub(b"", raw)):
+        if bracket in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        else:
+            depth -= 1
+    return deepest
 
 
-def _children(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _brackets(raw: bytes) -> int:
+    return raw.count(b"{") + raw.count(b"[")
 
 
 def _load_pairs(raw: bytes) -> Any:

@@ -62,6 +62,11 @@ NOT_JSON = {
     "objects without end": (b'{"a":' * 3_000, Refusal.NOT_JSON),
     "too deep": (nested(DEPTH_MAX + 1), Refusal.TOO_DEEP),
     "much too deep": (nested(1_000), Refusal.TOO_DEEP),
+    "deep and overwritten": (b'{%b,"x":%b%b,"x":1}' % (URL, b"[" * 1_000, b"]" * 1_000), Refusal.TOO_DEEP),
+    "deep, overwritten and escaped": (
+        b'{%b,"\\u0078":%b%b,"x":1}' % (URL, b'{"a":' * 1_000 + b"1", b"}" * 1_000),
+        Refusal.TOO_DEEP,
+    ),
 }
 DOUBLED = {
     "short-url": b'{%b,"short-url":"b"}' % URL,
@@ -115,6 +120,12 @@ def test_byte_order_mark() -> None:
 def test_depth(depth: int) -> None:
     """Nesting up to the limit is fine in fields that nobody reads."""
     assert isinstance(parse_click(nested(depth)), Click)
+
+
+def test_brackets_in_strings() -> None:
+    """Brackets inside strings, after escaped quotes too, are text."""
+    text = b'"' + b'\\"[{' * 50 + b'\\\\"'
+    assert isinstance(parse_click(b'{%b,"x":%b,%b:1}' % (URL, text, text)), Click)
 
 
 def test_many_shallow_brackets() -> None:
@@ -322,7 +333,17 @@ def test_items() -> None:
     ]
 
 
-@pytest.mark.parametrize("body", [b"[", b"[1,]", b'["\\ud800"]', b"[" * 2000, b"[" * 900 + b"]" * 900])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"x":%b%b,"x":"\\u0078"}]' % (b"[" * 900, b"]" * 900),
+        b"[",
+        b"[1,]",
+        b'["\\ud800"]',
+        b"[" * 2000,
+        b"[" * 900 + b"]" * 900,
+    ],
+)
 def test_items_unreadable(body: bytes) -> None:
     """An array that cannot be split into items is refused whole."""
     assert isinstance(parse_items(body), Refused)
