@@ -35,8 +35,9 @@ _LINE_TYPES: Final[Mapping[str, tuple[type, ...]]] = {**_TYPES, IDEMPOTENCY_KEY:
 _TYPE_NAMES: Final = {CLICKED_AT: "a string or a number"}
 _QUOTED: Final[Mapping[str, bytes]] = {name: b'"%b"' % name.encode() for name in _LINE_TYPES}
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_NO_BRACKET: Final = re.compile(rb"[^][{}]+")
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 _MISSPELT_CHARS_MAX: Final = 24
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]{1,128}")
@@ -112,7 +113,7 @@ def parse_items(body: bytes) -> list[Click | Refused] | Refused:
         return items
     if not isinstance(items, list):
         return Refused(Refusal.NOT_AN_OBJECT, "The body must be a JSON array or one JSON object per line.")
-    if _brackets(body) > 1 + len(items) and depth_of(body) > 1 + DEPTH_MAX:
+    if _brackets(body) > 1 + len(items) and is_deeper(body, 1 + DEPTH_MAX):
         return Refused(Refusal.TOO_DEEP)
     doubled = _doubled_fields_of_items(body, items)
     return [
@@ -152,7 +153,7 @@ def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]
     """
     if type(fields) is not dict:
         return Refused(Refusal.NOT_AN_OBJECT)
-    if _brackets(raw) > DEPTH_MAX and depth_of(raw) > DEPTH_MAX:
+    if _brackets(raw) > DEPTH_MAX and is_deeper(raw, DEPTH_MAX):
         return Refused(Refusal.TOO_DEEP)
     is_doubtful = _UNICODE_ESCAPE in raw
     for name, kinds in types.items():
@@ -174,19 +175,17 @@ def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]
     return Click(short_url, clicked_at, raw, (fields.get(IDEMPOTENCY_KEY) or None) if types is _LINE_TYPES else None)
 
 
-def depth_of(raw: bytes) -> int:
-    """Levels of arrays and objects in the text of valid JSON.
+def is_deeper(raw: bytes, depth_max: int) -> bool:
+    """Whether arrays and objects are nested deeper than `depth_max` levels in the text of valid JSON.
 
-    Of the text, not of what was decoded from it: the first of two equal names is gone there, but stands in the record.
+    In the text, not in what was decoded from it: the first of two equal names is gone there, but stands in the record.
     """
-    depth = deepest = 0
-    for bracket in _NO_BRACKET.sub(b"", _STRING.sub(b"", raw)):
-        if bracket in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
+    brackets = _STRING.sub(b"", raw).translate(_SQUARE, _NO_BRACKETS)
+    for _ in range(depth_max):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+    return bool(brackets)
 
 
 def _brackets(raw: bytes) -> int:
