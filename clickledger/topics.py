@@ -12,14 +12,20 @@ from typing import Any
 
 from shared.errors import OperatorError
 from shared.settings import KafkaSettings
+from shared.topic_rules import in_sync_min, refuse_config
 
 _HOUR_MS = 3_600_000
+__all__ = [
+    "StreamPlan",
+    "TopicState",
+    "catalog_topic_config",
+    "in_sync_min",
+    "plan_stream",
+    "record_topic_config",
+    "refuse_config",
+]
+
 _RECORD_BYTES_MAX = 8 << 20  # the largest batch that settings allow to be produced
-
-
-def in_sync_min(replication_factor: int) -> int:
-    """Replicas that must have a record before it counts as written: 2 of 3, so that one may be lost."""
-    return 2 if replication_factor >= 3 else 1
 
 
 def record_topic_config(settings: KafkaSettings) -> dict[str, str]:
@@ -42,22 +48,6 @@ def catalog_topic_config(settings: KafkaSettings) -> dict[str, str]:
         "unclean.leader.election.enable": "false",
         "max.message.bytes": str(_RECORD_BYTES_MAX),
     }
-
-
-def refuse_config(topic: str, config: Mapping[str, str], *, compacted: bool, replication_factor: int) -> None:
-    """Raise OperatorError for a configuration under which an acknowledged record can vanish."""
-    policy = set(config.get("cleanup.policy", "delete").split(","))
-    if not compacted and "compact" in policy:
-        raise OperatorError(f"topic {topic} is compacted: clicks would vanish; set cleanup.policy=delete")
-    if compacted and policy != {"compact"}:
-        raise OperatorError(f"topic {topic} has cleanup.policy={','.join(sorted(policy))}: set it to compact")
-    if config.get("unclean.leader.election.enable", "false") != "false":
-        raise OperatorError(f"topic {topic} allows unclean leader election: set unclean.leader.election.enable=false")
-    in_sync = int(config.get("min.insync.replicas", "1"))
-    if in_sync < in_sync_min(replication_factor):
-        raise OperatorError(
-            f"topic {topic} has min.insync.replicas={in_sync} at {replication_factor} replicas: set it to 2"
-        )
 
 
 @dataclass(frozen=True, slots=True)

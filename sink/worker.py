@@ -4,10 +4,10 @@
 after each of them leaves behind. Everything it talks to is a port, so that the same lines run against Kafka and
 ClickHouse and against the model of tests/unit/test_sink_machine.py, crashed and rescheduled at every step.
 
-Two clocks bound what a stopped or expelled process can still do when it wakes up. An insert starts only within
-`FRESH_S` of the table's answer *and* of the last commit that the group accepted from us, and ends `INSERT_S` later at
-the latest. So `SETTLE_S` after a partition was assigned, no former owner's insert can be in flight any more. Whatever
-departs from the plan that was found (a second token, other boundaries) waits for that.
+`Bounds` limit what a stopped or expelled process can still do when it wakes up. An insert starts only within `fresh_s`
+of the table's answer *and* of the last commit that the group accepted from us, and ends `insert_s` later at the latest.
+So `settle_s` after a partition was assigned, no former owner's insert can be in flight any more. Whatever departs from
+the plan that was found (a second token, other boundaries) waits for that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, assert_never
 
 from shared.clickhouse import UnknownClickHouseError
@@ -41,18 +42,27 @@ from sink.watch import Alarm, Watch
 
 log = logging.getLogger(__name__)
 
-FRESH_S: Final = 30.0
-"""How old the table's answer and our last accepted commit may be when an insert starts."""
-INSERT_S: Final = 30.0
-"""How long one insert may run, at the client and at the server."""
-SETTLE_S: Final = FRESH_S + INSERT_S + 5.0
-"""After this no insert that was begun before can be in flight."""
 RETRY_S: Final = (0.2, 5.0)
 """First and longest pause after a transient error; it doubles in between and is jittered."""
 OPERATOR_RETRY_S: Final = 10.0
 """Pause after an error that a human must mend, before it is probed again."""
 UNKNOWN_TRIES: Final = 5
 """Tries after an error of no known class before a row is suspected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long an answer counts and an insert runs, in seconds; the same for all members of a group."""
+
+    fresh_s: float = 30.0
+    """How old the table's answer and our last accepted commit may be when an insert starts."""
+    insert_s: float = 30.0
+    """How long one insert may run, at the client and at the server."""
+
+    @property
+    def settle_s(self) -> float:
+        """After this no insert that was begun before can be in flight; a fifth more than the sum, for slow answers."""
+        return 1.2 * (self.fresh_s + self.insert_s)
 
 
 class Table(Protocol):
@@ -161,11 +171,11 @@ class Owner:
         feed: Feed,
         clock: Clock,
         watch: Watch,
-        settle_s: float = SETTLE_S,
+        bounds: Bounds,
     ) -> None:
         self.stream, self.partition = stream, partition
         self.table, self.group, self.feed, self.clock, self.watch = table, group, feed, clock, watch
-        self._settle_s = settle_s
+        self._bounds = bounds
         self._quiet_from_s = clock.now_s()  # no insert but ours began after this
         self._proved_at_s = float("-inf")  # when we last began a commit that the group accepted
         self._waypoints = Waypoints()
@@ -379,10 +389,10 @@ class Owner:
         return waited
 
     def _unsettled_s(self) -> float:
-        return self._quiet_from_s + self._settle_s - self.clock.now_s()
+        return self._quiet_from_s + self._bounds.settle_s - self.clock.now_s()
 
     def _is_fresh(self, at_s: float) -> bool:
-        return self.clock.now_s() - at_s <= FRESH_S
+        return self.clock.now_s() - at_s <= self._bounds.fresh_s
 
     def _impossible(self, plan: Plan, highest: int) -> str:
         return (

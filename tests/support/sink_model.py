@@ -19,11 +19,12 @@ from shared.events import HEADER_SUSPECT, Status, encode_raw_offset
 from sink.blocks import Block, Intake, Limits, Unbuildable
 from sink.plans import Plan
 from sink.suspects import REMEMBER_S, Asked
-from sink.worker import INSERT_S, Owner
+from sink.worker import Bounds, Owner
 
 T = TypeVar("T")
 
 STREAM = "s1"
+BOUNDS = Bounds()
 LIMITS = Limits(rows_max=3, bytes_max=1 << 20, age_ms=500)
 WAITING = "wait"
 
@@ -152,7 +153,7 @@ class ModelTable:
         def check() -> None:
             if world.server_starts != began_with:
                 raise OutcomeUnknown("the server went away")
-            if world.now_s - began_s > INSERT_S:
+            if world.now_s - began_s > BOUNDS.insert_s:
                 raise TransientError("the insert took too long")
 
         def begin() -> bool:
@@ -283,6 +284,7 @@ class Process:
             feed=self.feed,
             clock=ModelClock(world),
             watch=self.watch,
+            bounds=BOUNDS,
         )
         self._run: Coroutine[Op[Any], Any, None] = owner.run()
         self.pending: Op[Any] | None = self._run.send(None)
@@ -313,6 +315,11 @@ class Process:
         except (NotOwned, TransientError) as exc:
             return None, exc
         return (None, OutcomeUnknown("injected")) if fault == "after" and can_fail else (result, None)
+
+    def disconnect(self) -> None:
+        """The connection to ClickHouse breaks: an answer on its way is lost."""
+        if self.pending is not None and self.pending.name in {"highest", "accepted_copies", "recent_suspects", "insert"}:
+            self._answer = None, OutcomeUnknown("connection lost")
 
     def crash(self) -> None:
         """End at once."""
