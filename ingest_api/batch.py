@@ -32,6 +32,7 @@ from ingest_api.parse import (
     is_idempotency_key,
     parse_items,
     parse_line,
+    too_long,
     without_bom,
 )
 
@@ -131,17 +132,10 @@ def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] 
     body = without_bom(body).strip()
     if not body:
         return Refused(Refusal.BODY_EMPTY)
-    clicks: list[bytes] | list[Click | Refused]
     if body.startswith(b"["):
-        items = parse_items(body)
-        if isinstance(items, Refused):
-            return items
-        clicks = items
-    else:
-        clicks = [line for line in map(bytes.strip, body.split(b"\n")) if line]
-    if len(clicks) > clicks_max:
-        return Refused(Refusal.BATCH_TOO_LONG, f"A batch has at most {clicks_max:,} clicks, not {len(clicks):,}.")
-    return clicks
+        return parse_items(body, clicks_max)
+    lines = [line for line in map(bytes.strip, body.split(b"\n")) if line]
+    return too_long(len(lines), clicks_max) if len(lines) > clicks_max else lines
 
 
 def _check_lines(

@@ -106,13 +106,20 @@ def parse_line(line: bytes) -> Click | Refused:
     return fields if isinstance(fields, Refused) else check_click(fields, line, _LINE_TYPES)
 
 
-def parse_items(body: bytes) -> list[Click | Refused] | Refused:
+def too_long(clicks: int, clicks_max: int) -> Refused:
+    """The refusal of a batch with too many clicks."""
+    return Refused(Refusal.BATCH_TOO_LONG, f"A batch has at most {clicks_max:,} clicks, not {clicks:,}.")
+
+
+def parse_items(body: bytes, clicks_max: int) -> list[Click | Refused] | Refused:
     """Read a batch that is a JSON array; its items are encoded again. Refused when the whole of it cannot be read."""
     items = load_json(body)
     if isinstance(items, Refused):
         return items
     if not isinstance(items, list):
         return Refused(Refusal.NOT_AN_OBJECT, "The body must be a JSON array or one JSON object per line.")
+    if len(items) > clicks_max:
+        return too_long(len(items), clicks_max)
     if _brackets(body) > 1 + len(items) and is_deeper(body, 1 + DEPTH_MAX):
         return Refused(Refusal.TOO_DEEP)
     doubled = _doubled_fields_of_items(body, items)

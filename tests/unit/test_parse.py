@@ -321,7 +321,8 @@ def test_line_brings_its_own_key() -> None:
 def test_items() -> None:
     """Each item of an array is judged by itself, doubled fields included."""
     items = parse_items(
-        b'[{%b},{"short-url":"a","short-url":"b"},1,{"short\\u002durl":"a","short-url":"b"},{"x":"short-url"}]' % URL
+        b'[{%b},{"short-url":"a","short-url":"b"},1,{"short\\u002durl":"a","short-url":"b"},{"x":"short-url"}]' % URL,
+        1000,
     )
     assert isinstance(items, list)
     assert [item.refusal if isinstance(item, Refused) else item.short_url for item in items] == [
@@ -346,7 +347,7 @@ def test_items() -> None:
 )
 def test_items_unreadable(body: bytes) -> None:
     """An array that cannot be split into items is refused whole."""
-    assert isinstance(parse_items(body), Refused)
+    assert isinstance(parse_items(body, 1000), Refused)
 
 
 JSON = st.recursive(
@@ -374,7 +375,7 @@ def test_any_bytes(body: bytes) -> None:
         assert isinstance(result, Click | Refused)
         if isinstance(result, Click):
             assert orjson.loads(b'{"click":%b}' % result.raw)["click"]["short-url"] == result.short_url
-    assert isinstance(parse_items(body), list | Refused)
+    assert isinstance(parse_items(body, 1000), list | Refused)
 
 
 @given(st.one_of(st.text(max_size=42), st.integers(), st.floats(), st.booleans(), st.datetimes().map(str)))
