@@ -124,7 +124,7 @@ def _check_node(node: _Node, previous: _Node, database: str, rules: Rules) -> No
         case "Function":
             _check_function(node, previous, rules)
         case "TableIdentifier" | "Identifier":
-            _check_identifier(node.name, database)
+            _check_identifier(node, database)
         case "Explain":
             if node.name not in names.EXPLAIN_KINDS:
                 raise _denied(node.name)
@@ -143,15 +143,16 @@ def _check_function(node: _Node, previous: _Node, rules: Rules) -> None:
         raise _denied(f"{'table function' if is_table else 'function'} {node.name}")
 
 
-def _check_identifier(name: str, database: str) -> None:
+def _check_identifier(node: _Node, database: str) -> None:
     """Refuse names in the system's databases beyond the schema; other databases are the engine's to refuse by role."""
-    first, _, rest = name.partition(".")
-    if first == database:
+    first, _, rest = node.name.partition(".")
+    if first == database or not rest:
         return
+    table = rest.partition(".")[0] if node.kind == "Identifier" else rest  # an Identifier may go on with a column
     lower = first.lower()
-    if lower == "system" and rest and rest not in names.SYSTEM_TABLES:
+    if lower == "system" and table not in names.SYSTEM_TABLES:
         raise _denied(f"table system.{rest}")
-    if lower == "information_schema" and rest and rest.lower() not in names.INFORMATION_SCHEMA:
+    if lower == "information_schema" and table.lower() not in names.INFORMATION_SCHEMA:
         raise _denied(f"table information_schema.{rest}")
 
 

@@ -26,6 +26,7 @@ from clickledger.clickhouse_server.execution import Execution
 from clickledger.clickhouse_server.options import Options
 from clickledger.clickhouse_server.pipe import ResultPipe
 from clickledger.clickhouse_server.request import Credentials, Request, form_fields, parse_request
+from clickledger.clickhouse_server.sessions import SessionStore
 
 FORM_BYTES_MAX: Final = 16 << 20  # a multipart form is held in memory
 QUERY_ID_MAX: Final = 256  # characters of a client's query id; longer ones are refused
@@ -44,6 +45,7 @@ class ClickHouseApp:
             Role.READER: Admission(options.reader_statements, options.waiting_statements),
         }
         self._workers = ThreadPoolExecutor(options.owner_statements + options.reader_statements, "statement")
+        self._sessions = SessionStore()
         self._running: set[str] = set()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -105,7 +107,9 @@ class ClickHouseApp:
         pipe = ResultPipe()
         try:
             body = BodyFeed(asyncio.get_running_loop(), self._options.idle_seconds)
-            execution = Execution(self._engine, self._rules, request, role, request.query_id, body, pipe.writing_end)
+            execution = Execution(
+                self._engine, self._rules, self._sessions, request, role, request.query_id, body, pipe.writing_end
+            )
             await Exchange(execution, pipe, receive, send, self._options.idle_seconds).run(self._workers)
         finally:
             pipe.end()
@@ -115,6 +119,7 @@ class ClickHouseApp:
     def close(self) -> None:
         """Wait for the worker threads; called after the HTTP server has stopped."""
         self._workers.shutdown(wait=True, cancel_futures=True)
+        self._sessions.close()
 
 
 async def send_plain(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:

@@ -15,11 +15,14 @@ Seen on chDB 26.9 and used here:
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+
+import orjson
 
 from clickledger.clickhouse_server.errors import StatementError, from_engine
 
@@ -137,6 +140,28 @@ class Session:
         if settings:
             assignments = ", ".join(f"`{name}` = {quoted(value)}" for name, value in settings.items())
             self.run(f"SET {assignments}".encode(), "TSV")
+
+    @contextmanager
+    def temporarily(self, database: str, settings: Mapping[str, str]) -> Iterator[None]:
+        """`database` (unless '') and `settings` for the time of the block; what was before comes back after it."""
+        names = ", ".join(quoted(name) for name in settings) or "''"
+        rows, _ = self.run(
+            f"SELECT currentDatabase(), groupArray((name, value, changed)) FROM system.settings WHERE name IN ({names})".encode(),  # noqa: S608
+            "JSONCompactEachRow",
+        )
+        before_database, before = orjson.loads(rows)
+        if database:
+            self.run(f"USE `{database}`".encode(), "TSV")
+        self.apply(settings)
+        try:
+            yield
+        finally:
+            self.apply({name: value for name, value, changed in before if int(changed)})
+            for name, _, changed in before:
+                if not int(changed):
+                    self.run(f"SET `{name}` = DEFAULT".encode(), "TSV")
+            if database:
+                self.run(f"USE `{before_database}`".encode(), "TSV")
 
     def bind(self, params: Mapping[str, str]) -> None:
         """Set query parameters for statements that cannot take them as arguments (streaming INSERT)."""

@@ -4,7 +4,6 @@ The engine's own messages pass unchanged; only what a server would add (the vers
 """
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -71,15 +70,13 @@ _STATUS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class StatementError(Exception):
     """A statement failed: `code` is ClickHouse's error code, `text` its whole message without the version."""
 
-    code: int
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
 
     @property
     def status(self) -> HTTPStatus:

@@ -5,7 +5,9 @@ comes out as one document, in constant memory, compressed by the engine itself i
 chDB's streaming insert in pieces of 1 MiB. Nothing else of a request grows with its size.
 """
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -15,23 +17,30 @@ from clickledger.clickhouse_server.bodies import PIECE_BYTES, BodyFeed, decoded
 from clickledger.clickhouse_server.engine import Counts, Engine, Role, Session
 from clickledger.clickhouse_server.errors import (
     INTO_OUTFILE_NOT_ALLOWED,
+    NOT_IMPLEMENTED,
     QUERY_IS_TOO_LARGE,
     QUERY_WAS_CANCELLED,
     READONLY,
     SYNTAX_ERROR,
+    UNKNOWN_EXCEPTION,
+    StatementError,
     refusal,
 )
 from clickledger.clickhouse_server.request import ENCODINGS, Request
+from clickledger.clickhouse_server.sessions import SessionStore
 from clickledger.clickhouse_server.tokens import (
     Command,
     Inserting,
     Reading,
+    Statement,
     find_insert,
     kill_by_comment,
     parse_statement,
     starts_insert,
     tokens,
 )
+
+_log: Final = logging.getLogger(__name__)
 
 HEAD_BYTES_MAX: Final = 256 << 10  # max_query_size of the server: where an INSERT's data must have begun
 TEXT_BYTES_MAX: Final = 16 << 20  # statements held whole in memory, inline VALUES of INSERT … SELECT included
@@ -43,6 +52,7 @@ class Execution:
 
     engine: Engine
     rules: access.Rules
+    sessions: SessionStore
     request: Request
     role: Role
     query_id: str
@@ -59,14 +69,79 @@ class Execution:
     """Result of a statement that does not write to the pipe."""
 
     def run(self) -> Counts:
-        """Run the statement; raises StatementError. The result is in the pipe or in `answer`."""
+        """Run the statement; raises StatementError only. The result is in the pipe or in `answer`."""
+        try:
+            return self._run()
+        except StatementError:
+            raise
+        except (
+            Exception
+        ) as exc:  # the thread's edge: a defect here must reach the client and the log, not end in silence
+            _log.exception("statement %s failed in the server itself", self.query_id)
+            raise refusal(UNKNOWN_EXCEPTION, f"Defect in the HTTP interface: {type(exc).__name__}: {exc}") from exc
+
+    def _run(self) -> Counts:
         self.format = self.request.default_format
         pieces = decoded(self.body, self.request.body_encoding, in_blocks=self.request.body_in_blocks)
+        statement, data = self._read_statement(pieces)
+        if self.is_cancelled:
+            raise refusal(QUERY_WAS_CANCELLED, "The client went away before its query was started")
+        with self._session(statement) as session:
+            match statement:
+                case Inserting():
+                    return self._insert(session, statement, chain([data], pieces))
+                case Reading():
+                    return self._read(session, statement)
+                case Command():
+                    return self._command(session, statement)
+
+    def _read_statement(self, pieces: Iterator[bytes]) -> tuple[Statement, bytes]:
+        """The statement and the first bytes of an INSERT's data; the pieces are consumed so far."""
+        text = self.request.query + b"\n" if self.request.query else b""
+        is_complete = bool(self.request.query)
+        while True:
+            if starts_insert(text[:HEAD_BYTES_MAX]):
+                insert = find_insert(text[:HEAD_BYTES_MAX], is_complete=is_complete)
+                if insert:
+                    return insert, text[insert.data_at :]
+            piece = next(pieces, None)
+            if piece is None and is_complete:
+                return parse_statement(text), b""
+            is_complete = piece is None
+            text += piece or b"\n"
+            if len(text) > TEXT_BYTES_MAX:
+                raise refusal(QUERY_IS_TOO_LARGE, f"The statement is larger than {TEXT_BYTES_MAX} bytes")
+
+    @contextmanager
+    def _session(self, statement: Statement) -> Iterator[Session]:
+        """The engine's session to run in: the client's named one if it has to remember something, else a new one."""
+        if self.request.session_id and self.role is Role.OWNER:
+            with self._named_session(statement) as session:
+                if session is not None:
+                    yield session
+                    return
         session = self.engine.session(self.role, self._database(), self._settings())
         try:
-            return self._run(session, pieces)
+            yield session
         finally:
             session.close()
+
+    @contextmanager
+    def _named_session(self, statement: Statement) -> Iterator[Session | None]:
+        request = self.request
+        with self.sessions.hold(
+            request.session_id,
+            request.session_seconds,
+            must_exist=request.session_must_exist,
+            ends=request.session_ends,
+        ) as held:
+            if held.session is None and isinstance(statement, Command) and statement.is_stateful:
+                held.session = self.engine.session(self.role, self._database(), {})
+            if held.session is None:
+                yield None
+                return
+            with held.session.temporarily(request.database, {**request.settings, "log_comment": self.query_id}):
+                yield held.session
 
     def _database(self) -> str:
         """The database of unqualified names: for a reader always the engine's, so that `system` cannot be meant."""
@@ -81,35 +156,6 @@ class Execution:
         elif self.request.is_read and settings.get("readonly", "0") == "0":
             settings["readonly"] = "2"  # GET changes nothing; settings of the query are still allowed
         return {**settings, "log_comment": self.query_id}
-
-    def _run(self, session: Session, pieces: Iterator[bytes]) -> Counts:
-        text, insert = self._read_statement(pieces)
-        if insert is not None:
-            return self._insert(session, insert, chain([text[insert.data_at :]], pieces))
-        statement = parse_statement(text)
-        if self.is_cancelled:
-            raise refusal(QUERY_WAS_CANCELLED, "The client went away before its query was started")
-        match statement:
-            case Inserting():
-                return self._insert(session, statement, pieces)
-            case Reading():
-                return self._read(session, statement)
-            case Command():
-                return self._command(session, statement)
-
-    def _read_statement(self, pieces: Iterator[bytes]) -> tuple[bytes, Inserting | None]:
-        """The text up to where an INSERT's data begins, or all of it; the pieces are consumed so far."""
-        text = self.request.query + b"\n" if self.request.query else b""
-        if self.request.query and (insert := find_insert(text)):
-            return text, insert
-        for piece in pieces:
-            text += piece
-            is_insert = starts_insert(text[:HEAD_BYTES_MAX])
-            if is_insert and (insert := find_insert(text[:HEAD_BYTES_MAX])):
-                return text, insert
-            if len(text) > TEXT_BYTES_MAX:
-                raise refusal(QUERY_IS_TOO_LARGE, f"The statement is larger than {TEXT_BYTES_MAX} bytes")
-        return text, None
 
     def _insert(self, session: Session, insert: Inserting, pieces: Iterator[bytes]) -> Counts:
         """Stream the data of an INSERT into the engine; one insert of the table for the whole body."""
@@ -156,6 +202,10 @@ class Execution:
             raise refusal(SYNTAX_ERROR, "Empty query")
         if self.role is Role.READER:
             raise refusal(READONLY, "reader: Cannot execute query in readonly mode.")
+        if statement.reads_input:
+            raise refusal(
+                NOT_IMPLEMENTED, "input() and INFILE are not supported: the engine in process drops their rows"
+            )
         if session.statement_count(statement.text) > 1:
             raise refusal(SYNTAX_ERROR, "Multi-statements are not allowed")
         self.answer, counts = session.run(kill_by_comment(statement.text), self.format, self.request.params)

@@ -7,6 +7,7 @@ Everything works on bytes, since the data behind an INSERT need not be text.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 _TOKEN: Final = re.compile(
@@ -24,7 +25,7 @@ _TOKEN: Final = re.compile(
 _OPEN: Final = {b"(", b"[", b"{"}
 _CLOSE: Final = {b")", b"]", b"}"}
 _READS: Final = {b"SELECT", b"WITH", b"FROM", b"SHOW", b"DESCRIBE", b"DESC", b"EXISTS", b"EXPLAIN", b"CHECK"}
-_DATA_GAP: Final = re.compile(rb"[ \t\f]*;?[ \t\f]*\r?\n?")
+_DATA_GAP: Final = re.compile(rb"[ \t\f]*\r?\n?")
 
 
 class Token(NamedTuple):
@@ -73,6 +74,21 @@ class Command:
 
     text: bytes
 
+    @property
+    def is_stateful(self) -> bool:
+        """Whether it leaves something in the session: SET, USE, a transaction, a temporary table."""
+        found = [token for token, _ in zip(tokens(self.text), range(5), strict=False)]
+        changes_session = bool(found) and found[0].is_word(b"SET", b"USE", b"BEGIN", b"COMMIT", b"ROLLBACK")
+        return changes_session or any(token.is_word(b"TEMPORARY") for token in found)
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether it wants rows from the body or a file of the client: input() or INFILE, which chDB cannot do."""
+        found = list(tokens(self.text))
+        is_insert = bool(found) and found[0].is_word(b"INSERT")
+        calls_input = any(a.text.lower() == b"input" and b.text == b"(" for a, b in pairwise(found))
+        return is_insert and (calls_input or any(token.is_word(b"INFILE") for token in found))
+
 
 Statement = Reading | Inserting | Command
 
@@ -100,8 +116,8 @@ def starts_insert(text: bytes) -> bool:
     return first is not None and first.is_word(b"INSERT")
 
 
-def find_insert(text: bytes) -> Inserting | None:
-    """The INSERT at the start of `text`, which may be only the first part of it, when its data's place can be seen."""
+def find_insert(text: bytes, *, is_complete: bool) -> Inserting | None:
+    """The INSERT at the start of `text` when the place of its data can be seen; `text` may be a first part only."""
     previous: Token | None = None
     stream = tokens(text)
     first = next(stream, None)
@@ -112,9 +128,12 @@ def find_insert(text: bytes) -> Inserting | None:
             return None
         if token.is_word(b"VALUES") and previous and not previous.is_word(b"INTO", b"TABLE", b"FORMAT"):
             return Inserting(text[: token.start], "Values", token.end)
-        if token.kind == "word" and previous and previous.is_word(b"FORMAT") and token.end < len(text):
+        if token.kind == "word" and previous and previous.is_word(b"FORMAT"):
             gap = _DATA_GAP.match(text, token.end)
-            return Inserting(text[: previous.start], token.text.decode(), gap.end() if gap else token.end)
+            data_at = gap.end() if gap else token.end
+            if data_at == len(text) and not is_complete:
+                return None  # more of the name or of the gap may follow
+            return Inserting(text[: previous.start], token.text.decode(), data_at)
         previous = token
     return None
 
