@@ -43,11 +43,15 @@ class KafkaDestination:
         """Why nothing is taken now; empty when connected."""
         return self._why_not
 
+    def producer(self) -> Producer:
+        """The producer that is connected now, for other topics. Raises TransientError while there is none."""
+        if self._producer is None:
+            raise TransientError(self._why_not)
+        return self._producer
+
     async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
         """Append all clicks as one batch; returns when every in-sync replica has it. Errors as `Destination`."""
-        producer = self._producer
-        if producer is None:
-            raise TransientError(self._why_not)
+        producer = self.producer()
         batch = producer.new_batch()
         for click in clicks:
             headers = SUSPECT_HEADER if click.suspect else ()

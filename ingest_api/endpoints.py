@@ -118,39 +118,27 @@ class BatchPath(_Path):
         result = handle_batch(self._state, headers, body, peer, clock_ms(), method=method)
         if not isinstance(result, PendingBatch):
             return self._tallies.answer(result)
-        waiting = _BatchWait(result, lambda answer: reply(self._count(result, answer)))
+        waiting = _BatchWait(result, lambda answer: reply(self._count(waiting, answer)))
         for index, click in enumerate(result.clicks):
             refusal = self._commit.submit(click, partial(waiting.settle, index))
             if refusal is not None:
                 waiting.outcomes[index] = refusal
                 waiting.missing -= 1
-        return None if waiting.missing else self._count(result, result.finish(waiting.outcomes))
+        return None if waiting.missing else self._count(waiting, result.finish(waiting.outcomes))
 
-    def _count(self, batch: PendingBatch, answer: Answer) -> Answer:
-        refused = batch.refusals
-        lost = sum(refused[reason] for reason in PUBLISHING_REFUSALS)
-        self._tallies.lines(len(batch.clicks) - lost, refused)
+    def _count(self, waiting: _BatchWait, answer: Answer) -> Answer:
+        self._tallies.lines(waiting.outcomes.count(None), waiting.batch.refusals)
         self._tallies.status(answer.status)
         return answer
-
-
-PUBLISHING_REFUSALS = (
-    Refusal.NOT_DURABLE,
-    Refusal.OUTCOME_UNKNOWN,
-    Refusal.OVERLOADED,
-    Refusal.STOPPING,
-    Refusal.INTERNAL_ERROR,
-)
-"""Refusals that only a click that had passed every check can get."""
 
 
 class _BatchWait:
     """The outcomes of a batch's clicks until the last one is there."""
 
-    __slots__ = ("_batch", "_reply", "missing", "outcomes")
+    __slots__ = ("_reply", "batch", "missing", "outcomes")
 
     def __init__(self, batch: PendingBatch, reply: Reply) -> None:
-        self._batch = batch
+        self.batch = batch
         self._reply = reply
         self.outcomes: list[Refusal | None] = [None] * len(batch.clicks)
         self.missing = len(batch.clicks)
@@ -160,7 +148,7 @@ class _BatchWait:
         self.outcomes[index] = refusal
         self.missing -= 1
         if not self.missing:
-            self._reply(self._batch.finish(self.outcomes))
+            self._reply(self.batch.finish(self.outcomes))
 
 
 async def answer_async(

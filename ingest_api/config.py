@@ -1,0 +1,39 @@
+"""Everything that the API is told, read once, contradictions between groups refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from shared.errors import OperatorError
+from shared.settings import ApiSettings, CatalogSettings, KafkaSettings, RuntimeSettings, load
+
+STOP_MARGIN_MS: Final = 6_000
+"""Of a stop's deadline, kept for closing the producer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """The groups that the API needs."""
+
+    runtime: RuntimeSettings
+    kafka: KafkaSettings
+    catalog: CatalogSettings
+    api: ApiSettings
+
+    @classmethod
+    def load(cls) -> ServiceSettings:
+        """From the environment. Raises OperatorError."""
+        settings = cls(load(RuntimeSettings), load(KafkaSettings), load(CatalogSettings), load(ApiSettings))
+        if settings.api.api_ack_timeout_ms > settings.serving_stop_ms:
+            raise OperatorError(
+                f"CLICKLEDGER_API_ACK_TIMEOUT_MS ({settings.api.api_ack_timeout_ms}) must be at most "
+                f"CLICKLEDGER_STOP_DEADLINE_MS ({settings.runtime.stop_deadline_ms}) - {STOP_MARGIN_MS}, "
+                "else a stop cuts off clicks that are still waiting"
+            )
+        return settings
+
+    @property
+    def serving_stop_ms(self) -> int:
+        """Milliseconds that connections may take to end in a stop; at least one second."""
+        return max(1_000, self.runtime.stop_deadline_ms - STOP_MARGIN_MS)

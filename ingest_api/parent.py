@@ -1,0 +1,117 @@
+"""The parent of several worker processes: binds, follows the catalog, serves health and metrics, restarts what dies.
+
+All workers accept on the same socket, so that one that dies takes only its own connections with it. Each holds one end
+of a socket pair: through it it says why it is not ready, and at its end of file it stops, so that no worker outlives
+its parent. Counters lie in files, one per worker, that the parent sums up for `/metrics`.
+
+This module must not import the API's metrics: the parent's own copies would stand beside the sums.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import REGISTRY
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from ingest_api.config import ServiceSettings
+from shared.catalog import CatalogFollower
+from shared.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+RESTART_S_MIN: Final = 0.25
+RESTART_S_MAX: Final = 5.0
+HEALTHY_S: Final = 30.0
+"""A worker that lived so long is restarted without a growing pause when it dies."""
+
+
+class Parent:
+    """Runs until told to stop."""
+
+    def __init__(self, runtime: Runtime, settings: ServiceSettings, listener: socket.socket) -> None:
+        self._runtime = runtime
+        self._settings = settings
+        self._listener = listener
+        folder = settings.runtime.data / "api"
+        self._catalog_path = folder / "catalog"
+        self._metrics = folder / "metrics"
+        self._reasons: list[str] = ["not started"] * settings.api.api_workers
+
+    async def run(self) -> None:
+        """Keep the workers until the runtime is to stop; each ends gracefully, within the deadline."""
+        shutil.rmtree(self._metrics, ignore_errors=True)
+        self._metrics.mkdir(parents=True)
+        MultiProcessCollector(REGISTRY, path=str(self._metrics))
+        self._runtime.checks.append(self._why_not_ready)
+        follower = CatalogFollower(self._settings.catalog, self._settings.kafka, self._catalog_path)
+        following = asyncio.create_task(follower.run())
+        keeping = [asyncio.create_task(self._keep(number)) for number in range(self._settings.api.api_workers)]
+        stopping = asyncio.create_task(self._runtime.stopping.wait())
+        try:
+            await asyncio.wait([following, stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+            self._runtime.stopping.set()
+            await asyncio.gather(*keeping)
+        finally:
+            stopping.cancel()
+            following.cancel()
+            await asyncio.wait([following, stopping])
+        if not following.cancelled():
+            following.result()
+
+    def _why_not_ready(self) -> str:
+        return "; ".join(f"worker {number}: {why}" for number, why in enumerate(self._reasons) if why)
+
+    async def _keep(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = RESTART_S_MIN
+        while not self._runtime.stopping.is_set():
+            started = loop.time()
+            status = await self._run_once(number)
+            if self._runtime.stopping.is_set():
+                return
+            self._reasons[number] = f"ended with status {status}"
+            pause_s = RESTART_S_MIN if loop.time() - started > HEALTHY_S else min(RESTART_S_MAX, pause_s * 2)
+            log.error("worker %d ended with status %d, starting it again in %.2f s", number, status, pause_s)
+            await self._runtime.pause(pause_s)
+
+    async def _run_once(self, number: int) -> int:
+        """One life of a worker; its exit status."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ingest_api.child", str(self._listener.fileno()), str(theirs.fileno())),
+                pass_fds=(self._listener.fileno(), theirs.fileno()),
+                env=self._environment(),
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        hearing = asyncio.create_task(self._hear(number, reader))
+        stopping = asyncio.create_task(self._runtime.stopping.wait())
+        ending = asyncio.create_task(process.wait())
+        await asyncio.wait([ending, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            process.send_signal(signal.SIGTERM)
+        status = await ending
+        stopping.cancel()
+        hearing.cancel()
+        writer.close()
+        mark_process_dead(process.pid, path=str(self._metrics))
+        return status
+
+    def _environment(self) -> Mapping[str, str]:
+        return {**os.environ, METRICS_VARIABLE: str(self._metrics)}
+
+    async def _hear(self, number: int, reader: asyncio.StreamReader) -> None:
+        """Each line is a JSON text: why the worker is not ready, or empty."""
+        while line := await reader.readline():
+            self._reasons[number] = json.loads(line)

@@ -1,0 +1,57 @@
+"""The API service: one process, or a parent that keeps several worker processes on one listening socket."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from typing import Final
+
+from ingest_api.config import ServiceSettings
+from shared.errors import ClickledgerError
+from shared.runtime import Runtime, run_service, write_port_file
+from shared.settings import ApiSettings
+
+log = logging.getLogger(__name__)
+
+SERVICE: Final = "api"
+BACKLOG: Final = 2_048
+"""Connections that wait to be accepted, e.g. while a process restarts."""
+EXIT_USAGE: Final = 2
+
+
+def main() -> int:
+    """Run the service as the environment says; the exit code."""
+    try:
+        settings = ServiceSettings.load()
+    except ClickledgerError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return EXIT_USAGE
+    return run_service(
+        SERVICE, settings.runtime, lambda runtime: _run(runtime, settings), health_port=settings.api.api_health_port
+    )
+
+
+async def _run(runtime: Runtime, settings: ServiceSettings) -> None:
+    with listen(settings.api) as listener:
+        port = listener.getsockname()[1]
+        write_port_file(settings.runtime.data, f"{SERVICE}-http", port)
+        log.info("listening on %s:%d, %d process(es)", settings.api.api_host, port, settings.api.api_workers)
+        if settings.api.api_workers == 1:
+            from ingest_api.worker import Worker
+
+            await Worker(runtime, settings).run(listener, follow=True)
+        else:
+            from ingest_api.parent import Parent
+
+            await Parent(runtime, settings, listener).run()
+
+
+def listen(settings: ApiSettings) -> socket.socket:
+    """The listening socket; connections may come at once and wait in its backlog."""
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    return socket.create_server((settings.api_host, settings.api_port), family=family, backlog=BACKLOG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
