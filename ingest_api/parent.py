@@ -52,7 +52,7 @@ class Parent:
         """Keep the workers until the runtime is to stop; each ends gracefully, within the deadline."""
         shutil.rmtree(self._metrics, ignore_errors=True)
         self._metrics.mkdir(parents=True)
-        MultiProcessCollector(REGISTRY, path=str(self._metrics))
+        MultiProcessCollector(REGISTRY, path=str(self._metrics))  # type: ignore[no-untyped-call]
         self._runtime.checks.append(self._why_not_ready)
         follower = CatalogFollower(self._settings.catalog, self._settings.kafka, self._catalog_path)
         following = asyncio.create_task(follower.run())
@@ -105,7 +105,7 @@ class Parent:
         stopping.cancel()
         hearing.cancel()
         writer.close()
-        mark_process_dead(process.pid, path=str(self._metrics))
+        mark_process_dead(process.pid, path=str(self._metrics))  # type: ignore[no-untyped-call]
         return status
 
     def _environment(self) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Final
 
 import uvloop
@@ -142,6 +143,7 @@ async def _serve(
         loop.add_signal_handler(number, runtime.stopping.set)
     server = await serve_health(runtime, health_port)
     runtime.health_port = server.sockets[0].getsockname()[1]
+    write_port_file(settings.data, service, runtime.health_port)
     working = asyncio.ensure_future(main(runtime))
     stopping = asyncio.ensure_future(runtime.stopping.wait())
     try:
@@ -156,6 +158,13 @@ async def _serve(
     finally:
         stopping.cancel()
         server.close()
+
+
+def write_port_file(data: Path, service: str, port: int) -> None:
+    """Leave a port where the supervisor finds it: `<data>/health/<service>-<pid>`."""
+    folder = data / "health"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{service}-{os.getpid()}").write_text(str(port))
 
 
 async def serve_health(runtime: Runtime, port: int) -> asyncio.Server:
