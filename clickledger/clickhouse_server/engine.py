@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -68,6 +68,13 @@ class Counts:
     written_bytes: int = 0
     result_rows: int = 0
     elapsed_ns: int = 0
+
+
+class Verdict(NamedTuple):
+    """The engine's opinion of a text: 0 statements when it cannot be parsed; writing a file is not read-only."""
+
+    statements: int
+    is_read_only: bool
 
 
 def quoted(text: str) -> str:
@@ -172,10 +179,10 @@ class Session:
         """Begin a streaming INSERT; `head` is the statement without FORMAT and data."""
         return InsertStream(self._connection, head, input_format)
 
-    def statement_count(self, sql: bytes) -> int:
-        """How many statements the engine's parser sees in `sql`; 0 when it cannot parse them."""
+    def judge(self, sql: bytes) -> Verdict:
+        """What the engine's parser makes of `sql`, without running it."""
         found = self._connection.classify_query(sql, "")
-        return int(found["statement_count"])
+        return Verdict(int(found["statement_count"]), found["query_class"].name == "READ_ONLY")
 
     def syntax_tree(self, sql: bytes, params: Mapping[str, str]) -> str:
         """The engine's own syntax tree of one statement, parameters filled in; raises StatementError."""

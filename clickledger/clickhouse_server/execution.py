@@ -14,7 +14,7 @@ from typing import Final
 
 from clickledger.clickhouse_server import access
 from clickledger.clickhouse_server.bodies import PIECE_BYTES, BodyFeed, decoded
-from clickledger.clickhouse_server.engine import Counts, Engine, Role, Session
+from clickledger.clickhouse_server.engine import Counts, Engine, Role, Session, quoted
 from clickledger.clickhouse_server.errors import (
     INTO_OUTFILE_NOT_ALLOWED,
     NOT_IMPLEMENTED,
@@ -166,7 +166,7 @@ class Execution:
                 READONLY,
                 "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. You should use method POST for modifying queries.",
             )
-        if session.statement_count(insert.head) > 1:
+        if session.judge(insert.head).statements > 1:
             raise refusal(SYNTAX_ERROR, "Multi-statements are not allowed")
         session.bind(self.request.params)
         input_format = insert.format or self.request.settings.get("input_format", "") or "Values"
@@ -182,17 +182,23 @@ class Execution:
     def _read(self, session: Session, statement: Reading) -> Counts:
         self.format = statement.format or self.request.default_format
         self.is_reading = True
-        clause = f"INTO OUTFILE '/dev/fd/{self.pipe}' TRUNCATE"
-        if self.request.answer_encoding:
-            clause += f" COMPRESSION '{ENCODINGS[self.request.answer_encoding]}'"
-        if session.statement_count(statement.text) > 1:
+        verdict = session.judge(statement.text)
+        if verdict.statements > 1:
             raise refusal(SYNTAX_ERROR, "Multi-statements are not allowed")
         if any(token.is_word(b"OUTFILE") for token in tokens(statement.text)):
             raise refusal(INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE is not allowed")
+        files = [f"/dev/fd/{self.pipe}"]
+        if self.request.answer_encoding:
+            files.append(ENCODINGS[self.request.answer_encoding])
+        clause = f"INTO OUTFILE {' TRUNCATE COMPRESSION '.join(map(quoted, files))}"
+        if len(files) == 1:
+            clause += " TRUNCATE"
         final = statement.with_output(clause.encode(), self.request.default_format)
         if self.role is Role.READER:
+            if not verdict.is_read_only:
+                raise refusal(READONLY, "reader: Cannot execute query in readonly mode.")
             tree = session.syntax_tree(final, self.request.params)
-            access.check_output(tree, 2 if self.request.answer_encoding else 1)
+            access.check_output(tree, files)
             access.check_tree(tree, self.engine.database, self.rules)
         _, counts = session.run(final, "TSV", self.request.params)
         return counts
@@ -206,7 +212,7 @@ class Execution:
             raise refusal(
                 NOT_IMPLEMENTED, "input() and INFILE are not supported: the engine in process drops their rows"
             )
-        if session.statement_count(statement.text) > 1:
+        if session.judge(statement.text).statements > 1:
             raise refusal(SYNTAX_ERROR, "Multi-statements are not allowed")
         self.answer, counts = session.run(kill_by_comment(statement.text), self.format, self.request.params)
         return counts

@@ -26,7 +26,7 @@ PURE_OTHERS: Final = _names(
     "runningDifference runningDifferenceStartingWithFirstValue throwIf toColumnTypeName toTypeName transform uptime "
     "variantElement variantType version visibleWidth",
 )
-SYNTAX_FUNCTIONS: Final = _names("lambda exists grouping columns")  # function nodes of the tree that are syntax
+SYNTAX_FUNCTIONS: Final = _names("lambda exists grouping columns _cast")  # function nodes of the tree that are syntax
 
 TABLE_FUNCTIONS: Final = _names("numbers numbers_mt zeros zeros_mt generateseries generate_series values view null")
 SYSTEM_TABLES: Final = _names(
