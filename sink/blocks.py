@@ -136,16 +136,27 @@ class Intake:
         self.bytes = 0
         self.counts = Counts()
         self.foreign: list[int] = []
-        """Kafka offsets of foreign records since the owner last looked."""
+        """Kafka offsets of foreign records, until they are taken."""
         self._prefix = b'{"v":1,"stream":%b,"raw_partition":%d,"raw_offset":' % (orjson.dumps(stream), partition)
         self._rows: deque[Row] = deque()
         self._arrivals: deque[tuple[int, int]] = deque()
         self._cut_from = 0
         self._cut_raw = -1
         self._plan: Plan | None = None
+        self._is_plan_lost = False
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the next block is a planned one."""
+        return self._plan is not None
+
+    def take_foreign(self) -> list[int]:
+        """The Kafka offsets of foreign records since the last call."""
+        found, self.foreign = self.foreign, []
+        return found
 
     def restart(self, position: int, taken: int, plan: Plan | None = None) -> None:
         """Forget everything and begin at a Kafka offset with `taken` already stored; `plan`: cut this very block first."""
@@ -153,9 +164,20 @@ class Intake:
         self.taken = self._cut_raw = taken
         self.gap = None
         self._plan = plan
+        self._is_plan_lost = False
         self._rows.clear()
         self._arrivals.clear()
         self.bytes = 0
+
+    def jump(self, position: int) -> None:
+        """Go on at a Kafka offset because the wanted one is gone: by retention, or because the topic was made anew.
+
+        Rows not yet cut are read again; the raw offsets tell whether any are missing. A plan cannot be built any more.
+        """
+        if self._plan is None:
+            self.restart(position, self._cut_raw)
+        else:
+            self._is_plan_lost = True
 
     def reopen_gap(self) -> int | None:
         """Read again from the record behind the open gap when it is accepted by now: the Kafka offset to seek to."""
@@ -234,7 +256,7 @@ class Intake:
     def due_in_ms(self, limits: Limits, now_ms: int) -> int | None:
         """How long until a block is due: 0 when it is, None while there is nothing to wait for but records."""
         if self._plan is not None:
-            return 0 if self.position > self._plan.last else None
+            return 0 if self._is_plan_lost or self.position > self._plan.last else None
         if not self._rows:
             return None
         if len(self._rows) >= limits.rows_max or self.bytes >= limits.bytes_max:
@@ -245,7 +267,7 @@ class Intake:
         """Cut the next block: the planned one, else as many rows as fit the limits, at least one."""
         plan, self._plan = self._plan, None
         count = self._count_fitting(limits) if plan is None else self._count_up_to(plan.last)
-        if plan is not None and (count == 0 or self._rows[count - 1].raw_offset != plan.raw_last):
+        if plan is not None and (self._is_plan_lost or count == 0 or self._rows[count - 1].raw_offset != plan.raw_last):
             return Unbuildable(plan, self._rows[count - 1].raw_offset if count else self.taken)
         rows = [self._rows.popleft() for _ in range(count)]
         self.bytes -= sum(len(row.value) + ROW_OVERHEAD_BYTES for row in rows)

@@ -39,11 +39,11 @@ _STATUS_BYTES_MAX: Final = 512
 
 
 class Alarm(StrEnum):
-    """Why a partition stands still and needs a human."""
+    """Why a partition, or (`start`) the whole member, stands still and needs a human."""
 
     GAP = "gap"
     OPERATOR = "operator"
-    OFFSETS_LOST = "offsets_lost"
+    START = "start"
 
 
 class Watch(Protocol):
@@ -131,6 +131,16 @@ class PartitionWatch:
             Alarm.GAP,
             f"raw offsets {gap.missing.first} to {gap.missing.last} are missing before Kafka offset {gap.kafka_offset}: "
             "run `clickledger refill`, or accept the loss with `clickledger audit --accept-gap`",
+        )
+
+    def foreign(self, offsets: Sequence[int]) -> None:
+        """Log records that are not this stream's; they are counted and make no row."""
+        log.warning(
+            "%s: %d records are not clicks of this stream, offsets %d to %d: dropped",
+            self.name,
+            len(offsets),
+            offsets[0],
+            offsets[-1],
         )
 
     def poison(self, row: Row, cause: Exception) -> None:

@@ -1,0 +1,113 @@
+"""Blocks for one partition's owner: the member's fetch loop puts records in, the owner takes blocks out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from shared.kafka import Record
+from sink.blocks import Block, Intake, Limits, Range, Unbuildable
+from sink.plans import Plan
+from sink.watch import Alarm, PartitionWatch, records_read
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class PartitionFeed:
+    """The intake of one assignment. `seek` and `hold` act on the consumer; `seek` also releases the partition."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        limits: Limits,
+        watch: PartitionWatch,
+        *,
+        begin_offset: Callable[[], Awaitable[int]],
+        seek: Callable[[int], None],
+    ) -> None:
+        self.intake = intake
+        self._begin_offset = begin_offset
+        self._limits = limits
+        self._watch = watch
+        self._seek = seek
+        self._changed = asyncio.Event()
+        self.is_started = False
+
+    async def begin_offset(self) -> int:
+        """The earliest record kept in Kafka. Raises TransientError, OperatorError."""
+        return await self._begin_offset()
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Take fetched records; foreign ones and gaps are reported."""
+        if not self.is_started:
+            return
+        before = self.intake.counts
+        taken, dropped, foreign, awaiting = before.taken, before.dropped, before.foreign, before.awaiting
+        self.intake.offer(records, _now_ms())
+        after = self.intake.counts
+        for outcome, count in (
+            ("taken", after.taken - taken),
+            ("dropped", after.dropped - dropped),
+            ("foreign", after.foreign - foreign),
+            ("awaiting", after.awaiting - awaiting),
+        ):
+            if count:
+                records_read.labels(outcome).inc(count)
+        if self.intake.foreign:
+            self._watch.foreign(self.intake.take_foreign())
+        self._note_gap()
+        self._changed.set()
+
+    def accept(self, gaps: Sequence[Range]) -> None:
+        """Learn which gaps were accepted; read again from the one that stopped us."""
+        self.intake.accepted = tuple(gaps)
+        position = self.intake.reopen_gap()
+        if position is not None:
+            self._seek(position)
+            self._note_gap()
+
+    def jump(self, position: int) -> None:
+        """The wanted records are no longer in Kafka: go on at `position`, the earliest."""
+        self.intake.jump(position)
+        self._seek(position)
+        self._changed.set()
+
+    def is_full(self, bytes_max: int) -> bool:
+        """Whether enough is buffered to stop fetching: two blocks, or the member's bound."""
+        return self.intake.bytes >= min(bytes_max, 2 * self._limits.bytes_max) or (
+            len(self.intake) >= 2 * self._limits.rows_max
+        )
+
+    def restart(self, position: int, taken: int, plan: Plan | None = None) -> None:
+        """Read again from a Kafka offset; everything up to raw offset `taken` is stored."""
+        self.intake.restart(position, taken, plan)
+        self._seek(position)
+        self.is_started = True
+        self._note_gap()
+
+    async def next_block(self) -> Block | Unbuildable:
+        """Wait until a block is due."""
+        while (wait_ms := self.intake.due_in_ms(self._limits, _now_ms())) != 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        return self.intake.cut(self._limits)
+
+    def due_block(self) -> Block | None:
+        """A block that is due already."""
+        if self.intake.has_plan or self.intake.due_in_ms(self._limits, _now_ms()) != 0:
+            return None
+        block = self.intake.cut(self._limits)
+        return block if isinstance(block, Block) else None
+
+    def _note_gap(self) -> None:
+        if self.intake.gap is not None:
+            self._watch.gap(self.intake.gap)
+        else:
+            self._watch.clear_alarm(Alarm.GAP)

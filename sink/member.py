@@ -1,0 +1,271 @@
+"""One member of the sinks' group: fetches for all its partitions while their owners store, at most some at a time.
+
+The fetch loop never waits for an insert: a partition with enough buffered is held, the others go on, and heartbeats are
+the client's own. An owner lives as long as its assignment; at the revoke it is cancelled, and whatever it had sent to
+ClickHouse is settled by the next owner, who asks the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared import metrics
+from shared.errors import NotOwned, OffsetLost, OperatorError, TransientError
+from shared.kafka import Assignment, Committed, Consumer, Reader, Record
+from shared.positions import accepted_gaps
+from shared.settings import KafkaSettings
+from sink.blocks import Intake, Limits, Range
+from sink.clock import BootClock
+from sink.feed import PartitionFeed
+from sink.table import PartitionTable, Store
+from sink.watch import SERVICE, Alarm, PartitionWatch, buffered_bytes, lag_records, partitions_owned
+from sink.worker import Bounds, Owner
+
+log = logging.getLogger(__name__)
+
+POLL_MS: Final = 100
+"""How long a fetch waits: also how soon a released partition is fetched again."""
+GAPS_EVERY_S: Final = 2.0
+"""How often accepted gaps are looked up while a partition waits behind one."""
+RETRY_S: Final = 1.0
+FETCH_BYTES_MAX: Final = 4 << 20
+"""Bytes fetched for one partition in one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The stream that is stored: its id, and the first raw offset of each partition (0 for later ones)."""
+
+    id: str
+    start_offsets: Sequence[int]
+
+    def start(self, partition: int) -> int:
+        """The first raw offset of a partition."""
+        return self.start_offsets[partition] if partition < len(self.start_offsets) else 0
+
+
+def group_id(stream: str, table: str) -> str:
+    """The group of all sinks that bring a stream into a table (`database.table`): derived, so that it cannot be wrong."""
+    return f"clickledger-sink-{stream}-{table}"
+
+
+class PartitionGroup:
+    """The committed position of one partition under one assignment."""
+
+    def __init__(self, consumer: Consumer, assignment: Assignment) -> None:
+        self._consumer, self._assignment = consumer, assignment
+
+    async def committed(self) -> tuple[int, str] | None:
+        """(next offset, metadata); None when there is none. Raises TransientError when it is unknown."""
+        if not self._assignment.is_active:
+            raise NotOwned(f"partition {self._assignment.partition}")
+        partition = self._assignment.partition
+        return (await self._consumer.fetch_committed([partition]))[partition]
+
+    async def commit(self, next_offset: int, metadata: str) -> None:
+        """Commit under the generation of this assignment only. Raises NotOwned, TransientError."""
+        await self._consumer.commit(self._assignment, Committed(next_offset, metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    assignment: Assignment
+    feed: PartitionFeed
+    watch: PartitionWatch
+    task: asyncio.Task[None]
+
+
+class Member:
+    """Consumes its share of the enriched topic until it is told to stop."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        store: Store,
+        stream: Stream,
+        *,
+        instance_id: str,
+        limits: Limits,
+        bounds: Bounds,
+        buffer_bytes_max: int,
+    ) -> None:
+        self._store, self._stream = store, stream
+        self._limits, self._bounds, self._buffer_bytes_max = limits, bounds, buffer_bytes_max
+        self._topic = kafka.topic_enriched
+        self._owned: dict[int, _Owned] = {}
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reader = Reader(kafka, self._topic, client_id=f"{instance_id}-offsets")
+        self._consumer = Consumer(
+            kafka,
+            self._topic,
+            group_id(stream.id, f"{store.clickhouse.database}.clicks"),
+            instance_id=instance_id,
+            start_offset=lambda _partition: 0,  # never used: partitions are held until their owner seeks
+            on_assigned=self._on_assigned,
+            on_revoked=self._on_revoked,
+            partition_fetch_bytes_max=FETCH_BYTES_MAX,
+        )
+
+    @property
+    def alarms(self) -> list[str]:
+        """Why partitions of ours stand still."""
+        return [
+            f"partition {partition}: {alarm}: {detail}"
+            for partition, owned in sorted(self._owned.items())
+            for alarm, detail in owned.watch.alarms.items()
+        ]
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Join the group and work until `stopping`. Raises TransientError, OperatorError when it cannot be joined.
+
+        A bug in an owner ends it with that error.
+        """
+        await self._reader.start()
+        await self._consumer.start()
+        working: list[asyncio.Future[None]] = [
+            self._failed,
+            asyncio.ensure_future(self._fetch()),
+            asyncio.ensure_future(self._look_for_accepted_gaps()),
+        ]
+        told = asyncio.ensure_future(stopping.wait())
+        waiting: list[asyncio.Future[Any]] = [*working, told]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for ended in working:
+                if ended.done():
+                    ended.result()
+        finally:
+            for each in waiting:
+                each.cancel()
+            await self._consumer.close()
+            await self._reader.close()
+
+    async def _fetch(self) -> None:
+        while True:
+            try:
+                self._hand_out(await self._consumer.getmany(POLL_MS))
+            except OffsetLost as lost:
+                self._skip_lost(lost)
+            except (TransientError, OperatorError) as exc:
+                kind = "operator" if isinstance(exc, OperatorError) else "transient"
+                metrics.errors.labels(SERVICE, kind).inc()
+                log.warning("reading %s: %s", self._topic, exc)
+                await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+            self._hold_and_release()
+
+    def _hand_out(self, fetched: dict[int, list[Record]]) -> None:
+        for partition, records in fetched.items():
+            if records and partition in self._owned:
+                self._owned[partition].feed.put(records)
+
+    def _hold_and_release(self) -> None:
+        """Back-pressure: hold what has enough buffered, fetch the rest."""
+        share = self._buffer_bytes_max // max(1, len(self._owned))
+        total = 0
+        for partition, owned in self._owned.items():
+            total += owned.feed.intake.bytes
+            lag_records.labels(partition).set(self._consumer.lag(partition) or 0)
+            if owned.feed.is_full(share) or not owned.feed.is_started:
+                self._consumer.hold(partition)
+            else:
+                self._consumer.release(partition)
+        buffered_bytes.set(total)
+
+    def _skip_lost(self, lost: OffsetLost) -> None:
+        """Go on at the earliest record: whether rows are missing, the raw offsets tell (a gap then stops the partition)."""
+        owned = self._owned.get(lost.partition)
+        if owned is None:
+            return
+        log.warning("%s", lost)
+        owned.feed.jump(lost.earliest)
+
+    async def _look_for_accepted_gaps(self) -> None:
+        while True:
+            await asyncio.sleep(GAPS_EVERY_S)
+            waiting = [owned for owned in self._owned.values() if Alarm.GAP in owned.watch.alarms]
+            if not waiting:
+                continue
+            try:
+                gaps = await accepted_gaps(self._store.clickhouse, self._stream.id)
+            except (TransientError, OperatorError) as exc:
+                log.warning("looking for accepted gaps: %s", exc)
+                continue
+            for owned in waiting:
+                if owned.assignment.is_active:
+                    partition = owned.assignment.partition
+                    owned.feed.accept([Range(gap.first, gap.last) for gap in gaps if gap.partition == partition])
+
+    def _on_assigned(self, assignments: Sequence[Assignment]) -> None:
+        log.info("assigned partitions %s", [assignment.partition for assignment in assignments])
+        for assignment in assignments:
+            self._consumer.hold(assignment.partition)
+            self._owned[assignment.partition] = self._own(assignment)
+        partitions_owned.set(len(self._owned))
+
+    def _own(self, assignment: Assignment) -> _Owned:
+        partition = assignment.partition
+        watch = PartitionWatch(self._topic, partition)
+
+        async def begin_offset() -> int:
+            return (await self._reader.begin_offsets([partition]))[partition]
+
+        def seek(offset: int) -> None:
+            self._consumer.seek(assignment, offset)
+
+        intake = Intake(self._stream.id, partition)
+        feed = PartitionFeed(intake, self._limits, watch, begin_offset=begin_offset, seek=seek)
+        owner = Owner(
+            self._stream.id,
+            partition,
+            table=PartitionTable(self._store, self._stream.id, partition, self._stream.start(partition)),
+            group=PartitionGroup(self._consumer, assignment),
+            feed=feed,
+            clock=BootClock(),
+            watch=watch,
+            bounds=self._bounds,
+        )
+        task = asyncio.ensure_future(self._work(owner, feed, partition))
+        return _Owned(assignment, feed, watch, task)
+
+    async def _work(self, owner: Owner, feed: PartitionFeed, partition: int) -> None:
+        """Run an owner to its end. Its loss of the partition is the ordinary end; anything else is a bug."""
+        try:
+            await self._load_accepted_gaps(feed, partition)
+            await owner.run()
+        except NotOwned as exc:
+            log.info("partition %d is not ours any more: %s", partition, exc)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            if not self._failed.done():
+                self._failed.set_exception(exc)
+            raise
+
+    async def _load_accepted_gaps(self, feed: PartitionFeed, partition: int) -> None:
+        while True:
+            try:
+                gaps = await accepted_gaps(self._store.clickhouse, self._stream.id)
+            except (TransientError, OperatorError) as exc:
+                log.warning("reading accepted gaps: %s", exc)
+                await asyncio.sleep(RETRY_S)
+                continue
+            feed.intake.accepted = tuple(Range(gap.first, gap.last) for gap in gaps if gap.partition == partition)
+            return
+
+    async def _on_revoked(self, assignments: Sequence[Assignment]) -> None:
+        await self._end(self._owned.pop(a.partition) for a in assignments if a.partition in self._owned)
+        partitions_owned.set(len(self._owned))
+
+    async def _end(self, ending: Iterable[_Owned]) -> None:
+        tasks = []
+        for owned in ending:
+            owned.task.cancel()
+            owned.watch.close()
+            tasks.append(owned.task)
+        if tasks:
+            await asyncio.wait(tasks, timeout=RETRY_S)

@@ -1,0 +1,180 @@
+"""The sink's composition root: reads the environment, checks, builds the parts, runs them.
+
+Scale: any number of processes, up to the number of partitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from shared import metrics
+from shared.catalog import Catalog, CatalogFollower, Kind
+from shared.clickhouse import ClickHouse
+from shared.errors import OperatorError, TransientError
+from shared.runtime import Runtime, instance_slot, run_service
+from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, SinkSettings, load
+from sink.blocks import Limits, age_limit_ms
+from sink.directory import Directory
+from sink.member import Member, Stream
+from sink.start import check_server, check_topics
+from sink.table import Store
+from sink.watch import SERVICE, Alarm
+from sink.worker import Bounds
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+KINDS: Final = (Kind.STREAM, Kind.TENANT, Kind.PROMOTION)
+"""What the sink keeps of the catalog."""
+RETRY_S: Final = 1.0
+
+
+def main() -> int:
+    """Run the sink as the environment says, until SIGTERM; the exit code."""
+    runtime_settings, settings = load(RuntimeSettings), load(SinkSettings)
+    kafka, clickhouse_settings, catalog = load(KafkaSettings), load(ClickHouseSettings), load(CatalogSettings)
+
+    async def serve(runtime: Runtime) -> None:
+        async with ClickHouse(clickhouse_settings) as clickhouse:
+            await store_until_stopped(runtime, settings, kafka, clickhouse, catalog)
+
+    return run_service(SERVICE, runtime_settings, serve, health_port=settings.sink_health_port)
+
+
+async def store_until_stopped(
+    runtime: Runtime,
+    settings: SinkSettings,
+    kafka: KafkaSettings,
+    clickhouse: ClickHouse,
+    catalog_settings: CatalogSettings,
+) -> None:
+    """Build everything and work until the runtime is to stop."""
+    slot = instance_slot(runtime.settings, SERVICE)
+    folder = runtime.settings.data / "catalog-sink"
+    following = asyncio.ensure_future(CatalogFollower(catalog_settings, kafka, folder, KINDS).run())
+    catalog = Catalog(catalog_settings, folder)
+    progress = _Progress(runtime)
+    background = [following]
+    try:
+        stream = await progress.until("stream record", lambda: _find_stream(catalog, kafka.topic_raw))
+        partitions = await progress.until("topics", lambda: check_topics(kafka, len(stream.start_offsets)))
+        raw_times = await progress.until("ClickHouse", lambda: check_server(clickhouse, settings))
+        store = Store(
+            clickhouse,
+            raw_times=raw_times,
+            inserts_at_once=settings.sink_inserts_at_once,
+            insert_timeout_s=settings.sink_insert_timeout_ms / 1000,
+        )
+        background.append(asyncio.ensure_future(Directory(catalog, clickhouse, store.settings).run()))
+        background.append(asyncio.ensure_future(_show_catalog(catalog)))
+
+        def new_member() -> Member:
+            return Member(
+                kafka,
+                store,
+                stream,
+                instance_id=slot.instance_id,
+                limits=block_limits(settings, partitions),
+                bounds=Bounds(settings.sink_answer_age_ms_max / 1000, settings.sink_insert_timeout_ms / 1000),
+                buffer_bytes_max=settings.sink_buffer_bytes_max,
+            )
+
+        progress.done()
+        await _join(runtime, new_member)
+    except _Stopped:
+        log.info("stopped before it was ready")
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+        catalog.close()
+
+
+def block_limits(settings: SinkSettings, partitions: int) -> Limits:
+    """When blocks are due for a topic of so many partitions."""
+    return Limits(
+        rows_max=settings.sink_block_rows_max,
+        bytes_max=settings.sink_block_bytes_max,
+        age_ms=age_limit_ms(settings.sink_block_age_ms, partitions, settings.sink_inserts_per_second),
+    )
+
+
+class _Stopped(Exception):
+    """Told to stop before the start was finished."""
+
+
+class _Progress:
+    """The start, step by step: what it waits for stands in readiness, and what a human must mend is an alarm."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._waiting = "starting"
+        self._alarmed = False
+        runtime.checks.append(lambda: self._waiting)
+
+    async def until(self, what: str, step: Callable[[], Awaitable[T]]) -> T:
+        """Do a step until it works. Raises _Stopped."""
+        while True:
+            try:
+                result = await step()
+            except (TransientError, OperatorError) as exc:
+                self._report(f"{what}: {exc}", is_alarm=isinstance(exc, OperatorError))
+            else:
+                self._alarm(on=False)
+                return result
+            if await self._runtime.pause(RETRY_S):
+                raise _Stopped
+
+    def done(self) -> None:
+        """The start is finished."""
+        self._waiting = ""
+
+    def _report(self, text: str, *, is_alarm: bool) -> None:
+        if text != self._waiting:
+            log.log(logging.ERROR if is_alarm else logging.WARNING, "not started: %s", text)
+        self._waiting = text
+        self._alarm(on=is_alarm)
+
+    def _alarm(self, *, on: bool) -> None:
+        if on != self._alarmed:
+            metrics.alarms.labels(SERVICE, Alarm.START).inc(1 if on else -1)
+            self._alarmed = on
+
+
+async def _find_stream(catalog: Catalog, topic: str) -> Stream:
+    catalog.refresh()
+    record = catalog.stream(topic) if catalog.is_ready else None
+    if record is not None:
+        return Stream(record["stream"], record["start_offsets"])
+    if catalog.is_current:
+        raise OperatorError(f"the catalog has no stream for topic {topic}: run `clickledger setup`")
+    raise TransientError("the catalog is not complete yet")
+
+
+async def _show_catalog(catalog: Catalog) -> None:
+    while True:
+        metrics.catalog_version.labels(SERVICE).set(catalog.version)
+        metrics.catalog_age.labels(SERVICE).set(catalog.age_ms / 1000)
+        await asyncio.sleep(RETRY_S)
+
+
+async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
+    """Work as a member of the group; while Kafka cannot be joined, try again."""
+    while not runtime.stopping.is_set():
+        member = new_member()
+
+        def why_not(member: Member = member) -> str:
+            return "; ".join(member.alarms)
+
+        runtime.checks.append(why_not)
+        try:
+            await member.run(runtime.stopping)
+        except (TransientError, OperatorError) as exc:
+            log.warning("joining the group: %s", exc)
+            await runtime.pause(RETRY_S)
+        finally:
+            runtime.checks.remove(why_not)

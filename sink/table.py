@@ -1,0 +1,134 @@
+"""ClickHouse as the sink uses it: positions, copies of suspects, inserts with tokens, probes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from shared.clickhouse import ClickHouse
+from shared.errors import OutcomeUnknown
+from shared.positions import highest as highest_stored
+from sink.suspects import REMEMBER_S, Asked
+
+RAW_TIMES: Final = "input_format_read_datetime_number_as_raw_value"
+"""Servers that know this setting read integers as seconds without it; those that do not, read milliseconds."""
+IDS_PER_QUERY: Final = 5_000
+"""Ids in one look-up: 200 KB of text; more are asked for in several queries."""
+QUERY_BYTES_MAX: Final = 1 << 20
+
+_COPIES: Final = """
+SELECT toString(transaction_id), any(click_digest)
+FROM clicks
+WHERE status = 'accepted'
+    AND NOT (stream = {{stream:String}} AND raw_partition = {{partition:UInt16}} AND raw_offset > {{before:Int64}})
+    AND ({conditions})
+GROUP BY transaction_id
+"""
+_SUSPECTS: Final = """
+WITH (
+    SELECT max(inserted_at) FROM clicks WHERE stream = {stream:String} AND raw_partition = {partition:UInt16}
+) AS latest
+SELECT toString(transaction_id), toUnixTimestamp64Milli(latest) - toUnixTimestamp64Milli(inserted_at)
+FROM clicks
+WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} AND suspect AND status = 'accepted'
+    AND inserted_at >= latest - toIntervalSecond({seconds:UInt32})
+"""
+
+
+def insert_settings(*, raw_times: bool, timeout_s: float) -> dict[str, Any]:
+    """Settings under which one body becomes one part, or nothing. `raw_times`: the server knows `RAW_TIMES`."""
+    settings: dict[str, Any] = {
+        "async_insert": 0,
+        "insert_deduplicate": 1,
+        "max_insert_block_size": 10_000_000,
+        "min_insert_block_size_rows": 10_000_000,
+        "min_insert_block_size_bytes": 1 << 32,
+        "input_format_parallel_parsing": 0,
+        "max_execution_time": max(1, round(timeout_s)),
+    }
+    return settings | ({RAW_TIMES: 1} if raw_times else {})
+
+
+class Store:
+    """The table for all partitions of one member: a client, the insert settings and the places for inserting."""
+
+    def __init__(
+        self, clickhouse: ClickHouse, *, raw_times: bool, inserts_at_once: int, insert_timeout_s: float
+    ) -> None:
+        self.clickhouse = clickhouse
+        self.settings = insert_settings(raw_times=raw_times, timeout_s=insert_timeout_s)
+        self.timeout_s = insert_timeout_s
+        self.places = asyncio.Semaphore(inserts_at_once)
+
+
+class PartitionTable:
+    """One partition's rows. Every call raises the classes of shared.errors."""
+
+    def __init__(self, store: Store, stream: str, partition: int, start: int) -> None:
+        self._store = store
+        self._stream, self._partition = stream, partition
+        self.start = start
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return {"stream": self._stream, "partition": self._partition}
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold one of the member's places for inserting."""
+        async with self._store.places:
+            yield
+
+    async def highest(self) -> int:
+        """The highest stored raw offset; the stream's start - 1 when there is none."""
+        stored = await highest_stored(self._store.clickhouse, self._stream, self._partition)
+        return self.start - 1 if stored is None else stored
+
+    async def accepted_copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, str]:
+        """The click digest of the accepted row, up to `raw_before`, of each asked id that has one."""
+        found: dict[str, str] = {}
+        for begin in range(0, len(asked), IDS_PER_QUERY):
+            sql = _COPIES.format(conditions=_conditions(asked[begin : begin + IDS_PER_QUERY]))
+            rows = await self._store.clickhouse.query(
+                sql, self._parameters | {"before": raw_before}, {"max_query_size": QUERY_BYTES_MAX}
+            )
+            found.update((str(transaction_id), str(digest)) for transaction_id, digest in rows)
+        return found
+
+    async def recent_suspects(self) -> Sequence[tuple[bytes, float]]:
+        """(id, seconds from its insert to the partition's latest) of what was stored as suspect a short while ago."""
+        rows = await self._store.clickhouse.query(_SUSPECTS, self._parameters | {"seconds": round(REMEMBER_S)})
+        return [(str(transaction_id).encode(), age_ms / 1000) for transaction_id, age_ms in rows]
+
+    async def insert(self, body: bytes, token: str) -> None:
+        """Insert a block as one part. OutcomeUnknown when no answer came in time."""
+        settings = self._store.settings | {"insert_deduplication_token": token}
+        await self._bounded(self._store.clickhouse.insert_bytes("clicks", body, settings), "insert")
+
+    async def probe(self, body: bytes) -> None:
+        """Raise DataError where `insert` would, and store nothing."""
+        await self._bounded(self._store.clickhouse.insert_bytes("clicks_probe", body, self._store.settings), "probe")
+
+    async def _bounded(self, call: Any, what: str) -> None:
+        try:
+            await asyncio.wait_for(call, self._store.timeout_s)
+        except TimeoutError as exc:
+            raise OutcomeUnknown(f"ClickHouse: {what}: no answer within {self._store.timeout_s} s") from exc
+
+
+def _conditions(asked: Sequence[Asked]) -> str:
+    """SQL that is true for rows of the asked ids, as far back as each was asked for.
+
+    Ids are canonical UUIDs (hexadecimal digits and dashes), so they stand in the text as they are. One lower bound for
+    each kind of id keeps the text short: the least of all version 7 ids, the least of all others.
+    """
+    parts = []
+    for timed in (True, False):
+        group = [question for question in asked if (question.transaction_id[14] == "7") == timed]
+        if group:
+            ids = ",".join(f"'{question.transaction_id}'" for question in group)
+            bound = max(0, min(question.not_before_ms for question in group))
+            parts.append(f"(transaction_id IN ({ids}) AND received_at >= fromUnixTimestamp64Milli({bound}))")
+    return " OR ".join(parts)
