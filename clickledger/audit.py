@@ -80,6 +80,8 @@ class PartitionFacts:
     """rows below the stream's start"""
     statuses: Mapping[str, int] = field(default_factory=dict)
     accepted_gaps: Sequence[Span] = ()
+    has_topic: bool = True
+    """False for a former stream: nothing in Kafka to compare with"""
     kafka_first: int | None = None
     """first offset that Kafka still holds; None when the topic does not have the partition"""
     kafka_end: int | None = None
@@ -108,6 +110,8 @@ class PartitionVerdict:
     """One line of the audit's table."""
 
     facts: PartitionFacts
+    stored_next: int
+    """the next raw offset to be stored"""
     missing: int
     double: int
     in_flight: int
@@ -160,7 +164,13 @@ def judge_partition(facts: PartitionFacts) -> PartitionVerdict:
     enriched_next = max(stored_next, -1 if facts.enriched_last is None else facts.enriched_last + 1)
     findings = _findings(facts, missing=missing, double=double, stored_next=stored_next)
     return PartitionVerdict(
-        facts, missing, double, max(0, end - stored_next), max(0, end - enriched_next), tuple(findings)
+        facts,
+        stored_next,
+        missing,
+        double,
+        max(0, end - stored_next),
+        max(0, end - enriched_next),
+        tuple(findings),
     )
 
 
@@ -209,7 +219,7 @@ def _findings(facts: PartitionFacts, *, missing: int, double: int, stored_next: 
 
 def _kafka_findings(facts: PartitionFacts, stored_next: int) -> Iterable[Finding]:
     if facts.kafka_first is None or facts.kafka_end is None:
-        if facts.rows:
+        if facts.has_topic and facts.rows:
             detail = "the topic does not have this partition: it was re-created with fewer"
             yield Finding(facts.partition, Problem.UNKNOWN_PARTITION, facts.rows, detail)
         return

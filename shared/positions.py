@@ -5,6 +5,7 @@ Parameters are filled on the server: `stream` (String), `partition` (UInt16).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from shared.clickhouse import ClickHouse
@@ -16,24 +17,63 @@ WHERE stream = {stream:String} AND raw_partition = {partition:UInt16}
 """
 """Rows and highest stored raw offset of one partition, answered from the projection `positions`."""
 
-BY_STATUS: Final = """
-SELECT raw_partition, toString(status) AS status, count() AS rows, min(raw_offset) AS first, max(raw_offset) AS last
-FROM clicks
-WHERE stream = {stream:String}
-GROUP BY raw_partition, status
-ORDER BY raw_partition, status
-"""
-"""Rows per partition and status, answered from the projection `positions`."""
-
-DISTINCT: Final = """
-SELECT raw_partition, count() AS rows, uniqExact(raw_offset) AS distinct_rows,
-    min(raw_offset) AS first, max(raw_offset) AS last
-FROM clicks
-WHERE stream = {stream:String} AND raw_offset >= 0
+AUDIT: Final = """
+SELECT raw_partition, countIf(is_inside), uniqExactIf(raw_offset, is_inside), maxIf(raw_offset, is_inside),
+    countIf(is_before), countIf(status = 'accepted'), countIf(status = 'duplicate'), countIf(status = 'rejected'),
+    countIf(status = 'malformed')
+FROM
+(
+    SELECT raw_partition, raw_offset, status,
+        raw_offset < transform(raw_partition, {partitions:Array(UInt16)}, {firsts:Array(UInt64)}, 0) AS is_before,
+        NOT is_before AND NOT arrayExists(
+            (gap_partition, first, last) -> raw_partition = gap_partition AND raw_offset BETWEEN first AND last,
+            {gap_partitions:Array(UInt16)}, {gap_firsts:Array(UInt64)}, {gap_lasts:Array(UInt64)}) AS is_inside
+    FROM clicks
+    WHERE stream = {stream:String} AND raw_offset >= 0
+)
 GROUP BY raw_partition
 ORDER BY raw_partition
 """
-"""The whole check: reads every position. `rows = distinct_rows = last - expected first + 1` must hold."""
+"""The whole check in one query, so that its numbers are of one moment: reads every position of the stream.
+
+Counts rows from each partition's first offset on, outside of accepted gaps; rows before it apart.
+"""
+
+MISSING: Final = """
+SELECT toUInt64(before + 1), toUInt64(raw_offset - 1)
+FROM
+(
+    SELECT toInt64(raw_offset) AS raw_offset,
+        lagInFrame(toInt64(raw_offset), 1, {first:Int64} - 1)
+            OVER (ORDER BY raw_offset ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before
+    FROM clicks
+    WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} AND raw_offset >= {first:Int64}
+)
+WHERE raw_offset > before + 1
+ORDER BY raw_offset
+LIMIT {limit:UInt32}
+"""
+"""The ranges without rows of one partition below its highest row, accepted ones included."""
+
+DOUBLES: Final = """
+SELECT raw_offset
+FROM clicks
+WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} AND raw_offset >= {first:UInt64}
+GROUP BY raw_offset
+HAVING count() > 1
+ORDER BY raw_offset
+LIMIT {limit:UInt32}
+"""
+"""Offsets of one partition with more than one row."""
+
+IDS: Final = """
+SELECT raw_partition, raw_offset, groupArray(toString(transaction_id))
+FROM clicks
+WHERE stream = {stream:String}
+    AND (raw_partition, raw_offset) IN (SELECT arrayJoin(arrayZip({partitions:Array(UInt16)}, {offsets:Array(UInt64)})))
+GROUP BY raw_partition, raw_offset
+"""
+"""The transaction-ids at some positions."""
 
 ACCEPTED_GAPS: Final = """
 SELECT raw_partition, raw_first, raw_last, accepted_by, reason
@@ -49,19 +89,17 @@ class Position(NamedTuple):
 
     partition: int
     rows: int
+    """from the first offset on, outside of accepted gaps"""
     distinct: int
-    first: int
-    last: int
-
-
-class StatusCount(NamedTuple):
-    """Rows of one status in a partition."""
-
-    partition: int
-    status: str
-    rows: int
-    first: int
-    last: int
+    """offsets among them"""
+    last: int | None
+    """highest offset among them"""
+    rows_before: int
+    """rows below the first offset"""
+    accepted: int
+    duplicate: int
+    rejected: int
+    malformed: int
 
 
 class AcceptedGap(NamedTuple):
@@ -80,14 +118,43 @@ async def highest(clickhouse: ClickHouse, stream: str, partition: int) -> int | 
     return int(last) if rows else None
 
 
-async def positions(clickhouse: ClickHouse, stream: str) -> list[Position]:
-    """Every partition of a stream that has rows, each position read and counted. Raises as ClickHouse does."""
-    return [Position(*row) for row in await clickhouse.query(DISTINCT, {"stream": stream})]
+async def positions(
+    clickhouse: ClickHouse, stream: str, firsts: Mapping[int, int], gaps: Sequence[AcceptedGap] = ()
+) -> list[Position]:
+    """Every partition of a stream that has rows; `firsts` is its expected first offset. Raises as ClickHouse does."""
+    params = {
+        "stream": stream,
+        "partitions": list(firsts),
+        "firsts": list(firsts.values()),
+        "gap_partitions": [gap.partition for gap in gaps],
+        "gap_firsts": [gap.first for gap in gaps],
+        "gap_lasts": [gap.last for gap in gaps],
+    }
+    found = [Position(*row) for row in await clickhouse.query(AUDIT, params)]
+    return [position if position.rows else position._replace(last=None) for position in found]
 
 
-async def by_status(clickhouse: ClickHouse, stream: str) -> list[StatusCount]:
-    """Rows of a stream by partition and status. Raises as ClickHouse does."""
-    return [StatusCount(*row) for row in await clickhouse.query(BY_STATUS, {"stream": stream})]
+async def missing_ranges(
+    clickhouse: ClickHouse, stream: str, partition: int, first: int, limit: int
+) -> list[tuple[int, int]]:
+    """The first ranges (both ends included) without rows from `first` to the highest row. Raises as ClickHouse does."""
+    params = {"stream": stream, "partition": partition, "first": first, "limit": limit}
+    return [(int(start), int(end)) for start, end in await clickhouse.query(MISSING, params)]
+
+
+async def doubled_offsets(clickhouse: ClickHouse, stream: str, partition: int, first: int, limit: int) -> list[int]:
+    """The first offsets from `first` on that have more than one row. Raises as ClickHouse does."""
+    params = {"stream": stream, "partition": partition, "first": first, "limit": limit}
+    return [int(offset) for (offset,) in await clickhouse.query(DOUBLES, params)]
+
+
+async def transaction_ids(
+    clickhouse: ClickHouse, stream: str, places: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[str, ...]]:
+    """The ids stored at (partition, offset) places; places without a row are left out. Raises as ClickHouse does."""
+    params = {"stream": stream, "partitions": [p for p, _ in places], "offsets": [offset for _, offset in places]}
+    rows = await clickhouse.query(IDS, params) if places else []
+    return {(int(partition), int(offset)): tuple(ids) for partition, offset, ids in rows}
 
 
 async def accepted_gaps(clickhouse: ClickHouse, stream: str) -> list[AcceptedGap]:

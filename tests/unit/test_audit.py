@@ -38,6 +38,7 @@ _CLEAN = PartitionFacts(
         {"rows": 90, "distinct": 90, "stored_last": 89, "accepted_gaps": [Span(90, 99)]},
         {"samples": (Sample(3, None, ("x",)),)},
         {"committed_last": None},
+        {"kafka_first": None, "kafka_end": None, "has_topic": False},
     ],
 )
 def test_what_is_in_order_has_no_findings(changes: dict[str, Any]) -> None:

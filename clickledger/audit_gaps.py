@@ -1,0 +1,57 @@
+"""Accepting a gap: the row that says who gave up which raw offsets and why. The sink passes it, the audit counts it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import orjson
+
+from clickledger.audit import Span
+from clickledger.audit_run import read_stream
+from clickledger.located import Located
+from shared import positions
+from shared.clickhouse import ClickHouse
+from shared.errors import OperatorError
+
+_GAP: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18})(?:-([0-9]{1,18}))?")
+
+
+def parse_gap(text: str) -> tuple[int, Span]:
+    """Read `partition:first-last` or `partition:offset`. Raises ValueError that shows the form."""
+    matched = _GAP.fullmatch(text)
+    if matched is None:
+        raise ValueError(f"{text!r} is no gap: write partition:first-last, for example 3:1200-1207")
+    first = int(matched[2])
+    span = Span(first, int(matched[3] or first))
+    if span.last < span.first:
+        raise ValueError(f"{text!r} ends before it begins")
+    return int(matched[1]), span
+
+
+async def accept_gap(found: Located, partition: int, span: Span, *, who: str, reason: str) -> None:
+    """Write the row. Raises OperatorError when a row is stored inside the gap: then it is none."""
+    record, _ = await read_stream(found)
+    async with ClickHouse(found.clickhouse) as clickhouse:
+        sql = (
+            "SELECT count() FROM clicks WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} "
+            "AND raw_offset BETWEEN {first:UInt64} AND {last:UInt64}"
+        )
+        params = {"stream": record.stream, "partition": partition, "first": span.first, "last": span.last}
+        ((stored,),) = await clickhouse.query(sql, params)
+        if stored:
+            raise OperatorError(f"partition {partition}: {stored} of raw offsets {span} are stored: give the gap alone")
+        row = {
+            "stream": record.stream,
+            "raw_partition": partition,
+            "raw_first": span.first,
+            "raw_last": span.last,
+            "accepted_by": who,
+            "reason": reason,
+        }
+        if any(
+            (gap.partition, gap.first, gap.last) == (partition, span.first, span.last)
+            for gap in await positions.accepted_gaps(clickhouse, record.stream)
+        ):
+            return
+        await clickhouse.insert_bytes("gaps", orjson.dumps(row), {})

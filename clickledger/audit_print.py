@@ -1,0 +1,106 @@
+"""The audit's report for people (a table per stream, findings, one last line) and for programs (one JSON object)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clickledger.output import print_table
+
+if TYPE_CHECKING:
+    from clickledger.audit import PartitionVerdict, Verdict
+    from clickledger.audit_run import AuditReport
+
+_COLUMNS = (
+    "partition",
+    "expected first",
+    "last",
+    "rows",
+    "distinct",
+    "missing",
+    "double",
+    "in flight",
+    "not enriched",
+    "accepted",
+    "duplicate",
+    "rejected",
+    "malformed",
+)
+_STATUSES = ("accepted", "duplicate", "rejected", "malformed")
+
+
+def as_record(report: AuditReport) -> dict[str, Any]:
+    """Give the report as one JSON object."""
+    return {
+        "clean": report.is_clean,
+        "stored": not report.not_stored,
+        **_verdict_record(report.current),
+        "not_stored": {str(partition): count for partition, count in report.not_stored.items()},
+        "former_streams": [_verdict_record(verdict) for verdict in report.former],
+        "accepted_gaps": [gap._asdict() for gap in report.gaps],
+        "spools": list(report.spools),
+    }
+
+
+def _verdict_record(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "stream": verdict.stream,
+        "rows": verdict.rows,
+        "in_flight": verdict.in_flight,
+        "partitions": [dict(zip(_JSON_NAMES, _values(each), strict=True)) for each in verdict.partitions],
+        "findings": [
+            {"partition": each.partition, "problem": str(each.problem), "count": each.size, "detail": each.detail}
+            for each in verdict.findings
+        ],
+    }
+
+
+_JSON_NAMES = tuple(name.replace(" ", "_") for name in _COLUMNS)
+
+
+def _values(verdict: PartitionVerdict) -> list[Any]:
+    facts = verdict.facts
+    return [
+        facts.partition,
+        facts.expected_first,
+        facts.stored_last,
+        facts.rows,
+        facts.distinct,
+        verdict.missing,
+        verdict.double,
+        verdict.in_flight,
+        verdict.enriched_lag,
+        *(facts.statuses.get(status, 0) for status in _STATUSES),
+    ]
+
+
+def print_report(report: AuditReport) -> None:
+    """Print everything, the verdict last."""
+    for verdict in (*report.former, report.current):
+        title = f"stream {verdict.stream}" + ("" if verdict is report.current else " (of a former topic)")
+        print_table(_COLUMNS, [_values(each) for each in verdict.partitions], title=title)
+    for gap in report.gaps:
+        typer.echo(
+            f"accepted gap: partition {gap.partition}, raw offsets {gap.first}-{gap.last}, by {gap.accepted_by}: {gap.reason}"
+        )
+    for spool in report.spools:
+        typer.echo(f"spool: {', '.join(f'{name} {value}' for name, value in spool.items())}")
+    for verdict in (*report.former, report.current):
+        for finding in verdict.findings:
+            typer.echo(f"{finding.problem.upper()}: partition {finding.partition}, {finding.size:,}: {finding.detail}")
+    typer.echo(last_line(report))
+
+
+def last_line(report: AuditReport) -> str:
+    """Give the verdict in one sentence."""
+    rows = report.current.rows + sum(verdict.rows for verdict in report.former)
+    partitions = len(report.current.partitions)
+    if not report.is_clean:
+        found = len(report.current.findings) + sum(len(verdict.findings) for verdict in report.former)
+        return f"NOT clean: {found} findings in {rows:,} rows on {partitions} partitions"
+    if report.not_stored:
+        waiting = ", ".join(f"{count:,} of partition {partition}" for partition, count in report.not_stored.items())
+        return f"not stored in time: {waiting}; no gap, double or mismatch in the {rows:,} rows so far"
+    flight = f", {report.current.in_flight:,} in flight" if report.current.in_flight else ""
+    return f"clean: {rows:,} rows on {partitions} partitions, no gap, no double, no mismatch{flight}"

@@ -1,0 +1,293 @@
+"""Reads what the audit judges, from the catalog, Kafka and the table.
+
+The order of reading is the argument that a running system is never accused: what must be lower is read first. The
+sink's commits before the table (rows are stored before they are committed), Kafka's first offsets before the table,
+Kafka's ends after it (records are in Kafka before they are stored).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from clickledger.audit import (
+    EXAMPLES_MAX,
+    PartitionFacts,
+    Sample,
+    Span,
+    Verdict,
+    judge,
+    judge_partition,
+    sample_offsets,
+)
+from clickledger.directory import read_catalog
+from clickledger.located import Located
+from shared import positions
+from shared.catalog import Kind
+from shared.clickhouse import ClickHouse
+from shared.errors import OffsetLost, OperatorError, TransientError
+from shared.events import raw_offset_of
+from shared.kafka import Admin, Reader, Record
+from sink.member import group_id
+from sink.plans import decode_plan
+
+_POLL_S = 0.2
+_READ_S = 20.0  # to read one record of each partition
+SAMPLES = 8
+"""Positions per partition whose ids are compared, besides the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """The current stream, from the catalog."""
+
+    stream: str
+    start_offsets: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """Everything that an audit found."""
+
+    current: Verdict
+    former: tuple[Verdict, ...] = ()
+    """streams of topics that are no more"""
+    gaps: tuple[positions.AcceptedGap, ...] = ()
+    spools: tuple[Mapping[str, Any], ...] = ()
+    """clicks that API machines keep on disk, not in Kafka yet"""
+    not_stored: dict[int, int] = field(default_factory=dict)
+    """partition -> records that were still not stored when waiting ended"""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether no stream has a finding."""
+        return self.current.is_clean and all(verdict.is_clean for verdict in self.former)
+
+
+async def read_stream(found: Located) -> tuple[StreamRecord, tuple[Mapping[str, Any], ...]]:
+    """Give the current stream and every spool. Raises OperatorError before `setup` has run."""
+    async with read_catalog(found.kafka, found.catalog, (Kind.STREAM, Kind.SPOOL)) as catalog:
+        record = catalog.stream(found.kafka.topic_raw)
+        spools = tuple(orjson.loads(value) for _, value in catalog.scan(Kind.SPOOL))
+    if record is None:
+        raise OperatorError(f"no stream is known for topic {found.kafka.topic_raw}: run 'clickledger setup'")
+    return StreamRecord(record["stream"], tuple(record["start_offsets"])), spools
+
+
+async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditReport:
+    """Audit the current stream, and former ones as far as the table alone can tell.
+
+    With `wait`, first wait until everything that is in Kafka now is stored, at most `timeout_s`. Raises TransientError
+    when Kafka or ClickHouse does not answer within `timeout_s`, OperatorError when a human must act first.
+    """
+    record, spools = await read_stream(found)
+    raw = Reader(found.kafka, found.kafka.topic_raw, client_id="clickledger-audit")
+    enriched = Reader(found.kafka, found.kafka.topic_enriched, client_id="clickledger-audit")
+    try:
+        await raw.start()
+        await enriched.start()
+        async with ClickHouse(found.clickhouse) as clickhouse, Admin(found.kafka, "clickledger-audit") as admin:
+            auditor = _Auditor(record, raw, enriched, clickhouse, admin)
+            not_stored = await auditor.wait(timeout_s) if wait else {}
+            current, gaps = await auditor.audit()
+            former = await auditor.audit_former()
+    finally:
+        await raw.close()
+        await enriched.close()
+    return AuditReport(current, former, gaps, spools, not_stored)
+
+
+@dataclass(frozen=True, slots=True)
+class _Auditor:
+    record: StreamRecord
+    raw: Reader
+    enriched: Reader
+    clickhouse: ClickHouse
+    admin: Admin
+
+    @property
+    def stream(self) -> str:
+        return self.record.stream
+
+    def first_of(self, partition: int) -> int:
+        """The expected first offset: the stream's start, 0 for partitions that were added later."""
+        starts = self.record.start_offsets
+        return starts[partition] if partition < len(starts) else 0
+
+    async def wait(self, timeout_s: float) -> dict[int, int]:
+        """Wait until what Kafka ends with now is stored; what was not, when the time is over.
+
+        Stops early when waiting cannot help: rows that were stored are gone.
+        """
+        deadline = time.monotonic() + timeout_s
+        partitions = await self.raw.partitions()
+        committed = await self._committed()
+        gaps = await positions.accepted_gaps(self.clickhouse, self.stream)
+        ends = await self.raw.end_offsets(partitions)
+        while True:
+            waiting: dict[int, int] = {}
+            for partition, end in ends.items():
+                stored_next = await self._stored_next(partition, gaps)
+                if stored_next < end:
+                    waiting[partition] = end - stored_next
+                if stored_next <= committed.get(partition, -1):
+                    return waiting
+            if not waiting or time.monotonic() >= deadline:
+                return waiting
+            await asyncio.sleep(_POLL_S)
+
+    async def _stored_next(self, partition: int, gaps: Sequence[positions.AcceptedGap]) -> int:
+        last = await positions.highest(self.clickhouse, self.stream, partition)
+        spans = [Span(gap.first, gap.last) for gap in gaps if gap.partition == partition]
+        facts = PartitionFacts(partition, self.first_of(partition), stored_last=last, accepted_gaps=spans)
+        return judge_partition(facts).stored_next
+
+    async def audit(self) -> tuple[Verdict, tuple[positions.AcceptedGap, ...]]:
+        """Judge the current stream."""
+        partitions = await self.raw.partitions()
+        committed = await self._committed()
+        begins = await self.raw.begin_offsets(partitions)
+        gaps = await positions.accepted_gaps(self.clickhouse, self.stream)
+        firsts = {
+            partition: self.first_of(partition) for partition in {*partitions, *range(len(self.record.start_offsets))}
+        }
+        stored = await positions.positions(self.clickhouse, self.stream, firsts, gaps)
+        ends = await self.raw.end_offsets(partitions)
+        enriched = await self._last_enriched()
+        facts = {partition: PartitionFacts(partition, first) for partition, first in firsts.items()}
+        facts |= {position.partition: _with_position(facts, position) for position in stored}
+        judged = [
+            replace(
+                each,
+                accepted_gaps=[Span(gap.first, gap.last) for gap in gaps if gap.partition == partition],
+                kafka_first=begins.get(partition),
+                kafka_end=ends.get(partition),
+                enriched_last=enriched.get(partition),
+                committed_last=committed.get(partition),
+            )
+            for partition, each in facts.items()
+        ]
+        judged = await self._with_samples([await self._with_examples(each, self.stream) for each in judged])
+        return judge(self.stream, judged), tuple(gaps)
+
+    async def audit_former(self) -> tuple[Verdict, ...]:
+        """Judge streams of earlier topics: only the table can be asked, and only for holes and doubles."""
+        rows = await self.clickhouse.query(
+            "SELECT stream, groupUniqArray(raw_partition) FROM clicks WHERE stream != {stream:String} "
+            "GROUP BY stream ORDER BY stream",
+            {"stream": self.stream},
+        )
+        verdicts = []
+        for stream, partitions in rows:
+            gaps = await positions.accepted_gaps(self.clickhouse, stream)
+            stored = await positions.positions(self.clickhouse, stream, dict.fromkeys(partitions, 0), gaps)
+            facts = [
+                replace(
+                    _with_position({}, position),
+                    has_topic=False,
+                    accepted_gaps=[Span(gap.first, gap.last) for gap in gaps if gap.partition == position.partition],
+                )
+                for position in stored
+            ]
+            verdicts.append(judge(stream, [await self._with_examples(each, stream) for each in facts]))
+        return tuple(verdicts)
+
+    async def _committed(self) -> dict[int, int]:
+        """The highest raw offset that the sink has committed as stored, per partition."""
+        partitions = await self.enriched.partitions()
+        group = group_id(self.stream, f"{self.clickhouse.database}.clicks")
+        committed = await self.admin.committed(group, self.enriched.topic, partitions)
+        plans = {partition: decode_plan(each.metadata) for partition, each in committed.items() if each is not None}
+        return {partition: plan.raw_before for partition, plan in plans.items() if plan is not None}
+
+    async def _last_enriched(self) -> dict[int, int]:
+        """The raw offset of each partition's last enriched record; partitions without one are left out."""
+        partitions = await self.enriched.partitions()
+        begins, ends = await self.enriched.begin_offsets(partitions), await self.enriched.end_offsets(partitions)
+        wanted = {partition: ends[partition] - 1 for partition in partitions if ends[partition] > begins[partition]}
+        records = await read_each(self.enriched, wanted)
+        found = {partition: raw_offset_of(record.headers) for partition, record in records.items()}
+        return {partition: offset for partition, offset in found.items() if offset is not None}
+
+    async def _with_examples(self, facts: PartitionFacts, stream: str) -> PartitionFacts:
+        """Look for the offsets behind the numbers, only where there is something to find."""
+        verdict = judge_partition(facts)
+        if verdict.missing:
+            limit = EXAMPLES_MAX + 1 + len(facts.accepted_gaps)
+            ranges = await positions.missing_ranges(
+                self.clickhouse, stream, facts.partition, facts.expected_first, limit
+            )
+            facts = replace(
+                facts, missing=[span for span in map(Span._make, ranges) if span not in facts.accepted_gaps]
+            )
+        if verdict.double:
+            doubles = await positions.doubled_offsets(
+                self.clickhouse, stream, facts.partition, facts.expected_first, EXAMPLES_MAX + 1
+            )
+            facts = replace(facts, doubles=doubles)
+        return facts
+
+    async def _with_samples(self, facts: list[PartitionFacts]) -> list[PartitionFacts]:
+        """Read the ids of the sampled positions on both sides."""
+        wanted = {each.partition: sample_offsets(each, SAMPLES) for each in facts}
+        places = [(partition, offset) for partition, offsets in wanted.items() for offset in offsets]
+        in_table = await positions.transaction_ids(self.clickhouse, self.stream, places)
+        in_kafka = await self._ids_in_kafka(wanted)
+        return [
+            replace(
+                each,
+                samples=[
+                    Sample(offset, in_kafka.get((each.partition, offset)), in_table.get((each.partition, offset), ()))
+                    for offset in wanted[each.partition]
+                ],
+            )
+            for each in facts
+        ]
+
+    async def _ids_in_kafka(self, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:
+        found: dict[tuple[int, int], str] = {}
+        for index in range(max(map(len, wanted.values()), default=0)):
+            batch = {partition: offsets[index] for partition, offsets in wanted.items() if index < len(offsets)}
+            for partition, record in (await read_each(self.raw, batch)).items():
+                found[partition, record.offset] = (record.key or b"").decode("ascii", "replace")
+        return found
+
+
+def _with_position(facts: Mapping[int, PartitionFacts], position: positions.Position) -> PartitionFacts:
+    known = facts.get(position.partition, PartitionFacts(position.partition, 0))
+    statuses = {name: getattr(position, name) for name in ("accepted", "duplicate", "rejected", "malformed")}
+    return replace(
+        known,
+        rows=position.rows,
+        distinct=position.distinct,
+        stored_last=position.last,
+        rows_before=position.rows_before,
+        statuses=statuses,
+    )
+
+
+async def read_each(reader: Reader, offsets: Mapping[int, int]) -> dict[int, Record]:
+    """Read the record at one offset of each partition; records that retention has removed meanwhile are left out.
+
+    Raises TransientError when Kafka does not give them in time.
+    """
+    found: dict[int, Record] = {}
+    missing = dict(offsets)
+    deadline = time.monotonic() + _READ_S
+    while missing:
+        reader.assign(missing)
+        try:
+            while missing.keys() - found.keys():
+                for partition, records in (await reader.getmany(timeout_ms=500)).items():
+                    found.setdefault(partition, records[0])
+                if time.monotonic() > deadline:
+                    raise TransientError(f"{reader.topic}: no record at {missing} within {_READ_S:.0f} s")
+            break
+        except OffsetLost as lost:
+            del missing[lost.partition]
+    return {partition: record for partition, record in found.items() if record.offset == offsets[partition]}

@@ -1,0 +1,91 @@
+"""`clickledger audit`: proves that every 200 is exactly one row."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clickledger.exit_codes import ExitCode
+from clickledger.located import DataOption, locate
+
+if TYPE_CHECKING:
+    from clickledger.audit_run import AuditReport
+
+EPILOG = """Exit status: 0 clean; 1 a gap, double or mismatch; 2 usage; 3 not everything stored in time, or unreachable.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("audit", epilog=EPILOG)(audit)
+
+
+def audit(
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="First wait until all that is in Kafka now is stored.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait may take.")] = 120,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    accept_gap: Annotated[
+        str | None,
+        typer.Option(metavar="P:FIRST-LAST", help="Accept that these raw offsets of partition P are lost; see below."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="With --accept-gap: why, for the record.")] = "",
+    who: Annotated[str | None, typer.Option(help="With --accept-gap: who accepts it [your user name].")] = None,
+    data: DataOption = None,
+) -> None:
+    """Prove the invariant: every record in Kafka is exactly one row, on every partition.
+
+    Counts rows and distinct raw offsets from the stream's first offset up, compares with Kafka's end offsets, and
+    compares transaction-ids in Kafka and in the table at the last and at sampled positions. Nothing is changed.
+
+    --accept-gap is the one exception: it writes a row that says who gave up which offsets and why; the sink then goes
+    on behind them and the audit no longer counts them. Try `clickledger refill` first.
+
+    Example: clickledger audit --wait
+
+    Example: clickledger audit --accept-gap 3:1200-1207 --reason "topic truncated by mistake, ticket 4711"
+    """
+    if accept_gap is not None:
+        asyncio.run(_accept(data, accept_gap, who or getpass.getuser(), reason))
+        return
+    report = asyncio.run(_audit(data, wait=wait, timeout_s=timeout))
+    from clickledger.audit_print import as_record, print_report
+
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(as_record(report)))
+    else:
+        print_report(report)
+    raise typer.Exit(exit_code(report))
+
+
+def exit_code(report: AuditReport) -> int:
+    """Give the exit status: a finding is worse than what is still on its way."""
+    if not report.is_clean:
+        return ExitCode.FAILED
+    return ExitCode.UNREACHABLE if report.not_stored else ExitCode.OK
+
+
+async def _audit(data: Path | None, *, wait: bool, timeout_s: float) -> AuditReport:
+    from clickledger.audit_run import run_audit
+
+    return await run_audit(locate(data), wait=wait, timeout_s=timeout_s)
+
+
+async def _accept(data: Path | None, text: str, who: str, reason: str) -> None:
+    from clickledger.audit_gaps import accept_gap, parse_gap
+
+    if not reason.strip():
+        raise typer.BadParameter("--accept-gap needs --reason: why are these clicks given up?")
+    try:
+        partition, span = parse_gap(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    found: Any = locate(data)
+    await accept_gap(found, partition, span, who=who, reason=reason.strip())
+    typer.echo(f"partition {partition}: raw offsets {span} accepted as lost by {who}: {reason.strip()}")

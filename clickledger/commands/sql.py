@@ -1,0 +1,49 @@
+"""`clickledger sql "SELECT …"`: one query as the read-only user."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clickledger.located import DataOption, locate
+
+_READ_ONLY = {"readonly": 2}  # may change settings of its own query, nothing else, whoever the user is
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sql")(sql)
+
+
+def sql(
+    *,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="A SELECT; '-' reads it from standard input.")],
+    output_format: Annotated[
+        str, typer.Option("--format", help="A ClickHouse format: PrettyCompact, JSONEachRow, CSVWithNames, TSV …")
+    ] = "",
+    data: DataOption = None,
+) -> None:
+    """Run a query on the tables and views (clicks, rte, edr, ctr_daily, promotions) as the read-only user.
+
+    Without --format: a table on a terminal, tab-separated values with names in a pipe.
+
+    Example: clickledger sql "SELECT browser, count() AS clicks FROM rte GROUP BY browser ORDER BY clicks DESC LIMIT 5"
+
+    Example: clickledger sql --format CSVWithNames "SELECT * FROM ctr_daily" > ctr.csv
+    """
+    text = sys.stdin.read() if query == "-" else query
+    fallback = "PrettyCompact" if sys.stdout.isatty() else "TSVWithNames"
+    asyncio.run(_run(data, text.strip().rstrip(";"), output_format or fallback))
+
+
+async def _run(data: Path | None, query: str, output_format: str) -> None:
+    from shared.clickhouse import ClickHouse
+
+    async with ClickHouse(locate(data).reader) as clickhouse:
+        answer = await clickhouse.raw_query(query, output_format, settings=_READ_ONLY)
+    sys.stdout.buffer.write(answer)
+    sys.stdout.flush()
