@@ -24,7 +24,7 @@ from enricher.row import Tools
 from enricher.worker import OPERATOR_RETRY_S, PartitionWorker
 from shared.catalog import Catalog
 from shared.errors import NotOwned, OffsetLost, OperatorError, TransientError
-from shared.kafka import Assignment, Committed, Consumer
+from shared.kafka import Assignment, Committed, Consumer, Producer
 from shared.metrics import errors
 from shared.settings import KafkaSettings
 
@@ -75,7 +75,7 @@ class _PartitionGroup:
 
 @dataclass(eq=False)
 class _Running:
-    worker: PartitionWorker
+    worker: PartitionWorker[Producer]
     feed: Feed
     task: asyncio.Task[None]
 

@@ -18,18 +18,16 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Generic, Protocol, TypeVar
 
 from enricher import metrics
-from enricher.catalog_gate import CatalogGate
 from enricher.enrich import CatalogBehind, enrich
 from enricher.feed import Feed
-from enricher.producing import Producing
 from enricher.refill import Position, Request, position_of, rewound
 from enricher.row import EnrichedRecord, RawRecord, Tools
 from shared.errors import DataError, NotOwned, OffsetLost, OperatorError, OutcomeUnknown, TransientError
-from shared.kafka import Batch, Committed, Producer, Record
+from shared.kafka import Batch, Committed, Record
 from shared.metrics import alarms, errors
 
 log = logging.getLogger(__name__)
@@ -61,7 +59,40 @@ class Group(Protocol):
         """Wait for the end of the assignment."""
 
 
-class PartitionWorker:
+class Appender(Protocol):
+    """The part of `shared.kafka.Producer` that is used."""
+
+    def new_batch(self) -> Batch:
+        """An empty batch."""
+
+    async def send_batch(self, topic: str, partition: int, batch: Batch) -> int:
+        """Append a batch; returns once it is acknowledged. Raises OutcomeUnknown, TransientError, DataError."""
+
+
+A = TypeVar("A", bound=Appender)
+
+
+class Producers(Protocol[A]):
+    """Hands out producers (`producing.Producing`)."""
+
+    async def get(self) -> A:
+        """A connected producer. Raises TransientError, OperatorError."""
+
+    async def give_up(self, producer: A) -> None:
+        """Never use this producer again: the outcome of a batch is unknown."""
+
+
+class Gate(Protocol):
+    """Waits for the catalog (`catalog_gate.CatalogGate`)."""
+
+    async def reach(self, version: int) -> int | None:
+        """Wait for a version, or for the proof that the topic ends before it."""
+
+    async def until_ready(self) -> None:
+        """Wait until the copy is complete."""
+
+
+class PartitionWorker(Generic[A]):
     """Enriches one partition until it is cancelled or told to stop."""
 
     def __init__(
@@ -73,11 +104,12 @@ class PartitionWorker:
         topic_enriched: str,
         feed: Feed,
         group: Group,
-        producing: Producing,
+        producing: Producers[A],
         tools: Tools,
-        gate: CatalogGate,
+        gate: Gate,
         requests: Callable[[int], Sequence[Request]],
         now_ms: Callable[[], int],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._stream = stream
         self._partition = partition
@@ -90,6 +122,7 @@ class PartitionWorker:
         self._gate = gate
         self._requests = requests
         self._now_ms = now_ms
+        self._pause = pause
         self._position = Position(start_offset)
         self._stopping = False
         self.alarm = ""
@@ -125,10 +158,10 @@ class PartitionWorker:
             except (OperatorError, DataError) as exc:
                 self._note("operator", exc)
                 self._set_alarm(str(exc))
-                await asyncio.sleep(OPERATOR_RETRY_S)
+                await self._pause(OPERATOR_RETRY_S)
             except TransientError as exc:
                 self._note("unknown_outcome" if isinstance(exc, OutcomeUnknown) else "transient", exc)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                await self._pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
                 pause_s = min(2 * pause_s, RETRY_S[1])
 
     def _goes_on(self) -> bool:
@@ -178,13 +211,13 @@ class PartitionWorker:
                 await self._group.commit(self._position.committed)
             except TransientError as exc:
                 self._note("transient", exc)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                await self._pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
                 pause_s = min(2 * pause_s, RETRY_S[1])
             else:
                 return
 
     async def _fill(
-        self, producer: Producer, records: Sequence[Record], start: int
+        self, producer: Appender, records: Sequence[Record], start: int
     ) -> tuple[Batch, Counter[tuple[str, str]], int]:
         """A batch of `records[start:]`, as many as fit; the count by outcome, and how many were taken."""
         batch, counts, taken = producer.new_batch(), Counter[tuple[str, str]](), 0
