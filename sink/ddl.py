@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
+import orjson
+
 from shared.clickhouse import ClickHouse
 from shared.errors import OperatorError
 
@@ -93,9 +95,8 @@ async def apply_ddl(clickhouse: ClickHouse, database: str) -> list[str]:
             await clickhouse.command(statement)
         await clickhouse.insert_bytes(
             "schema_versions",
-            f"{migration.version}\t{migration.name}\t{migration.digest}\n".encode(),
+            orjson.dumps({"version": migration.version, "name": migration.name, "digest": migration.digest}),
             {"insert_deduplicate": 0},
-            fmt="TSV",
         )
         done.append(migration.name)
     return done
