@@ -28,6 +28,7 @@ def parse_options(arguments: list[str], environment: Mapping[str, str]) -> Optio
         stop_seconds=parsed.stop_seconds,
         password=environment.get("CLICKLEDGER_CLICKHOUSE_PASSWORD", ""),
         reader_password=environment.get("CLICKLEDGER_CLICKHOUSE_READER_PASSWORD", ""),
+        anonymous_reader=environment.get("CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER", "") == "1",
     )
 
 

@@ -46,7 +46,7 @@ class ClickHouseApp:
         }
         self._workers = ThreadPoolExecutor(options.owner_statements + options.reader_statements, "statement")
         self._sessions = SessionStore()
-        self._running: set[str] = set()
+        self._running: dict[str, Exchange] = {}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request (ASGI)."""
@@ -67,7 +67,7 @@ class ClickHouseApp:
         try:
             request, receive = await self._request(scope, receive)
             query_id = request.query_id or query_id
-            role = self._role(request.credentials)
+            role = self._role(request.credentials, scope["headers"])
             async with self._admission[role].enter():
                 await self._run(replace(request, query_id=query_id), role, receive, send)
         except StatementError as exc:
@@ -85,8 +85,10 @@ class ClickHouseApp:
         fields = form_fields(kind, await _read_form(receive))
         return parse_request(scope["method"], scope["query_string"], headers, fields), _empty_body(receive)
 
-    def _role(self, credentials: Credentials) -> Role:
+    def _role(self, credentials: Credentials, headers: Headers) -> Role:
         """The role of a user whose password is right; raises 194 or 516."""
+        if self._options.anonymous_reader and not credentials.password and is_local_host(headers):
+            return Role.READER
         expected = {"default": self._options.password, "reader": self._options.reader_password or None}
         password = expected.get(credentials.user)
         if password is not None and hmac.compare_digest(password.encode(), credentials.password.encode()):
@@ -103,18 +105,24 @@ class ClickHouseApp:
             raise refusal(
                 QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING, f"Query with id = {request.query_id} is already running."
             )
-        self._running.add(request.query_id)
         pipe = ResultPipe()
         try:
             body = BodyFeed(asyncio.get_running_loop(), self._options.idle_seconds)
             execution = Execution(
                 self._engine, self._rules, self._sessions, request, role, request.query_id, body, pipe.writing_end
             )
-            await Exchange(execution, pipe, receive, send, self._options.idle_seconds).run(self._workers)
+            exchange = Exchange(execution, pipe, receive, send, self._options.idle_seconds)
+            self._running[request.query_id] = exchange
+            await exchange.run(self._workers)
         finally:
             pipe.end()
             pipe.close()
-            self._running.discard(request.query_id)
+            self._running.pop(request.query_id, None)
+
+    def cancel_reads(self) -> None:
+        """Cancel the statements that only read; their clients get QUERY_WAS_CANCELLED."""
+        for exchange in self._running.values():
+            exchange.cancel()
 
     def close(self) -> None:
         """Wait for the worker threads; called after the HTTP server has stopped."""
@@ -160,3 +168,9 @@ def _empty_body(receive: Receive) -> Receive:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     return rest
+
+
+def is_local_host(headers: Headers) -> bool:
+    """Whether the request names this machine as its host; a web page behind a rebound DNS name cannot."""
+    host = next((value.decode("latin-1") for name, value in headers if name == b"host"), "")
+    return host.rpartition(":")[0] in _LOCAL_HOSTS or host in _LOCAL_HOSTS

@@ -42,6 +42,10 @@ class Exchange:
         self._tag = secrets.token_hex(8)
         self._is_gone = asyncio.Event()
 
+    def cancel(self) -> None:
+        """End a reading statement as if its client had gone; one that writes goes on."""
+        self._is_gone.set()
+
     async def run(self, workers: Executor) -> None:
         """Run the statement and send its answer; returns when the worker is done."""
         loop = asyncio.get_running_loop()
@@ -53,6 +57,7 @@ class Exchange:
             await self._answer(work)
         finally:
             client.cancel()
+            self._pipe.close()  # an engine that writes to a full pipe could not even be killed
             if not work.done():
                 self._is_gone.set()
             await asyncio.wait([work])
@@ -85,8 +90,9 @@ class Exchange:
         """Once the client is gone, end a reading statement; one that writes goes on, as on a server."""
         await self._is_gone.wait()
         self._execution.is_cancelled = True
-        while not work.done() and self._execution.is_reading:
-            await asyncio.to_thread(self._execution.engine.kill, self._execution.query_id)
+        while not work.done():
+            if self._execution.is_reading:
+                await asyncio.to_thread(self._execution.engine.kill, self._execution.query_id)
             await asyncio.wait([work], timeout=KILL_AGAIN_SECONDS)
 
     async def _answer(self, work: "asyncio.Future[Counts]") -> None:
@@ -131,7 +137,7 @@ class Exchange:
         body = b"".join(held) or self._execution.answer
         if self._execution.request.answer_in_blocks:
             body = await asyncio.to_thread(compress_blocks, body)
-        headers = [*self._headers(), (b"x-clickhouse-summary", summary(counts).encode())]
+        headers = [*self._headers(is_empty=not body), (b"x-clickhouse-summary", summary(counts).encode())]
         await self._send_start(200, [*headers, (b"content-length", str(len(body)).encode())])
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -158,7 +164,7 @@ class Exchange:
     def _common_headers(self) -> Headers:
         return common_headers(self._execution.engine, self._execution.query_id)
 
-    def _headers(self) -> Headers:
+    def _headers(self, *, is_empty: bool = False) -> Headers:
         headers = self._common_headers()
         execution = self._execution
         headers += [
@@ -166,7 +172,7 @@ class Exchange:
             (b"x-clickhouse-format", execution.format.encode()),
             (b"x-clickhouse-exception-tag", self._tag.encode()),
         ]
-        if execution.request.answer_encoding and execution.is_reading:
+        if execution.request.answer_encoding and execution.is_reading and not is_empty:
             headers.append((b"content-encoding", execution.request.answer_encoding.encode()))
         return headers
 

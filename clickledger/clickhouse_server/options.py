@@ -19,6 +19,8 @@ class Options:
     """Of the user `default`; empty = none is asked for."""
     reader_password: str = ""
     """Of the user `reader`; empty = there is no such user."""
+    anonymous_reader: bool = False
+    """Whether a request without a password, addressed to this machine by name or loopback address, is `reader`'s."""
     owner_statements: int = 8
     """Statements of `default` that run at a time: two inserts of the sink, its questions, reports, a few more."""
     reader_statements: int = 4

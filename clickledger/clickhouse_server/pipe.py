@@ -18,6 +18,7 @@ class ResultPipe:
         if hasattr(fcntl, "F_SETPIPE_SZ"):
             self._grow()
         self._is_written = False
+        self._is_read = False
 
     def _grow(self) -> None:
         try:
@@ -32,8 +33,10 @@ class ResultPipe:
             os.close(self.writing_end)
 
     def close(self) -> None:
-        """Close the reading end; whatever the engine still writes fails."""
-        os.close(self._reading_end)
+        """Close the reading end; whatever the engine still writes fails. Idempotent."""
+        if not self._is_read:
+            self._is_read = True
+            os.close(self._reading_end)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Chunks of at most CHUNK_BYTES until the end."""
