@@ -33,7 +33,7 @@ async def read_catalog(
     """Give a complete copy of the catalog's records of some kinds. Raises TransientError when Kafka does not answer."""
     with tempfile.TemporaryDirectory(prefix="clickledger-catalog-") as scratch:
         folder = Path(scratch)
-        with followed(Catalog(settings, folder), CatalogFollower(settings, kafka, folder, kinds)) as catalog:
+        async with followed(Catalog(settings, folder), CatalogFollower(settings, kafka, folder, kinds)) as catalog:
             await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
             yield catalog
 

@@ -124,7 +124,7 @@ async def _stream_record(settings: SetupSettings) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="clickledger-setup-") as scratch:
         folder = Path(scratch)
         follower = CatalogFollower(settings.catalog, settings.kafka, folder, (Kind.STREAM,))
-        with followed(Catalog(settings.catalog, folder), follower) as catalog:
+        async with followed(Catalog(settings.catalog, folder), follower) as catalog:
             await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
             return catalog.stream(settings.kafka.topic_raw)
 

@@ -17,8 +17,8 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
@@ -436,12 +436,13 @@ class CatalogWriter:
         return await self._producer.send_batch(self._topic, PARTITION, batch) + int(batch.record_count()) - 1
 
 
-@contextmanager
-def followed(catalog: Catalog, follower: CatalogFollower) -> Iterator[Catalog]:
+@asynccontextmanager
+async def followed(catalog: Catalog, follower: CatalogFollower) -> AsyncIterator[Catalog]:
     """Run `follower` in the background for the body, then close `catalog`: for commands that need it for a moment."""
     task = asyncio.ensure_future(follower.run())
     try:
         yield catalog
     finally:
         task.cancel()
+        await asyncio.wait([task])
         catalog.close()

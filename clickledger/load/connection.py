@@ -7,7 +7,7 @@ instead of measuring the client. httptools does the parsing.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -54,8 +54,7 @@ class Connection(asyncio.Protocol):
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class, only by behaviour
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:  # noqa: D102

@@ -80,7 +80,7 @@ async def _has_keys(kafka: KafkaSettings, settings: CatalogSettings, keys: Tenan
     with tempfile.TemporaryDirectory(prefix="clickledger-up-") as scratch:
         folder = Path(scratch)
         follower = CatalogFollower(settings, kafka, folder, (Kind.KEY,))
-        with followed(Catalog(settings, folder), follower) as catalog:
+        async with followed(Catalog(settings, folder), follower) as catalog:
             await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
             found = [catalog.key_by_digest(digest_of(getattr(keys, name).encode())) for name in _GRANTS]
     return all(record is not None and not record["revoked"] for record in found)
