@@ -30,6 +30,7 @@ from clickledger.clickhouse_server.sessions import SessionStore
 
 FORM_BYTES_MAX: Final = 16 << 20  # a multipart form is held in memory
 QUERY_ID_MAX: Final = 256  # characters of a client's query id; longer ones are refused
+_LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _PLAIN: Final = {"/ping": b"Ok.\n", "/replicas_status": b"Ok.\n", "/": b"Ok.\n"}
 
 

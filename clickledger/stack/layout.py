@@ -101,7 +101,11 @@ def clickhouse_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
         *("--port", str(layout.ports.clickhouse)),
         *("--database", DATABASE),
     )
-    env = {**environ, "CLICKLEDGER_CLICKHOUSE_PASSWORD": layout.password}
+    env = {
+        **environ,
+        "CLICKLEDGER_CLICKHOUSE_PASSWORD": layout.password,
+        "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": "1",  # read-only, this machine: curl, DBeaver, Grafana
+    }
     return Spec("clickhouse", command, env, lambda _pid: answers(layout.ports.clickhouse, "/ping"), stop_seconds=15.0)
 
 

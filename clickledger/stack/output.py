@@ -6,6 +6,7 @@ lines go through a bounded queue to one printing thread, and are dropped and cou
 
 from __future__ import annotations
 
+import json
 import queue
 import sys
 import threading
@@ -26,6 +27,18 @@ def format_line(name: str, text: str, *, colour: bool) -> str:
     return f"{prefix} {text}"
 
 
+def readable(text: str) -> str:
+    """A service's JSON log line as `10:15:00 WARNING message`; every other line as it is."""
+    if not text.startswith("{"):
+        return text
+    try:
+        line = json.loads(text)
+        shown = f"{line['time'][11:19]} {line['level']} {line['message']}"
+    except (ValueError, KeyError, TypeError):  # JSON of another kind
+        return text
+    return f"{shown}\n{line['error']}" if "error" in line else shown
+
+
 class Output:
     """Prints lines from any thread without ever blocking the caller."""
 
@@ -38,8 +51,9 @@ class Output:
         self._thread.start()
 
     def line(self, name: str, text: str) -> None:
-        """Print one line of a service."""
-        self._put(format_line(name, text, colour=self._colour))
+        """Print what a service wrote on one line; a traceback in it takes several."""
+        for line in readable(text).splitlines():
+            self._put(format_line(name, line, colour=self._colour))
 
     def say(self, text: str) -> None:
         """Print one line of our own."""
