@@ -44,7 +44,7 @@ class ScriptedEndpoint:
             return self.oversized(method, headers, peer)
         return None
 
-    def oversized(self, method: bytes, headers: Headers, peer: str) -> Answer:  # noqa: ARG002 an endpoint's signature
+    def oversized(self, method: bytes, headers: Headers, peer: str) -> Answer:
         """Refuse and close."""
         return self.answers.plain(413, close=True)
 

@@ -1,0 +1,217 @@
+"""The API process as a whole: limits, Kafka and catalog that are away, several workers, stops and deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.api_service import BATCH, CLICKS, ApiService
+from tests.support.brokers import LocalBrokers
+from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL
+from tests.support.lane_server import Client, post
+from tests.support.processes import wait_until
+
+MakeApi = Callable[..., ApiService]
+
+
+async def started(make_api: MakeApi, **settings: str) -> ApiService:
+    """A prepared and running service."""
+    api = make_api(**settings)
+    await api.prepare()
+    api.start()
+    return api
+
+
+def worker_pids(api: ApiService) -> list[int]:
+    """The worker processes, from the service's own children."""
+    assert api.child is not None
+    with open(f"/proc/{api.child.pid}/task/{api.child.pid}/children", encoding="ascii") as children:  # noqa: PTH123
+        return [int(pid) for pid in children.read().split()]
+
+
+async def test_throttle(make_api: MakeApi) -> None:
+    """A key has its limit per window; beyond it 429 with Retry-After; a batch is cut at the limit."""
+    api = await started(make_api, api_throttle_window_ms="600000")
+    await api.put([api.key_entry("few", "few-secret", rate_limit=5)])
+    few = {"authorization": "Bearer few-secret"}
+    await api.until(lambda: api.click(b"{", authorization="Bearer few-secret").status == 499)
+    replies = [api.click(EXAMPLE_BODY, **few) for _ in range(2)]
+    assert [reply.headers["x-ratelimit-remaining"] for reply in replies] == ["3", "2"]
+    line = json.dumps({"short-url": EXAMPLE_URL}).encode()
+    batch = api.request("POST", BATCH, b"\n".join([line] * 4), few)
+    assert ["code" in result for result in batch.json] == [False, False, True, True]
+    assert batch.json[2]["code"] == "429"
+    assert int(batch.headers["retry-after"]) >= 1
+    for reply in (api.click(EXAMPLE_BODY, **few), api.request("POST", BATCH, line, few)):
+        assert (reply.status, reply.code) == (429, "429")
+        assert reply.headers["x-ratelimit-remaining"] == "0"
+        assert int(reply.headers["retry-after"]) >= 1
+    assert api.click().code == ""
+
+
+async def test_failed_authentications(make_api: MakeApi) -> None:
+    """Failures are limited per address, a trusted proxy's clients apart; a valid key never is."""
+    window = {"api_failed_authentications_window_ms": "600000", "api_trusted_proxies": "127.0.0.0/8"}
+    api = await started(make_api, api_failed_authentications_max="3", **window)
+    wrong = {"authorization": "Bearer wrong"}
+    assert [api.click(EXAMPLE_BODY, **wrong).code for _ in range(4)] == ["498", "498", "498", "429"]
+    assert api.click().code == ""
+    assert api.click(EXAMPLE_BODY, **wrong, x_forwarded_for="198.51.100.9").code == "498"
+
+
+async def test_no_stream_record(make_api: MakeApi) -> None:
+    """Before `setup` has run the service is alive, not ready, says why, and refuses with 500 and Retry-After."""
+    api = make_api()
+    await api.prepare(with_stream=False)
+    api.start_unready()
+    reply = await asyncio.to_thread(api.click)
+    assert (reply.status, reply.code, reply.headers["retry-after"]) == (500, "500", "1")
+    ready = api.get("/readyz")
+    assert (ready.status, ready.code) == (503, "503")
+    assert "setup" in ready.json["description"]
+    assert api.get("/livez").status == 200
+    await api.put([api.stream_entry()])
+    await api.until(lambda: api.get("/readyz").status == 200)
+    assert api.click().code == ""
+
+
+async def test_no_kafka_at_start(make_api: MakeApi) -> None:
+    """Without Kafka and a catalog every click is 500 with Retry-After, never 498 or 1003."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    api = make_api(kafka_bootstrap=f"127.0.0.1:{port}", kafka_request_timeout_ms="500")
+    api.start_unready()
+    reply = await asyncio.to_thread(api.click)
+    assert (reply.status, reply.code, reply.headers["retry-after"]) == (500, "500", "1")
+    assert api.get("/readyz").status == 503
+    assert api.stop() == 0
+
+
+async def test_kafka_stands_still(make_api: MakeApi, brokers: LocalBrokers) -> None:
+    """While the broker does not answer, a click is 500 within its bound; afterwards 200 again, nothing answered is lost."""
+    api = await started(make_api, api_ack_timeout_ms="500", kafka_request_timeout_ms="1000")
+    accepted = [api.click().json["transaction-id"]]
+    os.kill(brokers.pid(), signal.SIGSTOP)
+    try:
+        replies = [await asyncio.to_thread(api.click) for _ in range(4)]
+    finally:
+        os.kill(brokers.pid(), signal.SIGCONT)
+    assert all((reply.status, reply.code) == (500, "500") for reply in replies)
+    assert all(reply.headers["retry-after"] == "1" for reply in replies)
+    assert any("not known" in reply.json["description"] for reply in replies)
+    await api.until(lambda: api.click().status == 200)
+    accepted.append(api.click().json["transaction-id"])
+    keys = Counter(record.key.decode() for record in await api.raw_records() if record.key)
+    assert all(keys[transaction_id] == 1 for transaction_id in accepted)
+
+
+async def test_kafka_dies_and_comes_back(make_api: MakeApi, brokers: LocalBrokers) -> None:
+    """A killed broker: 500 meanwhile, links still resolve from the local catalog, 200 when it is back."""
+    api = await started(make_api, api_ack_timeout_ms="500", kafka_request_timeout_ms="1000")
+    assert api.click().code == ""
+    brokers.kill(1)
+    try:
+        reply = await asyncio.to_thread(api.click)
+        assert (reply.status, reply.code) == (500, "500")
+        assert api.click(b'{"short-url":"http://s.example/disabled"}').code == "1010"
+    finally:
+        brokers.start(1)
+    await api.until(lambda: api.click().status == 200)
+    await api.until(lambda: api.get("/readyz").status == 200)
+
+
+async def test_several_workers(make_api: MakeApi) -> None:
+    """Workers share port, throttle and metrics; one that is killed is replaced, and nobody else notices."""
+    api = await started(make_api, api_workers="2", api_throttle_window_ms="600000")
+    await api.put([api.key_entry("few", "few-secret", rate_limit=50)])
+    few = {"authorization": "Bearer few-secret"}
+    await api.until(lambda: api.click(EXAMPLE_BODY, **few).status == 200)
+    outcomes = Counter(api.click(EXAMPLE_BODY, **few).status for _ in range(60))
+    assert 40 <= outcomes[200] <= 50
+    assert outcomes[429] >= 10
+
+    def counted() -> float:
+        text = api.request("GET", "/metrics", port=api.health_port()).body.decode()
+        assert text.count("# TYPE clickledger_api_answers_total counter") <= 1
+        found = re.findall(r'answers_total\{code="200",reason="accepted"\} (\S+)', text)
+        return float(found[0]) if found else 0
+
+    await api.until(lambda: counted() > outcomes[200])
+    first, second = worker_pids(api)
+    os.kill(first, signal.SIGKILL)
+    assert [api.click().status for _ in range(20)] == [200] * 20
+    await api.until(lambda: len(worker_pids(api)) == 2 and first not in worker_pids(api))
+    assert second in worker_pids(api)
+    await api.until(lambda: api.request("GET", "/readyz", port=api.health_port()).status == 200)
+    workers = worker_pids(api)
+    assert api.stop() == 0
+    assert not any(_runs(pid) for pid in workers)
+
+
+async def test_workers_do_not_outlive_their_parent(make_api: MakeApi) -> None:
+    """When the parent is killed the workers finish and end by themselves."""
+    api = await started(make_api, api_workers="2")
+    workers = worker_pids(api)
+    assert api.child is not None
+    os.kill(api.child.pid, signal.SIGKILL)
+    await api.until(lambda: not any(_runs(pid) for pid in workers))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:  # noqa: PTH123
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_stop_under_load_loses_no_answered_click(make_api: MakeApi, workers: str) -> None:
+    """Every 200 that was given before or during a stop is in Kafka, exactly once."""
+    api = await started(make_api, api_workers=workers)
+    accepted: list[str] = []
+    threads = [threading.Thread(target=_click_until_closed, args=(api, accepted)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    await api.until(lambda: len(accepted) > 200)
+    assert await asyncio.to_thread(api.stop) == 0
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    keys = Counter(record.key.decode() for record in await api.raw_records() if record.key)
+    assert len(accepted) == len(set(accepted)) > 200
+    assert all(keys[transaction_id] == 1 for transaction_id in accepted)
+
+
+def _click_until_closed(api: ApiService, accepted: list[str]) -> None:
+    request = post(EXAMPLE_BODY, CLICKS.encode(), f"authorization: Bearer {api.click_key}\r\n".encode())
+    try:
+        with socket.create_connection(("127.0.0.1", api.port), timeout=30) as sock:
+            client = Client(sock)
+            while True:
+                client.send(request)
+                status, fields, body = client.response()
+                assert status == 200
+                accepted.append(json.loads(body)["transaction-id"])
+                if fields.get(b"connection") == b"close":
+                    return
+    except (OSError, AssertionError):
+        return
+
+
+async def test_restart_goes_on_from_its_catalog(make_api: MakeApi) -> None:
+    """A killed process comes back with the catalog it had and the same port's clients are served again."""
+    api = await started(make_api)
+    assert api.child is not None
+    api.child.kill()
+    api.start_unready()
+    wait_until(lambda: api.get("/readyz").status == 200, api.child, "the API")
+    assert api.click().code == ""
