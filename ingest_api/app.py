@@ -50,7 +50,7 @@ def create_app(surface: Surface) -> FastAPI:
     install_error_answers(app, surface.state.answers)
     _add_hot_path(app, surface.clicks, sorted(PATHS), docs.CLICK)
     _add_hot_path(app, surface.batches, sorted(BATCH_PATHS), docs.BATCH)
-    app.include_router(LinksApi(surface.state, surface.registry, surface.tallies).router())
+    LinksApi(surface.state, surface.registry, surface.tallies).add_to(app)
     _add_health(app, surface.readiness, surface.state.answers)
     docs.complete(app)
     return app

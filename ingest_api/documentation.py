@@ -179,7 +179,8 @@ def _results(key: str) -> dict[str, Any]:
 
 _COMMON_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     400: _error("Bad parameters"),
-    401: _error("No valid key, or one without the grant"),
+    401: _error("No valid key"),
+    403: _error("The key has no grant for this"),
     429: _error("Too many requests"),
     503: _error("The catalog cannot be written, or is not level with its topic; try again"),
 }

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from ingest_api import documentation as docs
-from ingest_api.answers import RETRY_AFTER, Answer, Header, Refusal, published
+from ingest_api.answers import RETRY_AFTER, Answer, Header, Refusal, describe, published
 from ingest_api.asgi import BodyTooLarge, peer_of, read_body, request_headers, respond
 from ingest_api.authorize import GRANT_ADMIN, Caller, find_headers
 from ingest_api.endpoints import clock_ms
@@ -50,9 +50,8 @@ class LinksApi:
         self._registry = registry
         self._tallies = tallies
 
-    def router(self) -> APIRouter:
-        """The routes with their documentation."""
-        router = APIRouter()
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes with their documentation."""
         routes = (
             ("POST", "/v1/links", self.register_links, docs.REGISTER_LINKS),
             ("GET", "/v1/links", self.get_link, docs.GET_LINK),
@@ -63,8 +62,7 @@ class LinksApi:
             ("DELETE", "/v1/promotions", self.delete_promotion, docs.DELETE_PROMOTION),
         )
         for method, path, endpoint, documented in routes:
-            router.add_api_route(path, endpoint, methods=[method], response_model=None, **documented)
-        return router
+            app.add_api_route(path, endpoint, methods=[method], response_model=None, **documented)
 
     async def register_links(self, request: Request) -> Response:
         """Register or replace links."""
@@ -182,11 +180,26 @@ class LinksApi:
         found = find_headers(request_headers(request), WANTED)
         caller = authenticate(state, found, peer_of(request), now_ms, GRANT_ADMIN)
         if isinstance(caller, Answer):
-            return caller, ()
+            return self._stranger(caller), ()
         taken = state.throttle.take(caller.key_id, caller.rate_limit, 1, now_ms)
         if not taken.granted:
             return throttled(state, caller, taken), ()
         return caller, rate_headers(caller, taken)
+
+    def _stranger(self, answer: Answer) -> Answer:
+        """A failed authentication in the form of every endpoint but the clicks': the code is the HTTP status."""
+        plain = self._state.answers.plain
+        text = describe(Refusal(answer.reason))
+        match answer.reason:
+            case Refusal.GRANT_MISSING:
+                return plain(403, "The key has no grant for this.", answer.headers, reason=answer.reason)
+            case Refusal.AUTHENTICATIONS_FAILED:
+                return plain(429, text, answer.headers, reason=answer.reason)
+            case Refusal.CATALOG_NOT_READY:
+                return plain(503, text, answer.headers, reason=answer.reason)
+            case _:
+                headers = (*answer.headers, (b"www-authenticate", b"Bearer"))
+                return plain(401, text, headers, reason=answer.reason)
 
     async def _lines(self, request: Request) -> list[object]:
         """The body's records; a line that is no JSON stands as None."""
