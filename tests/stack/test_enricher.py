@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from shared.catalog import Kind
 from shared.errors import TransientError
 from shared.events import ENRICHED_NAMES
 from shared.kafka import Admin, TopicSpec
+from tests.support.brokers import LocalBrokers
 from tests.support.enrichers import EnricherStack, eventually, first_copies, offset_of, pause, resume
 from tests.support.enriching import LINK, raw_value
+from tests.support.processes import Child
 
 PARTITIONS = 4
 
@@ -85,53 +88,88 @@ async def test_a_stopped_enricher_goes_on_where_it_was(stack: EnricherStack) -> 
     assert {p: len(r) for p, r in taken.items()} == {p: len(r) for p, r in enriched.items()}
 
 
+@contextlib.asynccontextmanager
+async def under_load(stack: EnricherStack) -> AsyncIterator[None]:
+    """Clicks arrive on every partition for as long as the body takes."""
+    over = asyncio.Event()
+
+    async def send() -> None:
+        while not over.is_set():
+            await load(stack, 1)
+
+    sending = asyncio.ensure_future(send())
+    yield
+    over.set()
+    await sending
+
+
+async def assigned(child: Child, partitions: str = "[") -> None:
+    """Wait until a process was given partitions; `partitions` is how its log line goes on."""
+
+    async def is_assigned() -> bool:
+        return f"assigned partitions {partitions}" in child.log.read_text().replace("assigned partitions []", "")
+
+    await eventually(is_assigned, [child])
+
+
 async def test_kill_9_under_load_leaves_no_hole(stack: EnricherStack) -> None:
     """Killed twice in mid-load, restarted each time: every offset is there, in order."""
-    sending = asyncio.ensure_future(load(stack, 60))
     child = stack.start()
-    for _ in range(2):
-        before = sum(map(len, (await stack.enriched()).values()))
+    async with under_load(stack):
+        for _ in range(2):
+            await assigned(child)
+            before = sum(map(len, (await stack.enriched()).values()))
 
-        async def has_moved(before: int = before) -> bool:
-            return sum(map(len, (await stack.enriched()).values())) > before
+            async def has_moved(before: int = before) -> bool:
+                return sum(map(len, (await stack.enriched()).values())) > before
 
-        await eventually(has_moved, [child])
-        child.kill()
-        child = stack.start()
-    await sending
+            await eventually(has_moved, [child])
+            child.kill()
+            child = stack.start()
     await assert_complete(stack)
 
 
 async def test_two_enrichers_join_and_leave_under_load(stack: EnricherStack) -> None:
     """Partitions move between processes, one of which is stopped and one killed, without a hole."""
-    sending = asyncio.ensure_future(load(stack, 80))
     first = stack.start(1)
-    await asyncio.sleep(1.5)
-    second = stack.start(2)
-    await asyncio.sleep(2.5)
-    assert first.stop() == 0, first.tail()
-    third = stack.start(3)
-    await asyncio.sleep(1.0)
-    third.kill()
-    await sending
+    async with under_load(stack):
+        await assigned(first, "[0, 1, 2, 3]")
+        second = stack.start(2)
+        await assigned(second)
+        assert first.stop() == 0, first.tail()
+        third = stack.start(3)
+        await assigned(third)
+        third.kill()
     await assert_complete(stack)
     assert second.alive, second.tail()
 
 
 async def test_a_paused_owner_that_wakes_up_makes_no_hole(stack: EnricherStack) -> None:
     """A process that slept past its session may write copies of what others wrote, never a record before a lower one."""
-    sending = asyncio.ensure_future(load(stack, 80))
     sleeper = stack.start(1)
-    await asyncio.sleep(2.0)
-    other = stack.start(2)
-    pause(sleeper)
-    await sending
-    await assert_complete(stack)
-    resume(sleeper)
-    await load(stack, 5)
+    async with under_load(stack):
+        await assigned(sleeper, "[0, 1, 2, 3]")
+        pause(sleeper)
+        other = stack.start(2)
+        await assigned(other, "[0, 1, 2, 3]")
+        resume(sleeper)
+        await load(stack, 5)
     await assert_complete(stack)
     assert sleeper.alive, sleeper.tail()
     assert other.alive, other.tail()
+
+
+async def test_a_killed_broker_leaves_no_hole(stack: EnricherStack, brokers: LocalBrokers) -> None:
+    """The broker dies under load and comes back: batches of unknown outcome are written again, in order."""
+    child = stack.start()
+    await assigned(child)
+    for _ in range(6):
+        for partition in range(PARTITIONS):
+            await stack.send(partition, stack.clicks(partition, 500))
+    await asyncio.to_thread(brokers.kill, 1)
+    await asyncio.to_thread(brokers.start, 1)
+    await assert_complete(stack)
+    assert child.alive, child.tail()
 
 
 async def test_refill_rewinds_a_running_enricher(stack: EnricherStack) -> None:
@@ -199,7 +237,7 @@ async def test_a_version_beyond_the_catalogs_end_is_malformed(stack: EnricherSta
 
 
 async def test_lost_raw_records_stop_their_partition_and_name_the_range(
-    stack: EnricherStack, caplog: pytest.LogCaptureFixture
+    stack: EnricherStack,
 ) -> None:
     """Records deleted before they were read: that partition waits for the operator, the others go on."""
     await load(stack, 1, count=50)

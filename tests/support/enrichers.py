@@ -24,7 +24,7 @@ from tests.support.enriching import raw_value
 from tests.support.processes import Child
 
 SESSION_MS = 3_000
-WAIT_S = 60.0
+WAIT_S = 90.0
 
 
 class EnricherStack:
