@@ -77,11 +77,11 @@ def send(
 
     Example: clickledger send --rate 0 --batch 500 --count 1000000 --duration 60
     """
+    from clickledger.lines import FileProblem
     from clickledger.load.clicks import Target
     from clickledger.load.plan import Plan, links_of
     from clickledger.load.pump import Pace
     from clickledger.load.report import Run, new_run_id
-    from clickledger.load.sources import FileProblem
 
     base, secret, stack = api_access(data, url, key)
     try:
@@ -117,9 +117,9 @@ def _execute(run: object, *, as_json: bool) -> int:
 
     import uvloop
 
+    from clickledger.lines import FileProblem
     from clickledger.load.pump import Unreachable
     from clickledger.load.report import Run, execute, print_result
-    from clickledger.load.sources import FileProblem
     from shared.errors import TransientError
 
     assert isinstance(run, Run)

@@ -11,9 +11,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Final
 
+from clickledger.lines import BadLine
 from clickledger.load.clicks import Click
 from clickledger.load.generate import Generator
-from clickledger.load.sources import BadLine, read_clicks
+from clickledger.load.sources import read_clicks
 from clickledger.load.verify import marked
 
 LINKS_MAX: Final = 1_000_000

@@ -5,22 +5,26 @@ Rule: streaming, one line at a time; a line that cannot be read is a `BadLine` w
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
+from clickledger.lines import (
+    BadLine,
+    FileProblem,
+    Record,
+    first_line,
+    is_csv,
+    opened,
+    read_csv,
+    read_lines,
+    read_ndjson,
+    suffix_of,
+)
 from clickledger.load.clicks import Click
-
-LINE_BYTES_MAX: Final = 64 * 1024
-"""Longer lines are bad lines; web servers cut a request line at 8 KiB and a header at 16 KiB."""
 
 _MONTH_NAMES: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTHS: Final = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
@@ -32,101 +36,37 @@ _TIME: Final = re.compile(r"(\d{2})/(\w{3})/(\d{4}):(\d{2}):(\d{2}):(\d{2}) ([+-
 _ESCAPE: Final = re.compile(r'\\(?:x([0-9a-fA-F]{2})|(["\\]))')
 
 
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that is not a click."""
-
-    number: int
-    """Counted from 1, the header line included."""
-    reason: str
-
-
-class FileProblem(ValueError):
-    """The file as a whole cannot be read; the message says what to change."""
-
-
 def read_clicks(path: Path) -> Iterator[Click | BadLine]:
     """Yield the clicks of a file in order; a click from a log has an empty short_url (a log does not know it).
 
     The format is taken from the name (.csv, .ndjson, .jsonl, .log, with or without .gz), else from the first line.
-    Raises FileProblem when the file cannot be opened or a CSV header lacks `short_url`.
+    Raises FileProblem when the file cannot be read, or looks like a CSV whose header lacks `short_url`.
     """
-    try:
-        with _open(path) as stream:
-            yield from _reader_for(path, stream)(stream)
-    except (OSError, EOFError) as exc:
-        raise FileProblem(f"{path}: {exc.strerror if isinstance(exc, OSError) and exc.strerror else exc}") from exc
+    with opened(path) as stream:
+        if _is_log(path, stream):
+            yield from _read_log(stream)
+        elif is_csv(path, stream):
+            _check_header(first_line(stream))
+            yield from map(_click_of_record, read_csv(stream))
+        else:
+            yield from map(_click_of_record, read_ndjson(stream))
 
 
-def _open(path: Path) -> io.BufferedReader:
-    with path.open("rb") as plain:
-        is_gzip = plain.read(2) == b"\x1f\x8b"
-    return io.BufferedReader(gzip.GzipFile(path)) if is_gzip else path.open("rb")
+def _is_log(path: Path, stream: io.BufferedReader) -> bool:
+    suffix = suffix_of(path)
+    if suffix in (".csv", ".ndjson", ".jsonl"):
+        return False
+    return suffix == ".log" or _COMBINED.match(first_line(stream)) is not None
 
 
-def _reader_for(path: Path, stream: io.BufferedReader) -> Callable[[io.BufferedReader], Iterator[Click | BadLine]]:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    match suffixes[-1:] or [""]:
-        case [".csv"]:
-            return _read_csv
-        case [".ndjson" | ".jsonl"]:
-            return _read_ndjson
-        case [".log"]:
-            return _read_log
-    first = stream.peek(LINE_BYTES_MAX).lstrip()[:LINE_BYTES_MAX].split(b"\n", 1)[0].decode("utf-8", "replace")
-    if first.startswith("{"):
-        return _read_ndjson
-    return _read_log if _COMBINED.match(first) else _read_csv
-
-
-def _lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (number, line), None for one over the limit; blank lines are left out."""
-    number = 0
-    while line := stream.readline(LINE_BYTES_MAX + 1):
-        number += 1
-        if len(line) > LINE_BYTES_MAX:
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(LINE_BYTES_MAX)
-            yield number, None
-        elif line.strip():
-            yield number, line
+def _check_header(line: str) -> None:
+    if "short_url" not in [_canonical(name.strip('\ufeff" \r')) for name in line.split(",")]:
+        raise FileProblem("a CSV of clicks needs a header line with short_url (and user_agent, ip_address, clicked_at)")
 
 
 def _read_log(stream: io.BufferedReader) -> Iterator[Click | BadLine]:
-    for number, line in _lines(stream):
-        yield BadLine(number, _TOO_LONG) if line is None else parse_log_line(line.decode("utf-8", "replace"), number)
-
-
-def _read_ndjson(stream: io.BufferedReader) -> Iterator[Click | BadLine]:
-    for number, line in _lines(stream):
-        yield BadLine(number, _TOO_LONG) if line is None else parse_json_line(line, number)
-
-
-def _read_csv(stream: io.BufferedReader) -> Iterator[Click | BadLine]:
-    text = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
-    try:
-        yield from _csv_rows(csv.DictReader(text))
-    finally:
-        text.detach()  # the stream is the caller's to close
-
-
-def _csv_rows(rows: csv.DictReader[str]) -> Iterator[Click | BadLine]:
-    names = [_canonical(name) for name in rows.fieldnames or ()]
-    if "short_url" not in names:
-        raise FileProblem("a CSV of clicks needs a header line with short_url (and user_agent, ip_address, clicked_at)")
-    rows.fieldnames = names
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            yield BadLine(rows.line_num, str(exc))
-            continue
-        yield _click_of({name: value for name, value in row.items() if value}, rows.line_num)
-
-
-_TOO_LONG: Final = f"longer than {LINE_BYTES_MAX} bytes"
+    for item in read_lines(stream):
+        yield item if isinstance(item, BadLine) else parse_log_line(item[1].decode("utf-8", "replace"), item[0])
 
 
 def parse_log_line(line: str, number: int) -> Click | BadLine:
@@ -160,19 +100,17 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else m[2], text) if "\\" in text else text
 
 
-def parse_json_line(line: bytes, number: int) -> Click | BadLine:
-    """Parse one NDJSON line with the contract's field names, with `-` or `_`."""
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as exc:
-        return BadLine(number, f"not JSON: {exc}")
-    if not isinstance(fields, dict):
-        return BadLine(number, f"a JSON {type(fields).__name__}, not an object")
-    return _click_of({_canonical(name): value for name, value in fields.items() if value not in (None, "")}, number)
-
-
 def _canonical(name: str) -> str:
     return name.strip().lower().replace("-", "_")
+
+
+def _click_of_record(item: Record | BadLine) -> Click | BadLine:
+    """Read a record with the contract's field names, with `-` or `_`."""
+    if isinstance(item, BadLine):
+        return item
+    return _click_of(
+        {_canonical(name): value for name, value in item.fields.items() if value not in (None, "")}, item.number
+    )
 
 
 def _click_of(fields: Mapping[str, Any], number: int) -> Click | BadLine:

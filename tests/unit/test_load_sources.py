@@ -9,16 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clickledger.lines import LINE_BYTES_MAX, BadLine, FileProblem, Record, parse_json_line
 from clickledger.load.clicks import Click
-from clickledger.load.sources import (
-    LINE_BYTES_MAX,
-    BadLine,
-    FileProblem,
-    parse_json_line,
-    parse_log_line,
-    parse_log_time,
-    read_clicks,
-)
+from clickledger.load.sources import parse_log_line, parse_log_time, read_clicks
 
 _LOG = '203.0.113.9 - - [17/May/2015:10:05:03 +0000] "GET /a HTTP/1.1" 200 12 "-" "Agent \\"x\\" 1.0"'
 
@@ -67,7 +60,7 @@ def test_log_times(text: str, at_ms: int | None) -> None:
 @given(st.binary(max_size=200))
 def test_parsing_never_raises(line: bytes) -> None:
     """Any bytes are a click or a bad line."""
-    assert isinstance(parse_json_line(line, 1), Click | BadLine)
+    assert isinstance(parse_json_line(line, 1), Record | BadLine)
     assert isinstance(parse_log_line(line.decode("utf-8", "replace"), 1), Click | BadLine)
 
 
