@@ -62,7 +62,7 @@ class SinkBench:
         settings = CatalogSettings(catalog_map_bytes=1 << 24)
         folder = self._folder / "catalog-test"
         follower = CatalogFollower(settings, self.kafka, folder, (Kind.STREAM,))
-        with followed(Catalog(settings, folder), follower) as catalog:
+        async with followed(Catalog(settings, folder), follower) as catalog:
             await catalog.wait_until_current(30)
             record = catalog.stream(self.kafka.topic_raw)
         assert record is not None

@@ -1,0 +1,63 @@
+"""The table's definition says the same as the wire contract, and its files are applied by the rules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from shared.errors import OperatorError
+from shared.events import ENRICHED_FIELDS
+from sink.ddl import Migration, migrations, missing
+from sink.start import refuse_times, refuse_window
+
+DDL = Path(__file__).parents[2] / "sink" / "ddl"
+
+
+def test_columns_are_the_enriched_records_keys() -> None:
+    """Name and type of each, in order; then block_at and inserted_at."""
+    create = (DDL / "0001_clicks.sql").read_text(encoding="utf-8").split("ENGINE = MergeTree")[0]
+    found = re.findall(r"^    `(\w+)` (.+?)(?: DEFAULT .+?)? COMMENT", create, re.MULTILINE)
+    time = "DateTime64(3, 'UTC')"
+    wanted = [(field.name, field.clickhouse_type) for field in ENRICHED_FIELDS]
+    assert found == [*wanted, ("block_at", time), ("inserted_at", time)]
+
+
+def test_files_are_numbered_without_holes() -> None:
+    """1, 2, 3, … and every statement stands alone."""
+    known = migrations()
+    assert [migration.version for migration in known] == list(range(1, len(known) + 1))
+    assert all(s.startswith("CREATE ") for migration in known for s in migration.statements)
+
+
+def test_only_what_is_missing_is_applied() -> None:
+    """In order; comments and spacing may change, statements may not; a newer schema is refused."""
+    one, two = Migration(1, "0001_a.sql", ("A  b",)), Migration(2, "0002_b.sql", ("C",))
+    assert missing([one, two], {}) == [one, two]
+    assert missing([one, two], {1: Migration(1, "0001_a.sql", ("A b",)).digest}) == [two]
+    with pytest.raises(OperatorError, match="0001_a"):
+        missing([one, two], {1: "other"})
+    with pytest.raises(OperatorError, match="newer"):
+        missing([one], {1: one.digest, 2: two.digest})
+
+
+def test_a_window_must_cover_an_hour_of_inserts() -> None:
+    """At the limit, below it, without the setting, and on another engine."""
+    refuse_window("MergeTree", "… SETTINGS non_replicated_deduplication_window = 72000, index_granularity = 8192", 20)
+    for engine, definition in (
+        ("MergeTree", "SETTINGS non_replicated_deduplication_window = 71999"),
+        ("MergeTree", "SETTINGS index_granularity = 8192"),
+        ("ReplicatedMergeTree", "SETTINGS non_replicated_deduplication_window = 100000"),
+    ):
+        with pytest.raises(OperatorError):
+            refuse_window(engine, definition, 20)
+
+
+def test_a_server_that_reads_times_wrongly_is_refused() -> None:
+    """Seconds instead of milliseconds, or a row that is not there."""
+    refuse_times(["received_at"], [(1_700_000_000_123,)])
+    with pytest.raises(OperatorError, match="received_at"):
+        refuse_times(["received_at"], [(253_402_300_799_999,)])
+    with pytest.raises(OperatorError, match="0 times"):
+        refuse_times(["received_at"], [])

@@ -1,0 +1,155 @@
+"""Second copies and rows that cannot be stored: pure."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from shared.errors import DataError
+from shared.events import ENRICHED_NAMES
+from shared.ids import keyed_id, uuid7_with_partition
+from sink.blocks import Row
+from sink.poison import find_poison, not_storable
+from sink.suspects import CLOCK_SLACK_MS, REMEMBER_S, Asked, Remembered, questions, rewritten
+
+MADE = 1_700_000_000_000
+TIMED = uuid7_with_partition(MADE, 3, b"12345678")
+KEYED = keyed_id("acme", "order-1", 6)
+
+
+def row(raw_offset: int, transaction_id: str, *, suspect: bool = False, **fields: Any) -> Row:
+    """A row with this id."""
+    record = {"status": "accepted", "reason": "", "click_digest": "", "raw": ""} | fields
+    return Row(raw_offset, raw_offset, MADE, transaction_id.encode(), orjson.dumps(record), suspect, is_broken=False)
+
+
+def changed(rows: Sequence[Row], remembered: Remembered, stored: dict[str, str]) -> dict[int, str]:
+    """The reason of each row that becomes a duplicate."""
+    values = rewritten(rows, remembered.watched(rows), stored)
+    records = {raw_offset: orjson.loads(value) for raw_offset, value in values.items()}
+    assert all(record["status"] == "duplicate" for record in records.values())
+    return {raw_offset: record["reason"] for raw_offset, record in records.items()}
+
+
+def test_an_ordinary_block_asks_nothing() -> None:
+    """No suspects, none remembered: no id is watched."""
+    rows = [row(n, uuid7_with_partition(MADE, 3, n.to_bytes(8, "big"))) for n in range(3)]
+    assert Remembered().watched(rows) == frozenset()
+
+
+@pytest.mark.parametrize("suspect_first", [True, False])
+def test_two_copies_in_one_block(suspect_first: bool) -> None:
+    """The second in order is the duplicate, whichever is marked."""
+    rows = [row(0, TIMED, suspect=suspect_first), row(1, TIMED, suspect=not suspect_first)]
+    assert changed(rows, Remembered(), {}) == {1: "replayed"}
+
+
+def test_a_suspect_with_a_stored_copy() -> None:
+    """The table has an accepted row: every later copy is a duplicate."""
+    rows = [row(5, TIMED, suspect=True), row(6, TIMED, suspect=True)]
+    assert changed(rows, Remembered(), {TIMED: ""}) == {5: "replayed", 6: "replayed"}
+
+
+def test_an_original_after_its_replay() -> None:
+    """The stored suspect is remembered, so the unmarked original is looked up."""
+    remembered = Remembered()
+    remembered.add([TIMED.encode()], 100.0)
+    rows = [row(5, TIMED)]
+    assert questions(rows, remembered.watched(rows)) == [Asked(TIMED, MADE - CLOCK_SLACK_MS)]
+    assert changed(rows, remembered, {TIMED: ""}) == {5: "replayed"}
+
+
+def test_remembering_is_only_a_filter() -> None:
+    """An id that is remembered but not stored as accepted changes nothing."""
+    remembered = Remembered()
+    remembered.add([TIMED.encode()], 100.0)
+    assert changed([row(5, TIMED)], remembered, {}) == {}
+
+
+def test_what_is_remembered_ends_with_its_time() -> None:
+    """Exactly REMEMBER_S before the latest block is forgotten, a moment less is not."""
+    remembered = Remembered()
+    remembered.add([b"a", b"b"], 100.0)
+    remembered.add([b"b"], 101.0)
+    remembered.prune(100.0 + REMEMBER_S)
+    assert len(remembered) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ("aa", "aa", "idempotency_key_repeated"),
+        ("aa", "bb", "idempotency_key_reused"),
+        ("", "bb", "idempotency_key_repeated"),
+        ("aa", "", "idempotency_key_repeated"),
+    ],
+)
+def test_a_reused_key_is_told_from_a_repeated_one(first: str, second: str, reason: str) -> None:
+    """By the digests of both bodies, where both have one; against the table and within the block."""
+    stored = [row(7, KEYED, suspect=True, click_digest=second)]
+    assert changed(stored, Remembered(), {KEYED: first}) == {7: reason}
+    both = [row(6, KEYED, suspect=True, click_digest=first), *stored]
+    assert changed(both, Remembered(), {}) == {7: reason}
+
+
+@pytest.mark.parametrize("status", ["duplicate", "rejected", "malformed"])
+def test_only_accepted_rows_count_as_copies(status: str) -> None:
+    """A row that is not accepted neither becomes a duplicate nor makes one."""
+    rows = [row(0, TIMED, suspect=True, status=status), row(1, TIMED, suspect=True)]
+    assert changed(rows, Remembered(), {}) == {}
+
+
+def test_a_keyed_id_is_looked_up_over_the_retention() -> None:
+    """It carries no time: back by as much as its record is kept."""
+    rows = [row(0, KEYED, suspect=True, received_at=1_000_000_000, expires_at=1_100_000_000)]
+    (asked,) = questions(rows, Remembered().watched(rows))
+    assert asked.not_before_ms == 900_000_000 - CLOCK_SLACK_MS
+
+
+def test_other_fields_stay_as_they_are() -> None:
+    """Only status and reason change, unknown keys and order included."""
+    rows = [row(0, TIMED, suspect=True, later_field=[1]), row(1, TIMED, suspect=True, later_field=[2])]
+    (value,) = rewritten(rows, Remembered().watched(rows), {}).values()
+    before = orjson.loads(rows[1].value)
+    assert list(orjson.loads(value)) == list(before)
+    assert orjson.loads(value) == before | {"status": "duplicate", "reason": "replayed"}
+
+
+def test_keys_that_are_no_ids_are_left_alone() -> None:
+    """Garbage under a suspect header neither asks nor breaks anything."""
+    rows = [row(0, "nonsense", suspect=True), row(1, "\u00e9", suspect=True)]
+    watched = Remembered().watched(rows)
+    assert questions(rows, watched) == []
+    assert rewritten(rows, watched, {}) == {}
+
+
+@pytest.mark.parametrize("bad", [set(), {0}, {99}, {0, 99}, {17, 18, 64}, set(range(100))])
+async def test_bisection_finds_exactly_the_rows_that_are_refused(bad: set[int]) -> None:
+    """None, one at each end, neighbours, all."""
+    rows = [row(n, TIMED) for n in range(100)]
+
+    async def probe(some: Sequence[Row]) -> None:
+        if any(r.raw_offset in bad for r in some):
+            raise DataError("refused")
+
+    assert {r.raw_offset for r in await find_poison(rows, probe)} == bad
+
+
+@pytest.mark.parametrize(
+    ("value", "raw"), [(b'{"a":1}', '{"a":1}'), (b"\xff", "base64:/w=="), (b"", ""), (b"\x00\n", "\x00\n")]
+)
+def test_a_row_that_cannot_be_stored_keeps_its_place_and_bytes(value: bytes, raw: str) -> None:
+    """All keys, in order; position and id from outside the value; kept for the default retention."""
+    bad = Row(42, 50, MADE, TIMED.encode(), value, is_suspect=False, is_broken=False)
+    record = orjson.loads(not_storable(bad, "s", 3, MADE + 5))
+    assert tuple(record) == ENRICHED_NAMES
+    assert (record["stream"], record["raw_partition"], record["raw_offset"]) == ("s", 3, 42)
+    assert (record["transaction_id"], record["status"], record["reason"]) == (TIMED, "malformed", "not_storable")
+    assert record["raw"] == raw
+    assert record["expires_at"] > MADE + 89 * 86_400_000
+    nameless = orjson.loads(not_storable(bad._replace(key=b"?", timestamp_ms=-1), "s", 3, MADE))
+    assert (nameless["transaction_id"], nameless["received_at"]) == (str(uuid.UUID(int=0)), MADE)
