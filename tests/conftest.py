@@ -2,4 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = ("tests.support.stack",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--stack`: where Kafka and ClickHouse come from."""
+    parser.addoption(
+        "--stack",
+        choices=("local", "containers"),
+        default="local",
+        help="local: the project's own broker and server; containers: official images, needs Docker",
+    )

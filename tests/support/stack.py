@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +23,13 @@ from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse
 from tests.support.full_stack import FullStack, clean_env, start_service
 from tests.support.processes import Child
+
+if TYPE_CHECKING:  # loads a Docker client, which only `--stack containers` needs
+    from tests.support.containers import ContainerBrokers, ContainerClickHouse
+
+
+Brokers: TypeAlias = "LocalBrokers | ContainerBrokers"
+ClickHouseServer: TypeAlias = "LocalClickHouse | ContainerClickHouse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,44 +92,64 @@ def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("stack")
 
 
+def _uses_containers(config: pytest.Config) -> bool:
+    return bool(config.getoption("--stack") == "containers")
+
+
+def _make_brokers(config: pytest.Config, guard: Guard, folder: Path, count: int) -> Brokers:
+    if not _uses_containers(config):
+        return LocalBrokers(guard, folder, count)
+    from tests.support.containers import ContainerBrokers
+
+    return ContainerBrokers(count)
+
+
+def _make_clickhouse(config: pytest.Config, guard: Guard, folder: Path) -> ClickHouseServer:
+    if not _uses_containers(config):
+        return LocalClickHouse(guard, folder)
+    from tests.support.containers import ContainerClickHouse
+
+    return ContainerClickHouse()
+
+
 @pytest.fixture(scope="session")
-def brokers(guard: Guard, stack_folder: Path) -> Iterator[LocalBrokers]:
+def brokers(pytestconfig: pytest.Config, guard: Guard, stack_folder: Path) -> Iterator[Brokers]:
     """The one broker of this test run. A test that kills it must start it again."""
-    brokers = LocalBrokers(guard, stack_folder / "kafka")
+    brokers = _make_brokers(pytestconfig, guard, stack_folder / "kafka", 1)
     yield brokers
     brokers.close()
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(brokers: LocalBrokers) -> str:
+def kafka_bootstrap(brokers: Brokers) -> str:
     """`host:port` of a real Kafka broker."""
     return brokers.bootstrap
 
 
 @pytest.fixture(scope="session")
-def _three_brokers(guard: Guard, stack_folder: Path) -> Iterator[LocalBrokers]:
-    brokers = LocalBrokers(guard, stack_folder / "kafka3", count=3)
+def _three_brokers(pytestconfig: pytest.Config, guard: Guard, stack_folder: Path) -> Iterator[Brokers]:
+    brokers = _make_brokers(pytestconfig, guard, stack_folder / "kafka3", 3)
     yield brokers
     brokers.close()
 
 
 @pytest.fixture
-def three_brokers(_three_brokers: LocalBrokers) -> LocalBrokers:
+def three_brokers(_three_brokers: Brokers) -> Brokers:
     """A cluster of three, all running when the test begins; the test may kill any of them."""
     _three_brokers.ensure_all()
     return _three_brokers
 
 
 @pytest.fixture(scope="session")
-def clickhouse_server(guard: Guard, stack_folder: Path) -> Iterator[LocalClickHouse]:
+def clickhouse_server(pytestconfig: pytest.Config, guard: Guard, stack_folder: Path) -> Iterator[ClickHouseServer]:
     """The one ClickHouse server of this test run. A test that kills it must start it again."""
-    server = LocalClickHouse(guard, stack_folder / "clickhouse")
+    server = _make_clickhouse(pytestconfig, guard, stack_folder / "clickhouse")
     yield server
     server.close()
 
 
 @pytest.fixture(scope="session")
-def clickhouse_url(clickhouse_server: LocalClickHouse) -> str:
+def clickhouse_url(clickhouse_server: ClickHouseServer) -> str:
     """`http://user:password@host:port` of a real ClickHouse, its owner's access; append `/database`."""
     return clickhouse_server.url
 
