@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from clickledger.exit_codes import ExitCode
 from clickledger.output import print_table
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ _COLUMNS = (
     "malformed",
 )
 _STATUSES = ("accepted", "duplicate", "rejected", "malformed")
+
+
+def exit_code(report: AuditReport) -> int:
+    """Give the exit status: a finding is worse than what is still on its way."""
+    if not report.is_clean:
+        return ExitCode.FAILED
+    return ExitCode.UNREACHABLE if report.not_stored else ExitCode.OK
 
 
 def as_record(report: AuditReport) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clickledger.exit_codes import ExitCode
 from clickledger.located import DataOption, locate
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def audit(
         asyncio.run(_accept(data, accept_gap, who or getpass.getuser(), reason))
         return
     report = asyncio.run(_audit(data, wait=wait, timeout_s=timeout))
-    from clickledger.audit_print import as_record, print_report
+    from clickledger.audit_print import as_record, exit_code, print_report
 
     if as_json:
         import json
@@ -62,13 +61,6 @@ def audit(
     else:
         print_report(report)
     raise typer.Exit(exit_code(report))
-
-
-def exit_code(report: AuditReport) -> int:
-    """Give the exit status: a finding is worse than what is still on its way."""
-    if not report.is_clean:
-        return ExitCode.FAILED
-    return ExitCode.UNREACHABLE if report.not_stored else ExitCode.OK
 
 
 async def _audit(data: Path | None, *, wait: bool, timeout_s: float) -> AuditReport:
