@@ -25,13 +25,13 @@ class Endpoint(Protocol):
 
     body_bytes_max: int
 
-    def precheck(self, method: bytes, headers: Headers, peer: str) -> Answer | None:
+    def precheck(self, method: bytes, headers: Headers, peer: str, /) -> Answer | None:
         """Refuse from the header alone. Called only when the body has not arrived with its header."""
 
-    def oversized(self, method: bytes, headers: Headers, peer: str) -> Answer:
+    def oversized(self, method: bytes, headers: Headers, peer: str, /) -> Answer:
         """The answer, which closes the connection, as soon as a body has passed `body_bytes_max`."""
 
-    def take(self, exchange: Exchange) -> Answer | None:
+    def take(self, exchange: Exchange, /) -> Answer | None:
         """Answer a whole request, or return None and call `exchange.reply` exactly once, later, from the loop."""
 
 
