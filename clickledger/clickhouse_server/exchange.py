@@ -134,10 +134,11 @@ class Exchange:
         except StatementError as exc:
             await send_error(self._send, exc, self._execution.engine, self._common_headers())
             return
+        is_encoded = bool(held)  # what the engine wrote to the pipe; an answer from elsewhere is plain
         body = b"".join(held) or self._execution.answer
         if self._execution.request.answer_in_blocks:
             body = await asyncio.to_thread(compress_blocks, body)
-        headers = [*self._headers(is_empty=not body), (b"x-clickhouse-summary", summary(counts).encode())]
+        headers = [*self._headers(is_encoded=is_encoded), (b"x-clickhouse-summary", summary(counts).encode())]
         await self._send_start(200, [*headers, (b"content-length", str(len(body)).encode())])
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -164,7 +165,7 @@ class Exchange:
     def _common_headers(self) -> Headers:
         return common_headers(self._execution.engine, self._execution.query_id)
 
-    def _headers(self, *, is_empty: bool = False) -> Headers:
+    def _headers(self, *, is_encoded: bool = True) -> Headers:
         headers = self._common_headers()
         execution = self._execution
         headers += [
@@ -172,7 +173,7 @@ class Exchange:
             (b"x-clickhouse-format", execution.format.encode()),
             (b"x-clickhouse-exception-tag", self._tag.encode()),
         ]
-        if execution.request.answer_encoding and execution.is_reading and not is_empty:
+        if execution.request.answer_encoding and is_encoded:
             headers.append((b"content-encoding", execution.request.answer_encoding.encode()))
         return headers
 

@@ -26,6 +26,7 @@ from clickledger.clickhouse_server.errors import (
     StatementError,
     refusal,
 )
+from clickledger.clickhouse_server.native_hello import hello_block, is_hello
 from clickledger.clickhouse_server.request import ENCODINGS, Request
 from clickledger.clickhouse_server.sessions import SessionStore
 from clickledger.clickhouse_server.tokens import (
@@ -187,6 +188,10 @@ class Execution:
             raise refusal(SYNTAX_ERROR, "Multi-statements are not allowed")
         if any(token.is_word(b"OUTFILE") for token in tokens(statement.text)):
             raise refusal(INTO_OUTFILE_NOT_ALLOWED, "INTO OUTFILE is not allowed")
+        if self.request.native_revision and self.format == "Native" and is_hello(statement.text):
+            engine = self.engine
+            self.answer = hello_block(engine.host, engine.version, engine.timezone, self.request.native_revision)
+            return Counts(result_rows=1)
         files = [f"/dev/fd/{self.pipe}"]
         if self.request.answer_encoding:
             files.append(ENCODINGS[self.request.answer_encoding])

@@ -22,7 +22,7 @@ PURE_OTHERS: Final = _names(
     "formatReadableQuantity formatReadableSize formatReadableTimeDelta getSizeOfEnumType getSubcolumn hostName identity "
     "ignore indexHint initialQueryID initializeAggregation isConstant isDecimalOverflow lowCardinalityIndices "
     "lowCardinalityKeys materialize neighbor normalizeQuery normalizedQueryHash parseReadableSize parseReadableSizeOrNull "
-    "parseReadableSizeOrZero parseTimeDelta queryID rowNumberInAllBlocks rowNumberInBlock runningAccumulate "
+    "parseReadableSizeOrZero parseTimeDelta queryID revision rowNumberInAllBlocks rowNumberInBlock runningAccumulate "
     "runningDifference runningDifferenceStartingWithFirstValue throwIf toColumnTypeName toTypeName transform uptime "
     "variantElement variantType version visibleWidth",
 )

@@ -80,6 +80,8 @@ class Request:
     """Content-Encoding for the answer, '' for none."""
     answer_in_blocks: bool = False
     """compress=1: the answer is native compressed blocks."""
+    native_revision: int = 0
+    """client_protocol_version: how a Native answer is framed; 0 for the plain form."""
     wait_for_end: bool = False
     is_read: bool = False
     """GET or HEAD: ClickHouse lets these change nothing."""
@@ -145,6 +147,7 @@ def _from_fields(method: str, raw: Mapping[str, bytes], headers: Mapping[str, st
         answer_encoding=choose_encoding(headers.get("accept-encoding", "")) if wants_encoding else "",
         answer_in_blocks=in_blocks,
         wait_for_end=is_true(fields.get("wait_end_of_query", fields.get("http_wait_end_of_query", ""))),
+        native_revision=_revision(fields.get("client_protocol_version", "")),
         is_read=method in {"GET", "HEAD"},
     )
 
@@ -193,6 +196,12 @@ def _session_seconds(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > SESSION_SECONDS_MAX:
         raise refusal(INVALID_SESSION_TIMEOUT, f"Session timeout {text!r} is not a number up to {SESSION_SECONDS_MAX}")
     return int(text)
+
+
+def _revision(text: str) -> int:
+    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise refusal(BAD_ARGUMENTS, f"client_protocol_version {text!r} is not a number")
+    return int(text or "0")
 
 
 def choose_encoding(accept: str) -> str:
