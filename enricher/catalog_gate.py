@@ -1,13 +1,18 @@
-"""Waiting for the catalog version that a click was stamped with, or for the proof that there is no such version."""
+"""The one way to a newer catalog snapshot: waits for a click's version, and notices that the stream was replaced.
+
+A raw topic that was made anew is another stream. Its records are stamped with a catalog version that already holds the
+new stream record, so whoever looks here before enriching them can never pass them on under the old stream's id.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 from shared.catalog import Catalog
-from shared.errors import TransientError
+from shared.errors import ClickledgerError, TransientError
 
 PATIENCE_S: Final = 3.0
 """How long a version must be missing at the topic's end before it is believed not to exist: a new leader may for a
@@ -15,12 +20,40 @@ moment answer with an end that is too low."""
 POLL_S: Final = 0.02
 
 
-class CatalogGate:
-    """Waits on the local copy of the catalog."""
+class StreamReplaced(ClickledgerError):
+    """The raw topic carries another stream by now: end, and start again with that one."""
 
-    def __init__(self, catalog: Catalog, wait_s_max: float) -> None:
+
+class CatalogGate:
+    """Renews and waits on the local copy of the catalog, for one stream.
+
+    `on_replaced` is called, before anything else can run, when the stream was replaced: it must end all enriching.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        topic_raw: str,
+        stream: str,
+        *,
+        wait_s_max: float,
+        on_replaced: Callable[[], None],
+    ) -> None:
         self._catalog = catalog
+        self._topic_raw = topic_raw
+        self._stream = stream
         self._wait_s_max = wait_s_max
+        self._on_replaced = on_replaced
+
+    def refresh(self) -> bool:
+        """Renew the snapshot; True when the version changed. Raises StreamReplaced."""
+        if not self._catalog.refresh():
+            return False
+        record = self._catalog.stream(self._topic_raw)
+        if record is not None and record["stream"] != self._stream:
+            self._on_replaced()
+            raise StreamReplaced(f"{self._topic_raw} is now stream {record['stream']}, not {self._stream} any more")
+        return True
 
     async def reach(self, version: int) -> int | None:
         """Return None once the copy holds `version`; the topic's last version when that is proved to lie before it.
@@ -29,7 +62,7 @@ class CatalogGate:
         """
         began = time.monotonic()
         while True:
-            self._catalog.refresh()
+            self.refresh()
             if self._catalog.version >= version:
                 return None
             waited_s = time.monotonic() - began
@@ -49,4 +82,4 @@ class CatalogGate:
             if time.monotonic() - began >= self._wait_s_max:
                 raise TransientError(f"the catalog was not complete within {self._wait_s_max} s")
             await asyncio.sleep(POLL_S)
-            self._catalog.refresh()
+            self.refresh()

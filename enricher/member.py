@@ -25,7 +25,7 @@ from enricher.worker import OPERATOR_RETRY_S, PartitionWorker
 from shared.catalog import Catalog
 from shared.errors import NotOwned, OffsetLost, OperatorError, TransientError
 from shared.kafka import Assignment, Committed, Consumer, Producer
-from shared.metrics import errors
+from shared.metrics import catalog_age, catalog_version, errors
 from shared.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class Member:
         producing: Producing,
         tools: Tools,
         catalog: Catalog,
-        gate: CatalogGate,
+        catalog_wait_s: float,
+        look_every_s: float,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._kafka = kafka
@@ -100,7 +101,10 @@ class Member:
         self._producing = producing
         self._tools = tools
         self._catalog = catalog
-        self._gate = gate
+        self._gate = CatalogGate(
+            catalog, kafka.topic_raw, stream.id, wait_s_max=catalog_wait_s, on_replaced=self._abandon
+        )
+        self._look_every_s = look_every_s
         self._now_ms = now_ms
         self._running: dict[int, _Running] = {}
         self._requests: Mapping[int, Sequence[Request]] = {}
@@ -129,27 +133,35 @@ class Member:
         self._requests = pending_requests(self._catalog, self._stream.id)
         await self._consumer.start()
         fetching = asyncio.ensure_future(self._fetch())
+        looking = asyncio.ensure_future(self._look())
         told = asyncio.ensure_future(stopping.wait())
-        waiting: list[asyncio.Future[Any]] = [fetching, told, self._failed]
+        waiting: list[asyncio.Future[Any]] = [fetching, looking, told, self._failed]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for ended in (self._failed, fetching):
+            for ended in (self._failed, looking, fetching):
                 if ended.done():
                     ended.result()
         finally:
-            fetching.cancel()
-            told.cancel()
-            self._failed.cancel()
+            for ending in waiting:
+                ending.cancel()
             await self._leave()
 
     def look_at_catalog(self) -> None:
-        """Renew the catalog's snapshot; wake the workers that are asked to rewind."""
-        if not self._catalog.refresh():
+        """Renew the catalog's snapshot; wake the workers that are asked to rewind. Raises StreamReplaced."""
+        if not self._gate.refresh():
             return
         self._requests = pending_requests(self._catalog, self._stream.id)
         for partition in self._requests:
             if partition in self._running:
                 self._running[partition].feed.nudge()
+
+    async def _look(self) -> None:
+        """Look at the catalog on a timer, so that new promotions, tenants and requests are seen."""
+        while True:
+            self.look_at_catalog()
+            catalog_version.labels("enricher").set(self._catalog.version)
+            catalog_age.labels("enricher").set(self._catalog.age_ms / 1000)
+            await asyncio.sleep(self._look_every_s)
 
     async def _leave(self) -> None:
         self._stopping = True
@@ -159,6 +171,11 @@ class Member:
         if running:
             await asyncio.wait([each.task for each in running], timeout=self._kafka.kafka_request_timeout_ms / 1000)
         await self._consumer.close()
+
+    def _abandon(self) -> None:
+        """End all enriching on the spot."""
+        for each in self._running.values():
+            each.task.cancel()
 
     async def _fetch(self) -> None:
         looked_at_s = 0.0

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from enricher.addresses import AddressBook
 from enricher.agents import load_agent_parser
-from enricher.catalog_gate import CatalogGate
 from enricher.directory import Directory
 from enricher.member import Member, Stream
 from enricher.places import COUNTRY_FILE, PlaceFiles
@@ -22,7 +21,6 @@ from enricher.row import Tools
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.errors import TransientError
 from shared.kafka import Producer
-from shared.metrics import catalog_age, catalog_version
 from shared.runtime import Runtime, instance_slot, run_service
 from shared.settings import CatalogSettings, EnricherSettings, KafkaSettings, RuntimeSettings, load
 
@@ -61,7 +59,6 @@ async def enrich_until_stopped(
         if stream is None:
             return
         tools = Tools(load_agent_parser(), AddressBook(places), Directory(catalog))
-        gate = CatalogGate(catalog, settings.enricher_catalog_wait_ms / 1000)
 
         def new_member() -> Member:
             return Member(
@@ -71,10 +68,11 @@ async def enrich_until_stopped(
                 producing=producing,
                 tools=tools,
                 catalog=catalog,
-                gate=gate,
+                catalog_wait_s=settings.enricher_catalog_wait_ms / 1000,
+                look_every_s=catalog_settings.catalog_refresh_ms / 1000,
             )
 
-        await _join(runtime, new_member, catalog, catalog_settings.catalog_refresh_ms / 1000)
+        await _join(runtime, new_member)
     finally:
         await producing.close(PRODUCER_CLOSE_S)
         follower.cancel()
@@ -101,7 +99,7 @@ async def _find_stream(runtime: Runtime, catalog: Catalog, topic: str) -> Stream
             return None
 
 
-async def _join(runtime: Runtime, new_member: Callable[[], Member], catalog: Catalog, look_every_s: float) -> None:
+async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
     """Work as a member of the group; while Kafka cannot be joined, try again."""
     while not runtime.stopping.is_set():
         member = new_member()
@@ -109,7 +107,6 @@ async def _join(runtime: Runtime, new_member: Callable[[], Member], catalog: Cat
         def why_not(member: Member = member) -> str:
             return "; ".join(member.alarms)
 
-        looking = asyncio.ensure_future(_look_at_catalog(member, catalog, look_every_s))
         runtime.checks.append(why_not)
         try:
             await member.run(runtime.stopping)
@@ -117,14 +114,4 @@ async def _join(runtime: Runtime, new_member: Callable[[], Member], catalog: Cat
             log.warning("joining the group: %s", exc)
             await runtime.pause(SETUP_RETRY_S)
         finally:
-            looking.cancel()
             runtime.checks.remove(why_not)
-
-
-async def _look_at_catalog(member: Member, catalog: Catalog, every_s: float) -> None:
-    """Renew the snapshot on a timer, so that new promotions, tenants and requests are seen."""
-    while True:
-        member.look_at_catalog()
-        catalog_version.labels("enricher").set(catalog.version)
-        catalog_age.labels("enricher").set(catalog.age_ms / 1000)
-        await asyncio.sleep(every_s)

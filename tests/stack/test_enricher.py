@@ -227,6 +227,20 @@ async def test_a_click_waits_for_its_catalog_version(stack: EnricherStack) -> No
     assert orjson.loads(taken[0][-1].value)["campaign_id"] == "c2"
 
 
+async def test_a_replaced_stream_ends_the_process(stack: EnricherStack) -> None:
+    """Records of a raw topic that was made anew are never passed on under the old stream's id."""
+    child = stack.start()
+    await assigned(child)
+    await stack.writer.put(Kind.STREAM, stack.kafka.topic_raw, {**stack.stream_record, "stream": "another"})
+
+    async def is_over() -> bool:
+        return not child.alive
+
+    await eventually(is_over, [child])
+    assert child.process.returncode == 1
+    assert "is now stream another" in child.tail()
+
+
 async def test_a_version_beyond_the_catalogs_end_is_malformed(stack: EnricherStack) -> None:
     """A stamp that no catalog record has cannot stop the partition: proved to be beyond the end, it is a row."""
     stack.start()

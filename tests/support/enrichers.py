@@ -56,7 +56,20 @@ class EnricherStack:
                 await admin.create(TopicSpec(topic, self.partitions, 1, config))
             await admin.create(TopicSpec(self.kafka.topic_catalog, 1, 1, {"cleanup.policy": "compact"}))
         await self.producer.start()
-        stream = {
+        tenant = {"v": 1, "tenant": "acme", "retention_days": 90, "privacy": "store"}
+        promotion = {"v": 1, "tenant": "acme", "promotion_id": "spring", "campaign_id": "c1", "deployment_id": "d1"}
+        self.version = await self.writer.put_many(
+            [
+                Entry(Kind.STREAM, self.kafka.topic_raw, self.stream_record),
+                Entry(Kind.TENANT, "acme", tenant),
+                Entry(Kind.PROMOTION, "acme/spring", promotion),
+            ]
+        )
+
+    @property
+    def stream_record(self) -> dict[str, Any]:
+        """The catalog's record of the stream."""
+        return {
             "v": 1,
             "stream": self.stream,
             "topic": self.kafka.topic_raw,
@@ -65,15 +78,6 @@ class EnricherStack:
             "start_offsets": [0] * self.partitions,
             "created_at": 0,
         }
-        tenant = {"v": 1, "tenant": "acme", "retention_days": 90, "privacy": "store"}
-        promotion = {"v": 1, "tenant": "acme", "promotion_id": "spring", "campaign_id": "c1", "deployment_id": "d1"}
-        self.version = await self.writer.put_many(
-            [
-                Entry(Kind.STREAM, self.kafka.topic_raw, stream),
-                Entry(Kind.TENANT, "acme", tenant),
-                Entry(Kind.PROMOTION, "acme/spring", promotion),
-            ]
-        )
 
     async def close(self) -> None:
         """End the processes and the producer."""
