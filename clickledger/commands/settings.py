@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from itertools import groupby
+from operator import itemgetter
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import SecretStr
@@ -12,6 +14,25 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from shared import settings as shared_settings
+
+OTHER_VARIABLES: Final = {
+    "CLICKLEDGER_CACHE": "folder of the broker's jars, for the local stack; `~/.cache/clickledger` without",
+    "CLICKLEDGER_KEY": "API key of `clickledger send`; the running local stack's without",
+    "CLICKLEDGER_ADMIN_KEY": "key with the grant `admin` for `links load` and `promotions load`; the local stack's without",
+    "CLICKLEDGER_CLICKHOUSE_PASSWORD": "local ClickHouse server: password of its owner; `up` sets it",
+    "CLICKLEDGER_CLICKHOUSE_READER_PASSWORD": "local ClickHouse server: password of the user `reader`; no such user without",
+    "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": "local ClickHouse server: `1` lets this machine read without password; `up` sets it",
+}
+"""Variables that are read elsewhere than in shared/settings.py."""
+
+_PREFACE: Final = """# Settings
+
+<!-- Written by `clickledger settings --markdown`; a test compares. Change shared/settings.py instead. -->
+
+Environment variables, read once when a process starts. A value out of its bounds, and values that contradict each other,
+are refused at start with a message that names them. An empty variable counts as not set. The last word of a name is its
+unit where it has one: `_MS` milliseconds, `_BYTES` bytes; `_MAX` is a limit.
+"""
 
 
 def register(app: typer.Typer) -> None:
@@ -21,16 +42,68 @@ def register(app: typer.Typer) -> None:
 
 def settings(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per setting and line.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/settings.md.")] = False,
 ) -> None:
     """Print every setting (environment variable) with its default and meaning.
 
     Example: clickledger settings | grep SINK
     """
+    if as_json and as_markdown:
+        raise typer.BadParameter("--json or --markdown, not both")
+    if as_markdown:
+        typer.echo(markdown(), nl=False)
+        return
     for name, group, default, meaning in rows():
         if as_json:
             typer.echo(json.dumps({"name": name, "group": group, "default": default, "meaning": meaning}))
         else:
             typer.echo(f"{name}={default}\n    {meaning}")
+
+
+def markdown() -> str:
+    """The page docs/settings.md: one table for each group, with what pydantic refuses."""
+    bounds = dict(_bounds())
+    page = [_PREFACE]
+    for area, group in groupby(rows(), key=itemgetter(1)):
+        page.append(f"## {area}\n\n| variable | default | allowed | meaning |\n|---|---|---|---|")
+        for name, _area, default, meaning in group:
+            page.append(f"| `{name}` | {_code(default)} | {bounds[name]} | {_cell(meaning)} |")
+        page.append("")
+    page.append("## not settings of a service\n\n| variable | meaning |\n|---|---|")
+    page += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in OTHER_VARIABLES.items()]
+    return "\n".join(page) + "\n"
+
+
+def _bounds() -> Iterator[tuple[str, str]]:
+    """(variable, its allowed values as text; empty when its type says all)."""
+    for group in shared_settings.GROUPS:
+        fields = group.model_json_schema()["properties"]
+        for name in group.model_fields:
+            schema: dict[str, Any] = fields[name]
+            yield str(group.model_config["env_prefix"]) + name.upper(), _allowed(schema)
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(map(_code, schema["enum"]))
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{low:,} to {high:,}"
+    bounds = {
+        "minimum": "at least {:,}",
+        "exclusiveMinimum": "above {:,}",
+        "maximum": "at most {:,}",
+        "maxLength": "at most {:,} characters",
+    }
+    return ", ".join(text.format(schema[name]) for name, text in bounds.items() if name in schema)
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text)}`" if text else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
