@@ -162,10 +162,9 @@ async def test_a_gap_stops_its_partition_until_it_is_refilled(bench: SinkBench) 
 
     async def others_go_on() -> bool:
         stored = await bench.stored()
-        return stored[1].last == stored[2].last == 199
+        return [stored[p].last for p in range(3) if p in stored] == [99, 199, 199]
 
-    await bench.until_async(others_go_on, "the other partitions", child)
-    assert (await bench.stored())[0].last == 99
+    await bench.until_async(others_go_on, "what stands before the gap, and the other partitions", child)
     await bench.write(0, lost + behind)
     bench.next_raw[0] = 200
     await bench.wait_stored(child)
@@ -184,7 +183,8 @@ async def test_an_accepted_gap_is_passed(bench: SinkBench) -> None:
     )
 
     async def is_passed() -> bool:
-        return (await bench.stored())[0].last == 199
+        stored = await bench.stored()
+        return 0 in stored and stored[0].last == 199
 
     await bench.until_async(is_passed, "the rows behind the gap", child)
     child.kill()
