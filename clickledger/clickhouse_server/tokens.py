@@ -118,17 +118,17 @@ def starts_insert(text: bytes) -> bool:
 
 def find_insert(text: bytes, *, is_complete: bool) -> Inserting | None:
     """The INSERT at the start of `text` when the place of its data can be seen; `text` may be a first part only."""
-    previous: Token | None = None
     stream = tokens(text)
-    first = next(stream, None)
-    if first is None or not first.is_word(b"INSERT"):
+    previous = next(stream, None)
+    if previous is None or not previous.is_word(b"INSERT"):
         return None
     for token in stream:
-        if token.is_word(b"SELECT", b"WITH", b"INFILE") and not (previous and previous.text == b"."):
+        is_name = previous.text == b"." or previous.is_word(b"INTO", b"TABLE")
+        if token.is_word(b"SELECT", b"WITH", b"INFILE") and not is_name:
             return None
-        if token.is_word(b"VALUES") and previous and not previous.is_word(b"INTO", b"TABLE", b"FORMAT"):
+        if token.is_word(b"VALUES") and not is_name and not previous.is_word(b"FORMAT"):
             return Inserting(text[: token.start], "Values", token.end)
-        if token.kind == "word" and previous and previous.is_word(b"FORMAT"):
+        if token.kind == "word" and previous.is_word(b"FORMAT"):
             gap = _DATA_GAP.match(text, token.end)
             data_at = gap.end() if gap else token.end
             if data_at == len(text) and not is_complete:
