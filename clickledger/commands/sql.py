@@ -43,7 +43,9 @@ def sql(
 async def _run(data: Path | None, query: str, output_format: str) -> None:
     from shared.clickhouse import ClickHouse
 
-    async with ClickHouse(locate(data).reader) as clickhouse:
-        answer = await clickhouse.raw_query(query, output_format, settings=_READ_ONLY)
+    located = locate(data)
+    settings = {} if located.stack else _READ_ONLY  # the stack's reader is read-only and may not say so again
+    async with ClickHouse(located.reader) as clickhouse:
+        answer = await clickhouse.raw_query(query, output_format, settings=settings)
     sys.stdout.buffer.write(answer)
     sys.stdout.flush()
