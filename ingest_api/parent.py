@@ -29,6 +29,7 @@ from shared.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+WORKER_MARK: Final = "api-worker"
 METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 RESTART_S_MIN: Final = 0.25
 RESTART_S_MAX: Final = 5.0
@@ -94,6 +95,8 @@ class Parent:
                 pass_fds=(self._listener.fileno(), theirs.fileno()),
                 env=self._environment(),
             )
+        mark = self._settings.runtime.data / "health" / f"{WORKER_MARK}-{process.pid}"
+        mark.touch()  # where the local stack finds the processes that work
         reader, writer = await asyncio.open_connection(sock=ours)
         hearing = asyncio.create_task(self._hear(number, reader))
         stopping = asyncio.create_task(self._runtime.stopping.wait())
@@ -102,6 +105,7 @@ class Parent:
         if not ending.done():
             process.send_signal(signal.SIGTERM)
         status = await ending
+        mark.unlink(missing_ok=True)
         stopping.cancel()
         hearing.cancel()
         writer.close()

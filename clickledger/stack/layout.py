@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,23 @@ def health_port(data: Path, service: str, pid: int) -> int | None:
         return int((data / "health" / f"{service}-{pid}").read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):  # not written yet
         return None
+
+
+def worker_pids(data: Path, service: str) -> list[int]:
+    """Processes that work below a service's own one, by the marks they leave; empty for a service of one process."""
+    marks = (data / "health").glob(f"{service}-worker-*")
+    return sorted(pid for mark in marks if (pid := int(mark.name.rpartition("-")[2])) and is_alive(pid))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists; marks of killed ones stay behind."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 async def accepts(port: int) -> bool:

@@ -34,6 +34,7 @@ from shared.settings import CatalogSettings, KafkaSettings
 
 _READY_SECONDS_MAX = 120.0  # a loaded machine with two cores; an idle one needs about ten
 _SETUP_TRIES_MAX = 5
+_WORKERS_POLL_SECONDS = 0.5
 _EXIT_UNREACHABLE = 3
 
 
@@ -58,22 +59,12 @@ async def _take_folder(data: Path) -> int:
     deadline = time.monotonic() + TERM_SECONDS + KILL_SECONDS + 2.0
     while (handle := ready.lock(data)) is None:
         owner = ready.lock_owner(data)
-        if owner is None or _is_alive(owner) or time.monotonic() > deadline:
+        if owner is None or layouts.is_alive(owner) or time.monotonic() > deadline:
             raise OperatorError(
                 f"another 'clickledger up' (process {owner or 'unknown'}) runs on {data}: stop it, or use another --data"
             )
         await asyncio.sleep(0.1)
     return handle
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class _Stack:
@@ -147,12 +138,20 @@ class _Stack:
         if self._ready is None:
             raise TransientError("the stack did not start")
         self._announce(self._ready)
+        following = asyncio.create_task(self._follow_workers())
+        try:
+            return await self._until_told(self._ready)
+        finally:
+            following.cancel()
+
+    async def _until_told(self, stack: ready.Ready) -> int:
+        """Run the demo if asked for; wait until told to stop; the exit status."""
         if not self._layout.options.is_demo:
             await self._stop.wait()
             return 0
         from clickledger.demo import run_demo
 
-        demo = asyncio.create_task(run_demo(self._ready, exit_after=self._layout.options.is_exit))
+        demo = asyncio.create_task(run_demo(stack, exit_after=self._layout.options.is_exit))
         if not await self._unless_stopped(demo):
             return 0
         if not self._layout.options.is_exit:
@@ -188,8 +187,9 @@ class _Stack:
         running = [pid for pid in brokers if pid is not None]
         pids: ready.Pids = {"broker": running[0] if len(running) == 1 else running}
         for service in self._services:
-            if service.pid is not None and not service.spec.name.startswith("broker"):
-                pids[service.spec.name] = service.pid
+            name = service.spec.name
+            if service.pid is not None and not name.startswith("broker"):
+                pids[name] = layouts.worker_pids(self._data, name) or service.pid
         return pids
 
     def _on_pid(self) -> None:
@@ -197,6 +197,13 @@ class _Stack:
         if self._ready is not None:
             self._ready = self._ready.model_copy(update={"pids": self._pids()})
             self._write_ready()
+
+    async def _follow_workers(self) -> None:
+        """Keep the ready file true when a service's own worker processes change."""
+        while True:
+            await asyncio.sleep(_WORKERS_POLL_SECONDS)
+            if self._ready is not None and self._pids() != self._ready.pids:
+                self._on_pid()
 
     def _write_ready(self) -> None:
         if self._ready is not None:

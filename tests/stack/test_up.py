@@ -160,3 +160,14 @@ def test_it_survives_kills_and_restarts(start_stack: StartStack) -> None:
     assert not any(map(is_alive, working))
     assert not stack.ready_file.exists()
     assert json.loads((stack.data / "ready.json").read_text())["pids"] == {}
+
+
+def test_worker_processes_are_listed_and_replaced(start_stack: StartStack) -> None:
+    """With several API processes the ready file lists them; a killed one is replaced there."""
+    stack = start_stack(env={"CLICKLEDGER_API_WORKERS": "2"})
+    assert until(lambda: isinstance(stack.ready["pids"]["api"], list))
+    first, second = stack.ready["pids"]["api"]
+    os.kill(first, signal.SIGKILL)
+    assert until(lambda: first not in stack.ready["pids"]["api"] and len(stack.ready["pids"]["api"]) == 2)
+    assert second in stack.ready["pids"]["api"]
+    assert click(stack)
