@@ -27,7 +27,6 @@ from enricher.row import (
     CATALOG_VERSION_MAX,
     EMPTY,
     ID_BYTES_MAX,
-    RAW_BYTES_MAX,
     RECEIVED_AHEAD_MS_MAX,
     TIME_MS_MAX,
     TIME_MS_MIN,
@@ -75,7 +74,7 @@ def enrich(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = 
     """
     click: RawClick | None = None
     try:
-        _check_size(raw)
+        _check_size(raw, tools.raw_bytes_max)
         click = decode_raw(raw.value)
         _check_record(raw, click, now_ms)
         _check_catalog(click, tools.directory, catalog_end)
@@ -89,9 +88,9 @@ def enrich(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = 
     return encode_row(raw, row)
 
 
-def _check_size(raw: RawRecord) -> None:
-    if raw.value is not None and len(raw.value) > RAW_BYTES_MAX:
-        raise MalformedRaw(Reason.TOO_LARGE, f"{len(raw.value)} bytes, limit {RAW_BYTES_MAX}")
+def _check_size(raw: RawRecord, bytes_max: int) -> None:
+    if raw.value is not None and len(raw.value) > bytes_max:
+        raise MalformedRaw(Reason.TOO_LARGE, f"{len(raw.value)} bytes, limit {bytes_max}")
 
 
 def _check_record(raw: RawRecord, click: RawClick, now_ms: int) -> None:
@@ -140,7 +139,7 @@ def _run_steps(raw: RawRecord, click: RawClick, tools: Tools, now_ms: int) -> Ro
     if row["reason"]:
         row["status"] = Status.REJECTED
         row["suspect"] = False
-        row["raw"] = keep_raw(raw.value or b"", privacy_of(context.tenant), RAW_BYTES_MAX)
+        row["raw"] = keep_raw(raw.value or b"", privacy_of(context.tenant), tools.raw_bytes_max)
     return row
 
 

@@ -11,7 +11,6 @@ from enricher.row import (
     CATALOG_VERSION_MAX,
     EMPTY,
     ID_BYTES_MAX,
-    RAW_BYTES_MAX,
     RECEIVED_AHEAD_MS_MAX,
     TIME_MS_MAX,
     TIME_MS_MIN,
@@ -32,7 +31,7 @@ def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: 
     """The row of a record that is no click: its position, its bytes, and what little is known of it."""
     row = dict(EMPTY)
     put_position(row, raw, now_ms)
-    hint = _tenant_hint(raw.value)
+    hint = _tenant_hint(raw.value, tools.raw_bytes_max)
     tenant = tools.directory.tenant(hint) if hint else None
     received_at_ms = next(
         ms
@@ -51,7 +50,7 @@ def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: 
         row["node"] = bounded(click.node, ID_BYTES_MAX)
         row["source"] = click.source
         row["catalog_version"] = max(-1, min(click.catalog_version, CATALOG_VERSION_MAX))
-    row["raw"] = keep_raw(raw.value or b"", privacy_of(tenant), RAW_BYTES_MAX)
+    row["raw"] = keep_raw(raw.value or b"", privacy_of(tenant), tools.raw_bytes_max)
     return row
 
 
@@ -65,9 +64,9 @@ def _id_of_malformed(raw: RawRecord, click: RawClick | None) -> str:
     return f"{digest[:8]}-{digest[8:12]}-8{raw.partition & 0xFFF:03x}-8{digest[13:16]}-{digest[16:28]}"
 
 
-def _tenant_hint(value: bytes | None) -> str:
+def _tenant_hint(value: bytes | None, bytes_max: int) -> str:
     """The tenant that a malformed record names, '' when it names none."""
-    if not value or len(value) > RAW_BYTES_MAX:
+    if not value or len(value) > bytes_max:
         return ""
     try:
         record = orjson.loads(value)

@@ -3,7 +3,7 @@
 * UTF-8 goes in as it is (JSON escapes what must be escaped);
 * bytes that are not UTF-8, that escaping would blow up (control characters), or that begin like one of the forms below,
   as `base64:` and the bytes in base64;
-* a record beyond the limit as `cut:<bytes>:<sha256>:base64:` and its first bytes: our API never writes such a record;
+* a record beyond the limit as `cut:<bytes>:<sha256>:base64:` and the first half of the limit: our API never writes such a record;
 * for a tenant that does not store addresses, JSON is written again with the address truncated or left out; where that
   is impossible, `withheld:<bytes>:<sha256>` alone.
 """
@@ -18,8 +18,6 @@ import orjson
 
 from enricher.addresses import Privacy, choose_address, truncated
 
-CUT_BYTES: Final = 300_000
-"""How much is kept of a record beyond the limit."""
 _PREFIXES: Final = ("base64:", "cut:", "withheld:")
 _GROWTH_MAX: Final = 4 / 3
 """What base64 costs; text that JSON makes longer than this is stored as base64."""
@@ -29,7 +27,7 @@ def keep_raw(value: bytes, privacy: Privacy, bytes_max: int) -> str:
     """The text for the column `raw`, at most 4/3 of `bytes_max` and 100 bytes once it is JSON."""
     if len(value) > bytes_max:
         digest = hashlib.sha256(value).hexdigest()
-        return f"cut:{len(value)}:{digest}:base64:{_base64(value[:CUT_BYTES])}"
+        return f"cut:{len(value)}:{digest}:base64:{_base64(value[: bytes_max // 2])}"
     if privacy is not Privacy.STORE:
         written = _without_address(value, privacy)
         if written is None:

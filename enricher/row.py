@@ -39,6 +39,8 @@ ID_BYTES_MAX: Final = 256
 """Ids (tenant, key, promotion): low-cardinality columns; a longer one is not ours, and cutting would alias another."""
 RAW_BYTES_MAX: Final = 600_000
 """Larger records are not ours (a body has at most 16 KiB); with base64 the row still fits a Kafka batch of 1 MiB."""
+ROW_BYTES_MAX: Final = 150_000
+"""Bytes of a row without its `raw`, every string at its bound and escaped."""
 CATALOG_VERSION_MAX: Final = 2**63 - 1
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -73,6 +75,8 @@ class Tools(NamedTuple):
     agents: AgentParser
     addresses: AddressBook
     directory: Directory
+    raw_bytes_max: int = RAW_BYTES_MAX
+    """Bytes of a raw record beyond which it is malformed and cut."""
 
 
 Row = dict[str, Any]
@@ -82,6 +86,14 @@ EMPTY: Final[Mapping[str, Any]] = {
     for field in ENRICHED_FIELDS
 }
 """Every key of the enriched record, in order, with the value it has when nothing is known."""
+
+
+def raw_bytes_max(batch_bytes_max: int) -> int:
+    """How large a raw record may be so that its row, bytes in base64 and all, fits a produced batch.
+
+    Never less than 40 kB: our API's largest record (a body of 16 KiB, a link) must stay whole.
+    """
+    return min(RAW_BYTES_MAX, max(40_000, (batch_bytes_max - ROW_BYTES_MAX) * 3 // 4))
 
 
 def put_position(row: Row, raw: RawRecord, now_ms: int) -> None:

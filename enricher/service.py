@@ -17,7 +17,7 @@ from enricher.directory import Directory
 from enricher.member import Member, Stream
 from enricher.places import COUNTRY_FILE, PlaceFiles
 from enricher.producing import Producing
-from enricher.row import Tools
+from enricher.row import Tools, raw_bytes_max
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.errors import TransientError
 from shared.kafka import Producer
@@ -58,7 +58,8 @@ async def enrich_until_stopped(
         stream = await _find_stream(runtime, catalog, kafka.topic_raw)
         if stream is None:
             return
-        tools = Tools(load_agent_parser(), AddressBook(places), Directory(catalog))
+        raw_max = raw_bytes_max(kafka.kafka_batch_bytes_max)
+        tools = Tools(load_agent_parser(), AddressBook(places), Directory(catalog), raw_max)
 
         def new_member() -> Member:
             return Member(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from enricher.addresses import Privacy
 from enricher.enrich import STEPS, CatalogBehind, enrich
-from enricher.raw_bytes import CUT_BYTES, keep_raw, restore_raw
-from enricher.row import RAW_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN, RawRecord, Tools
+from enricher.raw_bytes import keep_raw, restore_raw
+from enricher.row import RAW_BYTES_MAX, ROW_BYTES_MAX, TIME_MS_MAX, TIME_MS_MIN, RawRecord, Tools, raw_bytes_max
 from shared.errors import OperatorError, TransientError
 from shared.events import (
     ENRICHED_FIELDS,
@@ -374,9 +374,24 @@ def test_a_record_beyond_the_limit_is_cut_with_its_digest(size: int) -> None:
     if size <= RAW_BYTES_MAX:
         assert restore_raw(kept) == b"\xff" * size
     else:
-        assert base64.b64decode(kept.rpartition(":")[2]) == b"\xff" * CUT_BYTES
+        assert base64.b64decode(kept.rpartition(":")[2]) == b"\xff" * (RAW_BYTES_MAX // 2)
         with pytest.raises(ValueError, match="not the whole record"):
             restore_raw(kept)
+
+
+@pytest.mark.parametrize("batch_bytes_max", [65_536, 262_144, 1_048_576, 8_388_608])
+def test_the_largest_rows_fit_a_batch(batch_bytes_max: int) -> None:
+    """Every string at its bound and escaped, and the largest bytes that are kept whole or cut."""
+    nasty = "\x01" * 10_000
+    link = dict.fromkeys(("promotion_id", "link_name", "recipient", "long_url"), nasty) | {"link": nasty}
+    click = orjson.dumps({"short-url": nasty, "user-agent": nasty, "ip-address": nasty})
+    assert len(enrich(raw_record(link=link, click=click), tools(), NOW_MS).value) <= ROW_BYTES_MAX
+    limit = raw_bytes_max(batch_bytes_max)
+    request_bytes_max = batch_bytes_max + 65_536
+    for size in (limit, limit + 1, 2 * RAW_BYTES_MAX):
+        record = raw_record(b"\xff" * size)
+        value = enrich(record, tools()._replace(raw_bytes_max=limit), NOW_MS).value
+        assert len(value) + 1_000 < request_bytes_max
 
 
 def test_deep_nesting_that_cannot_be_rewritten_is_withheld() -> None:
