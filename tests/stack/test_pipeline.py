@@ -1,0 +1,133 @@
+"""The whole pipeline as its users see it: one click over HTTP, and a hundred thousand with the proof."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.support.full_stack import FullStack
+from tests.support.pipeline import audit_is_clean, eventually, query, succeed
+
+# The published page's example, byte for byte, line breaks and the agent's leading space included.
+EXAMPLE_BODY = b"""{
+  "short-url":"http://shortdomain/dsltrack/employee/j460A8",
+  "user-agent":" Mozilla/5.0 (Windows NT 6.1; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/64.0.3282.186 Safari/537.36",
+  "ip-address":"203.199.178.211"
+}"""
+EXAMPLE_AGENT = json.loads(EXAMPLE_BODY)["user-agent"].strip()
+PROMOTIONS = "promotion_id,name,campaign_id,deployment_id,sent,delivered\nemployee,Employees,c-7,d-9,1000,900\n"
+LINKS = (
+    "short_url,promotion_id,recipient,link_name,long_url\n"
+    "http://shortdomain/dsltrack/employee/j460A8,employee,919800000001,offer,https://shop.example/offer\n"
+)
+CLICK_PATH = "/campaignapi/resources/v3/shortlinkclicks"
+VISIBLE_S_MAX = 30.0
+
+
+def load_example_link(stack: FullStack, folder: Path) -> None:
+    """Register the published example's link and its promotion as a user does."""
+    (folder / "promotions.csv").write_text(PROMOTIONS)
+    (folder / "links.csv").write_text(LINKS)
+    assert succeed(stack, "promotions", "load", str(folder / "promotions.csv"), "--wait") == "1 loaded, 0 refused\n"
+    assert succeed(stack, "links", "load", str(folder / "links.csv"), "--wait") == "1 loaded, 0 refused\n"
+
+
+def post_click(stack: FullStack, body: bytes) -> tuple[int, dict[str, Any]]:
+    """POST a click with the stack's key; status and JSON of the answer."""
+    ready = stack.ready
+    connection = http.client.HTTPConnection(urlsplit(ready["api"]).netloc, timeout=20)
+    headers = {"authorization": f"Bearer {ready['key']}", "content-type": "application/json"}
+    try:
+        connection.request("POST", CLICK_PATH, body, headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def rows_of(stack: FullStack, transaction_id: str) -> list[Any]:
+    """All rows with this id, every column."""
+    return query(stack, f"SELECT * FROM clicks WHERE transaction_id = '{transaction_id}'")
+
+
+def test_the_published_example_becomes_a_row(full_stack: FullStack, tmp_path: Path) -> None:
+    """The example's bytes are answered 200 and found by SQL, enriched; live consumers see the same click."""
+    load_example_link(full_stack, tmp_path)
+    began = time.monotonic()
+    status, answer = post_click(full_stack, EXAMPLE_BODY)
+    answered_s = time.monotonic() - began
+    assert status == 200
+    assert list(answer) == ["transaction-id"]
+    transaction_id = answer["transaction-id"]
+    assert str(uuid.UUID(transaction_id)) == transaction_id
+    eventually(lambda: bool(rows_of(full_stack, transaction_id)), "the click's row", VISIBLE_S_MAX)
+    print(f"\none click: 200 after {1000 * answered_s:.1f} ms, row visible after {time.monotonic() - began:.2f} s")
+
+    (row,) = rows_of(full_stack, transaction_id)
+    expected = {
+        "status": "accepted",
+        "reason": "",
+        "suspect": False,
+        "tenant": full_stack.ready["tenant"],
+        "source": "api",
+        "short_url": "http://shortdomain/dsltrack/employee/j460A8",
+        "link": "shortdomain/dsltrack/employee/j460A8",
+        "promotion_id": "employee",
+        "campaign_id": "c-7",
+        "deployment_id": "d-9",
+        "link_name": "offer",
+        "recipient": "919800000001",
+        "long_url": "https://shop.example/offer",
+        "user_agent": EXAMPLE_AGENT,
+        "browser": "Chrome",
+        "os": "Windows",
+        "os_version": "7",
+        "device_type": "pc",
+        "resolution": "",
+        "is_bot": False,
+        "ip": "203.199.178.211",
+        "ip_kind": "public",
+        "country": "IN",
+        "raw": "",
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert row["browser_version"].split(".")[0] == "64"
+    assert row["received_at"] == row["clicked_at"]
+    assert row["received_at"] <= row["enriched_at"] <= row["inserted_at"] < row["expires_at"]
+    (live,) = succeed(full_stack, "tail", "--promotion", "employee", "--since", "2m", "-n", "1", "--json").splitlines()
+    assert json.loads(live)["transaction_id"] == transaction_id
+    assert json.loads(live)["raw_offset"] == int(row["raw_offset"])
+
+
+def test_an_unknown_link_makes_no_row(full_stack: FullStack) -> None:
+    """A refusal carries the published code and no id, and nothing is stored for it."""
+    before = query(full_stack, "SELECT count() AS rows FROM clicks")
+    status, answer = post_click(full_stack, b'{"short-url":"http://shortdomain/never/registered"}')
+    assert (status, answer["code"]) == (499, "1003")
+    assert answer["description"].startswith("Promotion does not exist for the URL given.")
+    assert "transaction-id" not in answer
+    audit_is_clean(full_stack)
+    assert query(full_stack, "SELECT count() AS rows FROM clicks") == before
+
+
+def test_a_hundred_thousand_clicks_are_a_hundred_thousand_proofs(full_stack: FullStack) -> None:
+    """`send --verify` and `audit --wait` exit with 0: every 200 is one row, on every partition."""
+    audit_is_clean(full_stack)
+    before = int(query(full_stack, "SELECT count() AS rows FROM clicks")[0]["rows"])
+    began = time.monotonic()
+    text = succeed(full_stack, *"send --count 100000 --rate 9000 --batch 250 --retries 10 --verify --json".split())
+    sent = json.loads(text)
+    audit_is_clean(full_stack)
+    taken = time.monotonic() - began
+    proof = sent["verify"]
+    assert (sent["clicks"], sent["accepted"], sent["unknown"]) == (100_000, 100_000, 0)
+    assert proof["proved"]
+    assert (proof["missing"], proof["doubled"], proof["wrong_status"], proof["unanswered"]) == (0, 0, 0, 0)
+    assert proof["checked"] + proof["duplicates"] == 100_000
+    assert int(query(full_stack, "SELECT count() AS rows FROM clicks")[0]["rows"]) == before + 100_000
+    print(f"\n100,000 clicks sent in {sent['seconds']} s, stored, verified and audited in {taken:.1f} s")

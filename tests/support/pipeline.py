@@ -1,0 +1,153 @@
+"""The command line against a running `clickledger up`, and what end-to-end tests ask of the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from clickledger.stack.guard import Guard
+from tests.support.full_stack import FullStack, clean_env, start_service
+from tests.support.processes import Child
+from tests.support.stack import execute
+
+WAIT_S = 90.0
+COMMAND_S = 150.0
+_POLL_S = 0.1
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds_max: float = WAIT_S) -> float:
+    """Wait for a condition; the seconds that it took. Fails with `what` after a generous bound."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds_max, f"not within {seconds_max:.0f} s: {what}"
+        time.sleep(_POLL_S)
+    return time.monotonic() - began
+
+
+def command_env(stack: FullStack) -> dict[str, str]:
+    """The environment in which commands find the stack."""
+    return {**clean_env(), "CLICKLEDGER_DATA": str(stack.data)}
+
+
+def run(stack: FullStack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `clickledger …` to its end, whatever its exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", "clickledger", *arguments],
+        env=command_env(stack),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        check=False,
+    )
+
+
+def succeed(stack: FullStack, *arguments: str) -> str:
+    """Run `clickledger …`, which must exit with 0; what it printed."""
+    done = run(stack, *arguments)
+    assert done.returncode == 0, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def audit_is_clean(stack: FullStack) -> dict[str, Any]:
+    """`audit --wait` must exit with 0; its JSON."""
+    found: dict[str, Any] = json.loads(succeed(stack, "audit", "--wait", "--json"))
+    return found
+
+
+def query(stack: FullStack, sql: str) -> list[Any]:
+    """Rows of a statement, as anybody with curl reads them: without a password."""
+    address = f"{stack.ready['clickhouse']}/{stack.ready['database']}"
+    return [json.loads(line) for line in execute(address, f"{sql} FORMAT JSONEachRow").splitlines()]
+
+
+def partitions_with_clicks_since(stack: FullStack, since_ms: int) -> set[int]:
+    """Partitions of which a click that the API took after that moment is stored."""
+    sql = f"SELECT DISTINCT raw_partition FROM clicks WHERE received_at > fromUnixTimestamp64Milli({since_ms})"
+    return {row["raw_partition"] for row in query(stack, sql)}
+
+
+def until_partitions_move(stack: FullStack, partitions: Collection[int], since_ms: int, seconds_max: float) -> float:
+    """Wait until a click taken after that moment is stored in each partition; seconds since then."""
+    wanted = set(partitions)
+    eventually(
+        lambda: wanted <= partitions_with_clicks_since(stack, since_ms),
+        f"new clicks of partitions {sorted(wanted)} in the table",
+        seconds_max,
+    )
+    return (now_ms() - since_ms) / 1000
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Sending:
+    """`clickledger send --verify` beside the test; each 200 is checked when it ends."""
+
+    def __init__(self, stack: FullStack, *arguments: str) -> None:
+        """Start it now; `arguments` are further options of `send`."""
+        command = [sys.executable, "-m", "clickledger", "send", "--verify", "--json", *arguments]
+        self._process = subprocess.Popen(
+            command, env=command_env(stack), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still sends or verifies."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Ctrl-C: no further clicks, the proof follows."""
+        self._process.send_signal(signal.SIGINT)
+
+    def proof(self) -> dict[str, Any]:
+        """Wait for its end, which must be exit status 0: every 200 is exactly one accepted row; its JSON."""
+        try:
+            out, err = self._process.communicate(timeout=COMMAND_S)
+        finally:
+            self.close()
+        assert self._process.returncode == 0, f"send ended with {self._process.returncode}:\n{out}{err}"
+        found: dict[str, Any] = json.loads(out)
+        assert found["verify"]["proved"]
+        return found
+
+    def close(self) -> None:
+        """End it, however the test ended."""
+        if self.is_running:
+            self._process.kill()
+            self._process.communicate()
+
+
+def extra_service(guard: Guard, stack: FullStack, name: str, log: Path) -> Child:
+    """One more process of a service on the stack's machine, beside the supervisor's own."""
+    ready = stack.ready
+    env = {
+        "CLICKLEDGER_DATA": ready["data"],
+        "CLICKLEDGER_KAFKA_BOOTSTRAP": ready["kafka"],
+        "CLICKLEDGER_CLICKHOUSE_URL": ready["clickhouse_owner"],
+    }
+    return start_service(guard, name, log, env)
+
+
+def assignments(child: Child) -> list[list[int]]:
+    """Every assignment that a group member has logged, in order."""
+    marker = "assigned partitions "
+    messages = [json.loads(line)["message"] for line in child.log.read_text().splitlines() if line.startswith("{")]
+    return [json.loads(text.removeprefix(marker)) for text in messages if text.startswith(marker)]
