@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import resource
 from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import OperatorError
 from shared.settings import ApiSettings, CatalogSettings, KafkaSettings, RuntimeSettings, load
 
+log = logging.getLogger(__name__)
+
+FILES_BESIDE_CONNECTIONS: Final = 256
+"""Brokers, catalog, libraries, health."""
 STOP_MARGIN_MS: Final = 6_000
 """Of a stop's deadline, kept for closing the producer."""
 
@@ -37,3 +43,14 @@ class ServiceSettings:
     def serving_stop_ms(self) -> int:
         """Milliseconds that connections may take to end in a stop; at least one second."""
         return max(1_000, self.runtime.stop_deadline_ms - STOP_MARGIN_MS)
+
+
+def raise_file_limit(settings: ApiSettings) -> None:
+    """Allow this process as many open files as it may have connections; many systems start with 1,024."""
+    wanted = settings.api_connections_max + FILES_BESIDE_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("the limit of %d open files leaves room for fewer than %d connections", allowed, wanted)

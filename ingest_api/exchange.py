@@ -12,7 +12,7 @@ from ingest_api.answers import Answer, Header
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
-    from ingest_api.fastlane import FastLaneProtocol
+    from ingest_api.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: FastLaneProtocol,
+        connection: Connection,
         endpoint: Endpoint | None,
         method: bytes,
         target: bytes,
@@ -104,6 +104,7 @@ class Exchange:
             return self.endpoint.precheck(self.method, self.headers, self.peer)
         except Exception:  # the process's edge: one request's bug must be answered, not spread
             logger.exception("unhandled error before the body of %s %s", self.method, self.target[:200])
+            self.connection.lane.count(bug)
             return bug
 
     def take(self, bug: Answer) -> None:
@@ -115,6 +116,7 @@ class Exchange:
             self.answer = self.endpoint.take(self)
         except Exception:  # the process's edge: as above
             logger.exception("unhandled error in %s %s", self.method, self.target[:200])
+            self.connection.lane.count(bug)
             self.answer = bug
 
     def reply(self, answer: Answer) -> None:

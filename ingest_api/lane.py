@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,10 +92,14 @@ class Sweepable(Protocol):
 class Lane:
     """What all connections of a process share. One per server."""
 
-    def __init__(self, endpoints: Endpoints, refusals: Refusals, limits: LaneLimits) -> None:
+    def __init__(
+        self, endpoints: Endpoints, refusals: Refusals, limits: LaneLimits, count: Callable[[Answer], object]
+    ) -> None:
+        """`count` hears of every answer that no endpoint gave."""
         self.endpoints = endpoints
         self.refusals = refusals
         self.limits = limits
+        self.count = count
         self.encode = AnswerEncoder().encode
         self._connections: Collection[Sweepable] = ()
         self._loop: asyncio.AbstractEventLoop | None = None

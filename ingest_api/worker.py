@@ -12,7 +12,7 @@ import uvicorn
 
 from ingest_api import metrics
 from ingest_api.app import Surface, create_app
-from ingest_api.config import ServiceSettings
+from ingest_api.config import ServiceSettings, raise_file_limit
 from ingest_api.destination import KafkaDestination
 from ingest_api.endpoints import BatchPath, ClickPath, connection_refusals, hot_paths, lane_limits
 from ingest_api.fastlane import protocol_class
@@ -53,6 +53,7 @@ class Worker:
     def __init__(self, runtime: Runtime, settings: ServiceSettings) -> None:
         self._runtime = runtime
         self._settings = settings
+        raise_file_limit(settings.api)
         api, kafka = settings.api, settings.kafka
         folder = settings.runtime.data / "api"
         self.catalog_path = folder / "catalog"
@@ -104,7 +105,12 @@ class Worker:
         api = self._settings.api
         clicks = ClickPath(self.state, self.commit, self.tallies, self.state.body_bytes_max)
         batches = BatchPath(self.state, self.commit, self.tallies, api.api_batch_bytes_max)
-        self.lane = Lane(hot_paths(clicks, batches), connection_refusals(self.state.answers, api), lane_limits(api))
+        self.lane = Lane(
+            hot_paths(clicks, batches),
+            connection_refusals(self.state.answers, api),
+            lane_limits(api),
+            self.tallies.answer,
+        )
         registry = Registry(self._catalog_writer, self.catalog)
         surface = Surface(self.state, clicks, batches, self.readiness, registry, self.tallies)
         return _Server(

@@ -110,6 +110,8 @@ async def test_kafka_stands_still(make_api: MakeApi, brokers: LocalBrokers) -> N
     assert any("not known" in reply.json["description"] for reply in replies)
     await api.until(lambda: api.click().status == 200)
     accepted.append(api.click().json["transaction-id"])
+    metrics = api.request("GET", "/metrics", port=api.health_port()).body.decode()
+    assert re.search(r"producers_replaced_total [1-9]", metrics)
     keys = Counter(record.key.decode() for record in await api.raw_records() if record.key)
     assert all(keys[transaction_id] == 1 for transaction_id in accepted)
 

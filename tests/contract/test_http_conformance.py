@@ -25,6 +25,7 @@ def server(shared_server: LaneServer) -> LaneServer:
     """The shared server, with nothing taken yet."""
     shared_server.endpoint.taken.clear()
     shared_server.slow_started.clear()
+    shared_server.counted.clear()
     shared_server.endpoint.prechecked = 0
     return shared_server
 
@@ -256,6 +257,15 @@ def test_asgi_answer_before_its_body(server: LaneServer, client: Client) -> None
     assert client.response()[2] == b'"next"'
 
 
+def test_asgi_answer_that_closes_is_not_lost(client: Client) -> None:
+    """An application that answers early and closes lingers, so that a client that goes on sending reads the answer."""
+    client.send(b"POST /close HTTP/1.1\r\ncontent-length: 10000000\r\n\r\n")
+    client.send_often(b"x" * 4096, 20)
+    assert client.response()[2] == b"slow:"
+    client.send_often(b"x" * 4096, 20)
+    client.assert_closed()
+
+
 def test_reading_pauses_while_answers_wait() -> None:
     """No more than the limit of one connection's requests wait at a time, apart from what one read brought."""
     with lane_server(LaneLimits(pipeline_max=4)) as server:
@@ -367,6 +377,7 @@ def test_malformed_requests(server: LaneServer, client: Client, wire: bytes) -> 
     status, fields, body = client.response()
     assert (status, fields[b"connection"]) == (400, b"close")
     assert_json_error(body, "400")
+    assert len(server.counted) == 1
     client.sock.shutdown(1)
     client.assert_closed()
     assert server.endpoint.taken == []

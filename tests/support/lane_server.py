@@ -70,6 +70,7 @@ class LaneServer:
         self.endpoint = ScriptedEndpoint()
         self.slow_started: list[str] = []
         self.clients: list[Client] = []
+        self.counted: list[Answer] = []
         plain = self.endpoint.answers.plain
         refusals = Refusals(
             malformed=plain(400, "malformed", close=True),
@@ -78,7 +79,7 @@ class LaneServer:
             too_many_connections=plain(500, "too many connections", close=True),
             bug=plain(500, "bug"),
         )
-        self.lane = Lane({b"/fast": self.endpoint}, refusals, limits)
+        self.lane = Lane({b"/fast": self.endpoint}, refusals, limits, self.counted.append)
         config = uvicorn.Config(
             self._application,
             http=protocol_class(self.lane),
@@ -106,10 +107,10 @@ class LaneServer:
         await self.lane.abort_rest()
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
-        """Echo a body on any path, as text; `/early` answers before it has read the body."""
+        """Echo a body on any path, as text; `/early` answers before it has read the body, `/close` and closes."""
         self.slow_started.append(scope["path"])
         body = b""
-        while scope["path"] != "/early":
+        while scope["path"] not in ("/early", "/close"):
             event = await receive()
             if event["type"] == "http.disconnect":
                 return
@@ -120,7 +121,10 @@ class LaneServer:
             {
                 "type": "http.response.start",
                 "status": 200,
-                "headers": [(b"content-length", str(len(body) + 5).encode())],
+                "headers": [
+                    (b"content-length", str(len(body) + 5).encode()),
+                    *([(b"connection", b"close")] if scope["path"] == "/close" else []),
+                ],
             }
         )
         await send({"type": "http.response.body", "body": b"slow:" + body})

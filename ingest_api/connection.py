@@ -1,0 +1,275 @@
+"""One connection as a queue of exchanges: order, writing, time and ends. What it reads is `fastlane`'s business.
+
+Theory of operation. Exchanges stand in the queue in the order in which their requests arrived; only the head may write.
+`advance` is the one place that writes, starts and removes; it runs when an exchange completes, when an answer arrives
+and when the application has finished. An ASGI request starts when it is the head.
+
+`ended` means that nothing more is read: after a request that asked for it, a refusal in mid-request or an end of file.
+A refusal in mid-request shuts down only the sending side and throws away what still arrives for `linger_s`, since
+closing a socket with unread bytes resets it and takes the answer with it. Time-outs are found by one sweep over all
+connections, so that a request costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from ingest_api.answers import Answer
+from ingest_api.exchange import Exchange
+from ingest_api.lane import Lane
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+
+class Phase(Enum):
+    """What the parser is in the middle of."""
+
+    BETWEEN = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
+BETWEEN, HEAD, BODY = Phase  # an enum's attribute costs twice a global's look-up, several times per request
+
+
+class Connection(HttpToolsProtocol):
+    """Everything of a connection but its parser's callbacks."""
+
+    lane: ClassVar[Lane]
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.queue: deque[Exchange] = deque()
+        self.reading: Exchange | None = None
+        self.slow_waiting = 0
+        self.phase = BETWEEN
+        self.begun = 0  # requests that began in the last read
+        self.head_read = 0  # bytes read of an unfinished header
+        self.head_bytes = 0  # bytes of its finished fields
+        self.ended = False
+        self.stopping = False
+        self.lingering = False
+        self.upgrading = False
+        self.over_limit = False
+        self.since = 0.0
+        self.stalled_since = 0.0
+
+    # The socket
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection; one over the limit gets one refusal."""
+        super().connection_made(transport)
+        self.over_limit = len(self.connections) > self.lane.limits.connections_max
+        self.since = self.loop.time()
+        self.lane.watch(self.loop, cast("set[Connection]", self.connections))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what waits: accepted clicks are still published, nobody is left to hear it."""
+        for exchange in self.queue:
+            exchange.disconnect()
+        self.queue.clear()
+        self.reading = None
+        self.ended = True
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answer what has arrived whole, then close. True keeps the transport open for writing."""
+        if self.phase is not BETWEEN and not self.ended:
+            self._drop_reading()
+        self.ended = True
+        if not self.queue or not self.transport.can_write_eof():
+            return None
+        self.queue[-1].answer_last()
+        return True
+
+    def shutdown(self) -> None:
+        """Finish what was accepted, a half-read request too, then close; called once by the server."""
+        self.stopping = True
+        if self.lingering or not (self.queue or self.reading or self.phase is not BETWEEN):
+            self.transport.close()
+        elif self.phase is not HEAD and self.queue and self.reading is None:
+            self.queue[-1].answer_last()
+
+    def pause_writing(self) -> None:
+        """The client takes its answers too slowly: read nothing more until it has."""
+        super().pause_writing()
+        self.stalled_since = self.loop.time()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client took its answers."""
+        super().resume_writing()
+        self._resume_reading()
+
+    def sweep(self, now: float) -> None:
+        """Close a connection that has overstayed its limit for what it is doing. `now`: the loop's clock."""
+        limits = self.lane.limits
+        if self.lingering:
+            if now - self.since > limits.linger_s:
+                self.transport.abort()
+        elif self.flow.write_paused:
+            if now - self.stalled_since > limits.write_stall_s:
+                self.transport.abort()
+        elif self.ended:
+            return
+        elif self.phase is not BETWEEN:
+            if now - self.since > limits.request_s:
+                self._refuse_connection(self.lane.refusals.timed_out)
+        elif not self.queue and now - self.since > limits.keep_alive_s:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
+    def _ask_for_body(self) -> None:
+        """Send 100 Continue once, if the client waits for it and no earlier answer is still to come."""
+        reading = self.reading
+        if reading is None or not self.expect_100_continue or self.queue or reading.size:
+            return
+        self.expect_100_continue = False
+        if self.parser.get_http_version() == "1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.pipeline.appendleft((cycle, app))
+
+    # The queue
+
+    def on_response_complete(self) -> None:
+        """The application has answered the head of the queue."""
+        self.server_state.total_requests += 1
+        if self.queue:
+            self.queue.popleft()
+            self.slow_waiting -= 1
+        if self.transport.is_closing():
+            return
+        if self.phase is BETWEEN:
+            self.since = self.loop.time()
+        self._take_waiting()
+        self.advance()
+        if self.stopping and not self.queue and self.phase is BETWEEN:
+            self.transport.close()
+
+    def _take_waiting(self) -> None:
+        """Take the fast requests that came after an ASGI request which is now answered, up to the next of its kind."""
+        for exchange in self.queue:
+            if exchange.cycle is not None:
+                return
+            if not exchange.taken:
+                exchange.take(self.lane.refusals.bug)
+
+    def advance(self) -> None:
+        """Write or start whatever has become the head of the queue, until the head has to wait."""
+        while self.queue:
+            head = self.queue[0]
+            if head.cycle is not None:
+                if head.app is not None:
+                    app, head.app = head.app, None
+                    super()._start_asgi_task(head.cycle, app)
+                return
+            if head.answer is None:
+                return
+            self.queue.popleft()
+            self._write(head, head.answer)
+        self._resume_reading()
+        if self.reading is not None and self.reading.prechecked:
+            self._ask_for_body()
+
+    def _enqueue(self, exchange: Exchange) -> None:
+        self.queue.append(exchange)
+        if len(self.queue) >= self.lane.limits.pipeline_max:
+            self.flow.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if len(self.queue) < self.lane.limits.pipeline_max and not self.flow.write_paused and not self.ended:
+            self.flow.resume_reading()
+
+    def _write(self, exchange: Exchange, answer: Answer) -> None:
+        transport = self.transport
+        if transport.is_closing():
+            return
+        self.server_state.total_requests += 1
+        last = self.stopping and not self.queue and self.phase is BETWEEN
+        close = last or answer.close or not exchange.keep_alive
+        defaults = self.server_state.default_headers
+        transport.write(self.lane.encode(answer, defaults, close=close, head_only=exchange.method == b"HEAD"))
+        if close:
+            self._close(linger=exchange.unread)
+        elif self.phase is BETWEEN:
+            self.since = self.loop.time()
+
+    def close_after_answer(self) -> None:
+        """Close in an orderly way after an answer that may have come before the end of its request."""
+        self._close(linger=self.phase is not BETWEEN)
+
+    def _close(self, *, linger: bool) -> None:
+        self.ended = True
+        self.queue.clear()
+        if linger and self.transport.can_write_eof() and not self.transport.is_closing():
+            self.lingering = True
+            self.since = self.loop.time()
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
+
+    # Requests that end before their end
+
+    def _refuse_connection(self, answer: Answer) -> None:
+        """A refusal that no endpoint knows of."""
+        self.lane.count(answer)
+        self._refuse_reading(answer)
+
+    def _refuse_reading(self, answer: Answer) -> None:
+        """Answer the request that is being read, in its turn, and read nothing more."""
+        method = self.reading.method if self.reading is not None else b""
+        if not self._drop_reading():
+            self.transport.close()
+            return
+        self.ended = True
+        exchange = Exchange(self, None, method, self.url, [], keep_alive=False)
+        exchange.answer, exchange.unread = answer, True
+        self.queue.append(exchange)
+        self.advance()
+
+    def _drop_reading(self) -> bool:
+        """Forget the request that is being read. False if its answer has begun: then only closing is left."""
+        slow = self.phase is BODY and self.reading is None and not self.upgrading and self.cycle is not None
+        self.reading = None
+        if not slow:
+            return True
+        if not (self.queue and self.queue[-1].cycle is self.cycle) or self.cycle.response_started:
+            return False
+        self.queue.pop().disconnect()
+        self.slow_waiting -= 1
+        return True
+
+
+class LingeringTransport:
+    """The transport as an ASGI cycle sees it: closing it does not take an early answer with it."""
+
+    __slots__ = ("_connection", "is_closing", "write")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+
+    def close(self) -> None:
+        """Close, after lingering if the request is still arriving."""
+        self._connection.close_after_answer()
