@@ -3,8 +3,9 @@
 Ownership of a short URL. A line is checked against this machine's copy of the catalog, which must be level with the
 topic. Two tenants that register the same free URL within the copy's lag (tens of milliseconds) both pass that check,
 and the later record stands: the catalog is compacted, so only its last record is sure to be seen by every reader, and a
-first-writer rule would make old and new readers disagree. Every write is therefore read back: a line is reported as
-registered only when the copy that holds its version still says that the URL is this tenant's. The loser is told so.
+first-writer rule would make old and new readers disagree. Every write is read back, so a tenant whose record was
+replaced before that is told that it does not have the URL; one whose record is replaced just after finds out from
+`links/resolve`. Nobody ever resolves to two tenants.
 """
 
 from __future__ import annotations
