@@ -259,7 +259,10 @@ class SinkSettings(_Group):
         256 << 20, ge=1 << 20, description="bytes of rows one member holds in memory; beyond it partitions are paused"
     )
     sink_answer_age_ms_max: int = Field(
-        30_000, ge=100, le=30_000, description="ms after the table's answer within which an insert may start (exactly once)"
+        30_000,
+        ge=100,
+        le=30_000,
+        description="ms after the table's answer within which an insert may start (exactly once)",
     )
     sink_insert_timeout_ms: int = Field(
         30_000, ge=500, le=300_000, description="ms one insert may run, at the client and at the server"

@@ -1,0 +1,59 @@
+"""What every service process shares, as far as it needs no process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+from pathlib import Path
+
+from shared.runtime import REPEAT_S, JsonFormatter, Repeats, Runtime, instance_slot
+from shared.settings import RuntimeSettings
+
+
+def record(name: str, created: float, line: int = 1) -> logging.LogRecord:
+    """A log record made at a given second."""
+    made = logging.LogRecord(name, logging.ERROR, "file.py", line, "lost %s", ("node\n1",), None)
+    made.created = created
+    return made
+
+
+def test_a_log_line_is_one_json_object() -> None:
+    """Line breaks inside a message are escaped, so that a line is a record."""
+    line = JsonFormatter("sink").format(record("x", 1_700_000_000.5))
+    assert "\n" not in line
+    assert json.loads(line)["message"] == "lost node\n1"
+    assert json.loads(line)["time"].startswith("2023-11-14T22:13:20")
+
+
+def test_a_library_repeats_itself_once_per_interval() -> None:
+    """The same place is logged once per interval with the count of what was kept back; other loggers always."""
+    repeats = Repeats("aiokafka")
+    assert repeats.filter(record("aiokafka.client", 100))
+    assert not any(repeats.filter(record("aiokafka.client", 100 + n / 100)) for n in range(50))
+    later = record("aiokafka.client", 100 + REPEAT_S)
+    assert repeats.filter(later)
+    assert "50 times before" in later.getMessage()
+    assert repeats.filter(record("aiokafka.client", 100, line=2))
+    assert all(repeats.filter(record("sink.worker", 100)) for _ in range(5))
+
+
+def test_no_two_live_processes_share_a_slot(tmp_path: Path) -> None:
+    """The lowest free slot is taken; a lock that someone holds is passed over; a freed one is found again."""
+    settings = RuntimeSettings(data=tmp_path, node="n")
+    first = instance_slot(settings, "sink")
+    second = instance_slot(settings, "sink")
+    assert (first.instance_id, second.instance_id) == ("n-sink-0", "n-sink-1")
+    fcntl.flock(first._file, fcntl.LOCK_UN)
+    again = instance_slot(settings, "sink")
+    assert again.instance_id == "n-sink-0"
+    for slot in (first, second, again):
+        slot._file.close()
+
+
+def test_readiness_names_every_reason(tmp_path: Path) -> None:
+    """All failing checks are told, none hides another."""
+    runtime = Runtime(
+        "api", RuntimeSettings(data=tmp_path), checks=[lambda: "", lambda: "no catalog", lambda: "no Kafka"]
+    )
+    assert runtime.why_not_ready() == ["no catalog", "no Kafka"]
