@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ("tests.support.stack",)
+pytest_plugins = ("tests.support.stack", "tests.support.figures")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

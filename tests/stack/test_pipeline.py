@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.figures import Figure
 from tests.support.full_stack import FullStack
-from tests.support.pipeline import audit_is_clean, eventually, query, succeed
+from tests.support.pipeline import audit_is_clean, count_rows, eventually, query, succeed
 
 # The published page's example, byte for byte, line breaks and the agent's leading space included.
 EXAMPLE_BODY = b"""{
@@ -55,7 +56,7 @@ def rows_of(stack: FullStack, transaction_id: str) -> list[Any]:
     return query(stack, f"SELECT * FROM clicks WHERE transaction_id = '{transaction_id}'")
 
 
-def test_the_published_example_becomes_a_row(full_stack: FullStack, tmp_path: Path) -> None:
+def test_the_published_example_becomes_a_row(full_stack: FullStack, tmp_path: Path, figure: Figure) -> None:
     """The example's bytes are answered 200 and found by SQL, enriched; live consumers see the same click."""
     load_example_link(full_stack, tmp_path)
     began = time.monotonic()
@@ -66,7 +67,7 @@ def test_the_published_example_becomes_a_row(full_stack: FullStack, tmp_path: Pa
     transaction_id = answer["transaction-id"]
     assert str(uuid.UUID(transaction_id)) == transaction_id
     eventually(lambda: bool(rows_of(full_stack, transaction_id)), "the click's row", VISIBLE_S_MAX)
-    print(f"\none click: 200 after {1000 * answered_s:.1f} ms, row visible after {time.monotonic() - began:.2f} s")
+    figure(f"200 after {1000 * answered_s:.1f} ms, row visible after {time.monotonic() - began:.2f} s")
 
     (row,) = rows_of(full_stack, transaction_id)
     expected = {
@@ -106,22 +107,22 @@ def test_the_published_example_becomes_a_row(full_stack: FullStack, tmp_path: Pa
 
 def test_an_unknown_link_makes_no_row(full_stack: FullStack) -> None:
     """A refusal carries the published code and no id, and nothing is stored for it."""
-    before = query(full_stack, "SELECT count() AS rows FROM clicks")
+    before = count_rows(full_stack)
     status, answer = post_click(full_stack, b'{"short-url":"http://shortdomain/never/registered"}')
     assert (status, answer["code"]) == (499, "1003")
     assert answer["description"].startswith("Promotion does not exist for the URL given.")
     assert "transaction-id" not in answer
     audit_is_clean(full_stack)
-    assert query(full_stack, "SELECT count() AS rows FROM clicks") == before
+    assert count_rows(full_stack) == before
 
 
-def test_a_hundred_thousand_clicks_are_a_hundred_thousand_proofs(full_stack: FullStack) -> None:
+def test_a_hundred_thousand_clicks_are_proved(full_stack: FullStack, figure: Figure) -> None:
     """`send --verify` and `audit --wait` exit with 0: every 200 is one row, on every partition."""
     audit_is_clean(full_stack)
-    before = int(query(full_stack, "SELECT count() AS rows FROM clicks")[0]["rows"])
+    before = count_rows(full_stack)
     began = time.monotonic()
-    text = succeed(full_stack, *"send --count 100000 --rate 9000 --batch 250 --retries 10 --verify --json".split())
-    sent = json.loads(text)
+    pace = ("--rate", "9000", "--batch", "250", "--retries", "10")  # a key may send 10,000 a second
+    sent = json.loads(succeed(full_stack, "send", "--count", "100000", *pace, "--verify", "--json"))
     audit_is_clean(full_stack)
     taken = time.monotonic() - began
     proof = sent["verify"]
@@ -129,5 +130,5 @@ def test_a_hundred_thousand_clicks_are_a_hundred_thousand_proofs(full_stack: Ful
     assert proof["proved"]
     assert (proof["missing"], proof["doubled"], proof["wrong_status"], proof["unanswered"]) == (0, 0, 0, 0)
     assert proof["checked"] + proof["duplicates"] == 100_000
-    assert int(query(full_stack, "SELECT count() AS rows FROM clicks")[0]["rows"]) == before + 100_000
-    print(f"\n100,000 clicks sent in {sent['seconds']} s, stored, verified and audited in {taken:.1f} s")
+    assert count_rows(full_stack) == before + 100_000
+    figure(f"sent in {sent['seconds']} s, stored, verified and audited in {taken:.1f} s")

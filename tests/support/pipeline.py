@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,10 +10,13 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from clickledger.stack import layout
 from clickledger.stack.guard import Guard
+from tests.support.clickhouse import http_ok
 from tests.support.full_stack import FullStack, clean_env, start_service
-from tests.support.processes import Child
+from tests.support.processes import Child, accepts
 from tests.support.stack import execute
 
 WAIT_S = 90.0
@@ -72,6 +74,11 @@ def query(stack: FullStack, sql: str) -> list[Any]:
     return [json.loads(line) for line in execute(address, f"{sql} FORMAT JSONEachRow").splitlines()]
 
 
+def count_rows(stack: FullStack) -> int:
+    """All rows of the table."""
+    return int(query(stack, "SELECT count() AS rows FROM clicks")[0]["rows"])
+
+
 def partitions_with_clicks_since(stack: FullStack, since_ms: int) -> set[int]:
     """Partitions of which a click that the API took after that moment is stored."""
     sql = f"SELECT DISTINCT raw_partition FROM clicks WHERE received_at > fromUnixTimestamp64Milli({since_ms})"
@@ -89,13 +96,26 @@ def until_partitions_move(stack: FullStack, partitions: Collection[int], since_m
     return (now_ms() - since_ms) / 1000
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def health_port(stack: FullStack, service: str, pid: int) -> int | None:
+    """Where a service process serves `/readyz` and `/metrics`, once it does."""
+    return layout.health_port(stack.data, service, pid)
+
+
+def is_whole(stack: FullStack) -> bool:
+    """Whether every part of the stack answers and says that it is ready."""
+    ready = stack.ready
+    ports = {name: health_port(stack, name, ready["pids"][name]) for name in ("enricher", "sink")}
+    return (
+        accepts(int(ready["kafka"].rpartition(":")[2]))
+        and http_ok(_port(ready["clickhouse"]), "/ping")
+        and http_ok(_port(ready["api"]), "/readyz")
+        and http_ok(_port(ready["reports"]), "/readyz")
+        and all(port is not None and http_ok(port, "/readyz") for port in ports.values())
+    )
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 0
 
 
 class Sending:
@@ -103,6 +123,7 @@ class Sending:
 
     def __init__(self, stack: FullStack, *arguments: str) -> None:
         """Start it now; `arguments` are further options of `send`."""
+        self._stack, self._rows_before = stack, count_rows(stack)
         command = [sys.executable, "-m", "clickledger", "send", "--verify", "--json", *arguments]
         self._process = subprocess.Popen(
             command, env=command_env(stack), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -112,6 +133,10 @@ class Sending:
     def is_running(self) -> bool:
         """Whether it still sends or verifies."""
         return self._process.poll() is None
+
+    def wait_for_rows(self) -> None:
+        """Wait until clicks of the run are stored: the load is on."""
+        eventually(lambda: count_rows(self._stack) > self._rows_before, "rows of the run")
 
     def stop(self) -> None:
         """Ctrl-C: no further clicks, the proof follows."""
