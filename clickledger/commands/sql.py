@@ -41,11 +41,20 @@ def sql(
 
 
 async def _run(data: Path | None, query: str, output_format: str) -> None:
-    from shared.clickhouse import ClickHouse
+    from shared.clickhouse import ClickHouse, UnknownClickHouseError
+    from shared.errors import DataError, OperatorError
 
     located = locate(data)
     settings = {} if located.stack else _READ_ONLY  # the stack's reader is read-only and may not say so again
     async with ClickHouse(located.reader) as clickhouse:
-        answer = await clickhouse.raw_query(query, output_format, settings=settings)
+        try:
+            answer = await clickhouse.raw_query(query, output_format, settings=settings)
+        except (UnknownClickHouseError, DataError) as exc:
+            raise OperatorError(_words_of_the_server(str(exc))) from exc
     sys.stdout.buffer.write(answer)
     sys.stdout.flush()
+
+
+def _words_of_the_server(message: str) -> str:
+    """Cut out what ClickHouse itself says: the query above it is on the screen already."""
+    return message.rpartition("DB::Exception: ")[2].partition(" (version ")[0]

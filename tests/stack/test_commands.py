@@ -1,0 +1,180 @@
+"""Every command against a running stack, as a user types it: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from clickledger.load.prove import compare
+from clickledger.load.verify import Ledger
+from clickledger.located import of_stack
+from clickledger.stack.ready import Ready
+from shared.clickhouse import ClickHouse
+from tests.support.full_stack import FullStack, clean_env
+
+
+class Cli:
+    """Runs `clickledger` on one stack."""
+
+    def __init__(self, stack: FullStack) -> None:
+        self.stack = stack
+
+    def __call__(self, *arguments: str, exit_status: int = 0, timeout_s: float = 180) -> str:
+        """Run one command; its standard output. Fails when it ends otherwise than expected."""
+        done = self.run(*arguments, timeout_s=timeout_s)
+        assert done.returncode == exit_status, f"{done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def run(self, *arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+        """Run one command."""
+        env = {**clean_env(), "CLICKLEDGER_DATA": str(self.stack.data)}
+        command = [sys.executable, "-m", "clickledger", *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+    def json_lines(self, *arguments: str) -> list[dict[str, Any]]:
+        """Run one command whose output is JSON lines."""
+        return [json.loads(line) for line in self(*arguments).splitlines()]
+
+
+@pytest.fixture
+def cli(full_stack: FullStack) -> Cli:
+    """`clickledger` on the shared stack."""
+    return Cli(full_stack)
+
+
+def test_a_hundred_thousand_clicks_are_exactly_their_rows(cli: Cli) -> None:
+    """In batches and one by one: each 200 is one accepted row, and the audit is clean."""
+    sent = json.loads(
+        cli("send", "--count", "90000", "--rate", "0", "--batch", "500", "--verify", "--json", "--retries", "9")
+    )
+    print("batches:", sent)  # noqa: T201  # figures
+    assert (sent["clicks"], sent["verify"]["proved"], sent["verify"]["missing"]) == (90_000, True, 0)
+    assert sent["verify"]["duplicates"] > 0
+    single = json.loads(cli("send", "--count", "10000", "--rate", "0", "--verify", "--json", "--retries", "9"))
+    print("single:", single)  # noqa: T201  # figures
+    assert (single["clicks"], single["verify"]["proved"]) == (10_000, True)
+    audit = json.loads(cli("audit", "--wait", "--json"))
+    assert audit["clean"]
+    assert audit["rows"] >= 100_000
+
+
+async def test_verify_notices_an_id_without_a_row(full_stack: FullStack) -> None:
+    """An id that was never stored is missing: the comparison is able to fail."""
+    ledger = Ledger()
+    ledger.add(str(uuid4()))
+    async with ClickHouse(of_stack(Ready.model_validate(full_stack.ready)).clickhouse) as clickhouse:
+        found = await compare(clickhouse, "never", ledger, started_ms=0)
+    assert (found.checked, found.missing, found.is_proof(0)) == (1, 1, False)
+
+
+def test_a_log_is_replayed(cli: Cli, tmp_path: Path) -> None:
+    """Agents, addresses and shifted times arrive; lines that are none are counted, in the order of the file."""
+    line = '203.0.113.%d - - [17/May/2015:10:05:0%d +0000] "GET /" 200 1 "-" "ReplayAgent/%s"\n'
+    mark = uuid4().hex
+    log = tmp_path / "access.log.gz"
+    log.write_bytes(gzip.compress("".join([*(line % (n, n, mark) for n in range(5)), "nonsense\n"]).encode()))
+    sent = json.loads(cli("send", "--from", str(log), "--clicked-at", "shift", "--verify", "--json"))
+    assert (sent["accepted"], sent["bad_lines"], sent["verify"]["proved"]) == (5, 1, True)
+    query = f"SELECT count(), max(clicked_at) - min(clicked_at) FROM clicks WHERE user_agent = 'ReplayAgent/{mark}'"
+    assert cli("sql", "--format", "TSV", query).split() == ["5", "4"]
+
+
+def test_nothing_accepted_is_a_failure(cli: Cli) -> None:
+    """A wrong key: every answer is told, exit 1."""
+    ready = cli.stack.ready
+    done = cli.run("send", "--count", "5", "--url", ready["api"], "--key", "wrong", "--short-url", ready["short_url"])
+    assert done.returncode == 1
+    assert "498 x 5" in done.stdout
+
+
+def test_keys_work_from_their_creation_to_their_revocation(cli: Cli) -> None:
+    """Create, roll over without a gap, revoke; the secret is printed once and listed never."""
+    tenant = f"t{uuid4().hex[:8]}"
+    cli("tenants", "create", tenant, "--zone", "Asia/Kolkata")
+    cli("tenants", "create", tenant, exit_status=1)
+    cli("tenants", "set", tenant, "--privacy", "truncate")
+    (listed,) = [each for each in cli.json_lines("tenants", "list", "--json") if each["tenant"] == tenant]
+    assert (listed["zone"], listed["privacy"], listed["retention_days"]) == ("Asia/Kolkata", "truncate", 90)
+
+    first = cli("keys", "create", "--tenant", tenant, "--grants", "reports", "--rate-limit", "5").strip()
+    assert cli.run("keys", "create", "--tenant", "nobody", "--grants", "admin").returncode == 1
+    (key,) = cli.json_lines("keys", "list", "--tenant", tenant, "--json")
+    assert first not in json.dumps(key)
+    second = cli("keys", "roll", key["key_id"]).strip()
+    assert [_read_report(cli, secret) for secret in (first, second)] == [200, 200]
+    cli("keys", "revoke", key["key_id"], "--secret", "1")
+    assert [_read_report(cli, secret) for secret in (first, second)] == [401, 200]
+    cli("keys", "revoke", key["key_id"])
+    assert _read_report(cli, second) == 401
+    cli("keys", "roll", key["key_id"], exit_status=1)
+
+
+def _read_report(cli: Cli, secret: str) -> int:
+    url = f"{cli.stack.ready['reports']}/v1/reports/ctr"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {secret}"})  # noqa: S310  # our own URL
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+            return int(response.status)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code
+
+
+def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None:
+    """Promotions and links from files, bad lines named; clicks on them; the report in its three formats."""
+    name = f"p{uuid4().hex[:8]}"
+    promotions = tmp_path / "promotions.ndjson"
+    promotions.write_text(json.dumps({"promotion_id": name, "name": "P", "sent": 100, "delivered": 50}) + "\n")
+    assert cli("promotions", "load", str(promotions), "--wait") == "1 loaded, 0 refused\n"
+    links = tmp_path / "links.csv"
+    rows = "".join(f"http://go.example/{name}/{n},{name},r{n}\n" for n in range(2500))
+    links.write_text("short_url,promotion_id,recipient\n" + rows + "ftp://x/y,p,r\n")
+    done = cli.run("links", "load", str(links), "--wait")
+    assert (done.returncode, done.stdout) == (1, "2,500 loaded, 1 refused\n")
+    assert done.stderr.startswith("line 2502: short_url:")
+
+    cli("send", "--count", "200", "--rate", "0", "--links", str(links), "--verify")
+    (row,) = cli.json_lines("report", "ctr", "--promotion", name, "--format", "json")
+    accepted = int(cli("sql", "--format", "TSV", f"SELECT count() FROM rte WHERE promotion_id = '{name}'"))
+    assert row["clicks"] + row["bot_clicks"] == accepted > 190
+    assert row["ctr_percent"] == pytest.approx(100 * row["clicks"] / 50)
+    daily = list(csv.DictReader(io.StringIO(cli("report", "ctr", "--daily", "--promotion", name, "--format", "csv"))))
+    assert sum(int(day["clicks"]) for day in daily) == row["clicks"]
+    assert name in cli("report", "ctr")
+
+
+def test_sql_reads_and_nothing_else(cli: Cli) -> None:
+    """A table on request, one line for what is refused."""
+    assert cli("sql", "--format", "JSONEachRow", "SELECT 1 AS one") == '{"one":1}\n'
+    assert cli("sql", "SELECT 1 AS one") == "one\n1\n"
+    for refused in ("DROP TABLE clicks", "INSERT INTO gaps (stream) VALUES ('x')", "SELECT * FROM url('http://x/')"):
+        done = cli.run("sql", refused)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_tail_shows_clicks(cli: Cli) -> None:
+    """From an hour ago, filtered, as lines and as JSON."""
+    cli("send", "--count", "20", "--rate", "0", "--verify")
+    (record, _) = cli.json_lines("tail", "--since", "1h", "-n", "2", "--json", "--status", "accepted")
+    assert record["status"] == "accepted"
+    assert len(cli("tail", "--since", "1h", "-n", "3").splitlines()) == 3
+    cli("tail", "--status", "lost", exit_status=2)
+
+
+def test_refill_has_nothing_to_do_and_does_no_harm(cli: Cli) -> None:
+    """Everything is stored; going back on purpose writes copies, which the sink drops."""
+    cli("send", "--count", "100", "--rate", "0", "--verify")
+    assert cli("refill").startswith("nothing to refill")
+    assert "partition 0" in cli("refill", "--at", "0:0")
+    assert json.loads(cli("audit", "--wait", "--json"))["clean"]

@@ -1,0 +1,97 @@
+"""Every command explains itself, and says in one line what is wrong with its arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from clickledger.cli import build_app, run_command
+
+_COMMANDS = [
+    "up",
+    "setup",
+    "settings",
+    "api",
+    "enricher",
+    "sink",
+    "reporting",
+    "send",
+    "audit",
+    "refill",
+    "sql",
+    "tail",
+    "report ctr",
+    "links load",
+    "promotions load",
+    "keys create",
+    "keys list",
+    "keys roll",
+    "keys revoke",
+    "tenants create",
+    "tenants list",
+    "tenants set",
+]
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever asks for help gets a line to copy."""
+    assert run_command([*command.split(), "--help"]) == 0
+    _, found, example = " ".join(capsys.readouterr().out.split()).partition("Example: ")
+    assert found
+    assert f"clickledger {command}" in example
+
+
+def test_the_list_of_commands_is_complete() -> None:
+    """A new command must be added above."""
+    app = build_app()
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        names |= {f"{group.name} {command.name}" for command in group.typer_instance.registered_commands}
+    assert names == set(_COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "send --count x",
+        "send --batch 1001",
+        "send --url http://127.0.0.1:9",
+        "send --url nowhere --key k --short-url u",
+        "send --url http://127.0.0.1:9 --key k",
+        "audit --accept-gap 1:2",
+        "audit --accept-gap 5-3 --reason r",
+        "keys create --tenant t --grants everything",
+        "keys create --tenant t --grants admin --expires tomorrow",
+        "keys roll k --expires 0d",
+        "keys revoke k --secret 3",
+        "tenants set t",
+        "report ctr --from yesterday",
+        "refill --accept-lost",
+        "refill --at 3",
+        "tail --status lost",
+        "links load /nowhere --url http://127.0.0.1:9 --key k",
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names the mistake and where the help is."""
+    assert run_command(arguments.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert "--help" in printed.err
+
+
+def test_without_a_stack_the_way_to_start_one_is_named(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
+    """Exit 1, one line."""
+    assert run_command(["audit", "--data", str(tmp_path)]) == 1
+    assert "clickledger up" in capsys.readouterr().err
+
+
+def test_an_api_that_does_not_answer_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """Trying again may help."""
+    assert (
+        run_command(["send", "--count", "1", "--url", "http://127.0.0.1:9", "--key", "k", "--short-url", "http://s/a"])
+        == 3
+    )
+    assert "127.0.0.1:9" in capsys.readouterr().err
