@@ -1,0 +1,116 @@
+"""`clickledger setup` on a real broker and a real ClickHouse."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clickledger.setup import SetupSettings, set_up
+from shared.catalog import Catalog, CatalogFollower, Kind, followed
+from shared.errors import OperatorError
+from shared.kafka import Admin, Producer, TopicSpec
+from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
+from tests.support.stack import Names, execute
+
+CATALOG = CatalogSettings(catalog_map_bytes=64 << 20)
+
+
+@pytest.fixture
+def kafka(kafka_bootstrap: str, names: Names) -> KafkaSettings:
+    """Topics of the test's own, two partitions."""
+    return KafkaSettings(
+        kafka_bootstrap=kafka_bootstrap,
+        topic_raw=names.raw,
+        topic_enriched=names.enriched,
+        topic_catalog=names.catalog,
+        partitions=2,
+    )
+
+
+@pytest.fixture
+def settings(kafka: KafkaSettings, database_url: str) -> SetupSettings:
+    """Everything that setup is told."""
+    return SetupSettings(kafka, ClickHouseSettings(clickhouse_url=database_url), CATALOG)
+
+
+async def run(settings: SetupSettings, **changes: Any) -> list[str]:
+    """Run setup, with other Kafka settings where given; what it said."""
+    said: list[str] = []
+    kafka = settings.kafka.model_copy(update=changes)
+    await set_up(SetupSettings(kafka, settings.clickhouse, settings.catalog), said.append)
+    return said
+
+
+async def stream_of(kafka: KafkaSettings) -> dict[str, Any]:
+    """The stream record that the catalog topic holds."""
+    with tempfile.TemporaryDirectory() as scratch:
+        follower = CatalogFollower(CATALOG, kafka, Path(scratch), (Kind.STREAM,))
+        async with followed(Catalog(CATALOG, Path(scratch)), follower) as catalog:
+            await catalog.wait_until_current(20)
+            record: dict[str, Any] | None = catalog.stream(kafka.topic_raw)
+    assert record is not None
+    return record
+
+
+async def publish(kafka: KafkaSettings, topic: str) -> None:
+    """One record in partition 0."""
+    producer = Producer(kafka, "test")
+    await producer.start()
+    await producer.send(topic, 0, key=b"k", value=b"v", timestamp_ms=1)
+    await producer.close()
+
+
+async def test_a_second_run_finds_everything_in_place(settings: SetupSettings) -> None:
+    """The first run makes topics, stream and tables; the second says nothing and changes nothing."""
+    assert await run(settings)
+    first = await stream_of(settings.kafka)
+    assert await run(settings) == []
+    assert await stream_of(settings.kafka) == first
+    async with Admin(settings.kafka) as admin:
+        config = await admin.config(settings.kafka.topic_raw)
+    assert config["cleanup.policy"] == "delete"
+    assert config["retention.ms"] == str(7 * 24 * 3_600_000)
+    assert config["unclean.leader.election.enable"] == "false"
+
+
+async def test_partitions_grow_and_the_stream_stays(settings: SetupSettings) -> None:
+    """More partitions on a stream with records: the same id, the partitions at creation kept."""
+    await run(settings)
+    await publish(settings.kafka, settings.kafka.topic_raw)
+    before = await stream_of(settings.kafka)
+    said = await run(settings, partitions=3)
+    grown = await stream_of(settings.kafka)
+    assert [line for line in said if "grown" in line] == [
+        f"topic {settings.kafka.topic_enriched}: grown from 2 to 3 partitions",
+        f"topic {settings.kafka.topic_raw}: grown from 2 to 3 partitions",
+    ]
+    assert grown == {**before, "partitions": 3, "start_offsets": [0, 0, 0]}
+
+
+async def test_records_of_an_unknown_stream_are_refused(settings: SetupSettings) -> None:
+    """A raw topic with records and no stream record: a human must decide."""
+    async with Admin(settings.kafka) as admin:
+        await admin.create(TopicSpec(settings.kafka.topic_raw, 2, 1))
+    await publish(settings.kafka, settings.kafka.topic_raw)
+    with pytest.raises(OperatorError, match="no stream for it"):
+        await run(settings)
+
+
+async def test_a_compacted_topic_is_refused(settings: SetupSettings) -> None:
+    """Compaction would remove clicks."""
+    async with Admin(settings.kafka) as admin:
+        await admin.create(TopicSpec(settings.kafka.topic_enriched, 2, 1, {"cleanup.policy": "compact"}))
+    with pytest.raises(OperatorError, match="is compacted"):
+        await run(settings)
+
+
+async def test_a_topic_made_anew_is_a_new_stream(settings: SetupSettings, database_url: str) -> None:
+    """Rows of the old stream are stored and the raw topic is new and empty: another id, so that offsets never meet."""
+    await run(settings)
+    before = await stream_of(settings.kafka)
+    execute(database_url, f"INSERT INTO clicks (stream, raw_partition, raw_offset) VALUES ('{before['stream']}', 0, 0)")
+    assert await run(settings)
+    assert (await stream_of(settings.kafka))["stream"] != before["stream"]
