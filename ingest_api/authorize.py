@@ -7,33 +7,37 @@ says about a key is remembered per process until the catalog's version changes.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, NamedTuple, Protocol
 
 from ingest_api.answers import Header, Refusal
+from shared import keys
 from shared.errors import OperatorError
 from shared.events import Source, raw_origin
+from shared.keys import Grant, KeyFault
 
 DAY_MS: Final = 86_400_000
-GRANT_CLICKS: Final = "shortlinkclicks"
-GRANT_ADMIN: Final = "admin"
+GRANT_CLICKS: Final = Grant.CLICKS
+GRANT_ADMIN: Final = Grant.ADMIN
 
-_BEARER: Final = re.compile(rb"[ \t]*bearer[ \t]+([A-Za-z0-9._~+/-]+=*)[ \t]*", re.IGNORECASE)
-"""RFC 6750, with any case and any white space. The literal `$(key)` of a script with a missing variable is no token."""
+_REFUSALS: Final = {
+    KeyFault.MISSING: Refusal.AUTHORIZATION_MISSING,
+    KeyFault.DOUBLED: Refusal.AUTHORIZATION_DOUBLED,
+    KeyFault.MALFORMED: Refusal.AUTHORIZATION_MALFORMED,
+    KeyFault.UNKNOWN: Refusal.KEY_UNKNOWN,
+    KeyFault.REVOKED: Refusal.KEY_REVOKED,
+    KeyFault.EXPIRED: Refusal.KEY_EXPIRED,
+}
 
 Network = IPv4Network | IPv6Network
 
 
-class KeyCatalog(Protocol):
-    """The part of `shared.catalog.Catalog` that keys need."""
+class KeyCatalog(keys.KeyCatalog, Protocol):
+    """The part of `shared.catalog.Catalog` that callers need."""
 
     version: int
     is_ready: bool
-
-    def key_by_digest(self, digest: str) -> dict[str, Any] | None:
-        """The record of the key with this secret's SHA-256 in hex."""
 
     def tenant(self, tenant: str) -> dict[str, Any] | None:
         """The record of a tenant."""
@@ -98,14 +102,10 @@ class Callers:
         return caller
 
     def _look_up(self, digest: str) -> Caller | Refusal:
-        record = self._catalog.key_by_digest(digest)
-        if record is None:
-            return Refusal.KEY_UNKNOWN
-        if record.get("revoked"):
-            return Refusal.KEY_REVOKED
-        secret = next((entry for entry in record["secrets"] if entry["digest"] == digest), None)
-        if secret is None:
-            return Refusal.KEY_UNKNOWN
+        found = keys.key_behind(self._catalog, digest)
+        if isinstance(found, KeyFault):
+            return _REFUSALS[found]
+        record = found.record
         tenant = self._catalog.tenant(record["tenant"]) or {}
         rate_limit = _first(record.get("rate_limit"), tenant.get("rate_limit"), self._rate_limit)
         retention_days = _first(tenant.get("retention_days"), self._retention_days)
@@ -113,7 +113,7 @@ class Callers:
             tenant=record["tenant"],
             key_id=record["key_id"],
             grants=frozenset(record["grants"]),
-            expires_at_ms=secret.get("expires_at"),
+            expires_at_ms=found.expires_at_ms,
             rate_limit=rate_limit,
             retention_ms=retention_days * DAY_MS,
             is_agent_source=bool(record.get("caller_user_agent")),
@@ -129,10 +129,8 @@ def _first(*values: int | None) -> int:
 
 def read_bearer(authorization: Sequence[bytes]) -> bytes | Refusal:
     """The secret in the values of all Authorization headers, or what is wrong with them."""
-    if len(authorization) != 1:
-        return Refusal.AUTHORIZATION_DOUBLED if authorization else Refusal.AUTHORIZATION_MISSING
-    match = _BEARER.fullmatch(authorization[0])
-    return match[1] if match else Refusal.AUTHORIZATION_MALFORMED
+    found = keys.read_bearer(authorization)
+    return _REFUSALS[found] if isinstance(found, KeyFault) else found
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:

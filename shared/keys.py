@@ -70,14 +70,16 @@ def read_bearer(authorization: Sequence[bytes]) -> bytes | KeyFault:
     return match[1] if match else KeyFault.MALFORMED
 
 
-def find_key(catalog: KeyCatalog, secret: bytes, now_ms: int) -> FoundKey | KeyFault:
-    """The key behind a secret. Grants are not judged."""
-    digest = digest_of(secret)
+def key_behind(catalog: KeyCatalog, digest: str) -> FoundKey | KeyFault:
+    """The key with this secret's digest. Grants and expiry are not judged: the answer may be remembered."""
     record = catalog.key_by_digest(digest)
     entry = next((each for each in record["secrets"] if each["digest"] == digest), None) if record else None
     if record is None or entry is None:
         return KeyFault.UNKNOWN
-    if record.get("revoked"):
-        return KeyFault.REVOKED
-    found = FoundKey(record, entry.get("expires_at"))
-    return KeyFault.EXPIRED if found.is_expired(now_ms) else found
+    return KeyFault.REVOKED if record.get("revoked") else FoundKey(record, entry.get("expires_at"))
+
+
+def find_key(catalog: KeyCatalog, secret: bytes, now_ms: int) -> FoundKey | KeyFault:
+    """The key behind a secret now. Grants are not judged."""
+    found = key_behind(catalog, digest_of(secret))
+    return KeyFault.EXPIRED if isinstance(found, FoundKey) and found.is_expired(now_ms) else found
