@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import struct
 from collections.abc import Iterator
@@ -247,6 +248,39 @@ def test_mixed_lanes_keep_their_order(server: LaneServer, client: Client) -> Non
     server.release(0, b"held")
     answers = [client.response()[2] for _ in requests]
     assert answers == [b"held", b"slow:a", b'"fast1"', b"slow:b", b'"fast2"', b'"fast3"']
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_random_pipelines(client: Client, seed: int) -> None:
+    """Any mixture of requests, cut anywhere, gets exactly its answers in order."""
+    rng = random.Random(seed)
+    wire, expected = b"", []
+    for number in range(40):
+        text = b"n%d-%d" % (seed, number)
+        match rng.randrange(6):
+            case 0:
+                wire, answer = wire + post(text, b"/slow"), (200, b"slow:" + text)
+            case 1:
+                wire, answer = wire + post(b"bug"), (500, b"")
+            case 2:
+                wire, answer = wire + post(text, fields=b"x-refuse: 401\r\n"), (401, b"")
+            case 3:
+                head = b"POST /fast HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+                wire, answer = wire + head + b"%x\r\n%b\r\n0\r\nx: y\r\n\r\n" % (len(text), text), (200, b'"%b"' % text)
+            case 4:
+                upgrade = b"connection: upgrade\r\nupgrade: h2c\r\n"
+                wire, answer = wire + post(text, fields=upgrade), (200, b'"%b"' % text)
+            case _:
+                wire, answer = wire + post(text), (200, b'"%b"' % text)
+        expected.append(answer)
+    while wire:
+        cut = rng.choice((1, 7, 60, 500, 5_000))
+        client.send(wire[:cut])
+        wire = wire[cut:]
+    for status, body in expected:
+        found = client.response()
+        assert found[0] == status
+        assert status != 200 or found[2] == body
 
 
 def test_asgi_answer_before_its_body(server: LaneServer, client: Client) -> None:
