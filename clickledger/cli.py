@@ -78,4 +78,3 @@ def _fail(message: str, status: int) -> int:
     line = " ".join(message.split())
     sys.stderr.write(f"clickledger: {line}\n")
     return status
-
