@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clickledger.audit import PartitionVerdict, Verdict
     from clickledger.audit_run import AuditReport
 
-_COLUMNS = (
+_NAMES = (
     "partition",
     "expected first",
     "last",
@@ -28,6 +28,11 @@ _COLUMNS = (
     "rejected",
     "malformed",
 )
+_HEADINGS = (
+    *("part", "expected first", "last", "rows", "distinct", "missing", "double", "in flight", "not enriched"),
+    *("accepted", "dupli- cate", "re- jected", "mal- formed"),
+)
+"""The same names, narrow enough for a terminal of 100 columns."""
 _STATUSES = ("accepted", "duplicate", "rejected", "malformed")
 
 
@@ -64,7 +69,7 @@ def _verdict_record(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-_JSON_NAMES = tuple(name.replace(" ", "_") for name in _COLUMNS)
+_JSON_NAMES = tuple(name.replace(" ", "_") for name in _NAMES)
 
 
 def _values(verdict: PartitionVerdict) -> list[Any]:
@@ -87,7 +92,7 @@ def print_report(report: AuditReport) -> None:
     """Print everything, the verdict last."""
     for verdict in (*report.former, report.current):
         title = f"stream {verdict.stream}" + ("" if verdict is report.current else " (of a former topic)")
-        print_table(_COLUMNS, [_values(each) for each in verdict.partitions], title=title)
+        print_table(_HEADINGS, [_values(each) for each in verdict.partitions], title=title)
     for gap in report.gaps:
         typer.echo(
             f"accepted gap: partition {gap.partition}, raw offsets {gap.first}-{gap.last}, by {gap.accepted_by}: {gap.reason}"

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+_WIDTH_MAX = 4096
+
 
 def console(*, stderr: bool = False) -> Console:
     """A console that wraps nothing when piped: a line stays a line for grep."""
@@ -45,16 +47,17 @@ def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
     """Print rows; numbers to the right, None and '' as nothing, text as it is (never read as markup)."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for index, column in enumerate(columns):
         is_number = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        name = column.replace(" ", "\n")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True, vertical="bottom")
     for row in rows:
         table.add_row(*(_text(value) for value in row))
     out = console()
-    if not out.is_terminal:
-        out.width = 4096  # columns as wide as their content: nothing is cut or folded in a pipe
-    out.print(table)
+    # As wide as its content, in a pipe and on a narrow terminal alike: a folded number is no number.
+    out.width = max(out.width, out.measure(table, options=out.options.update_width(_WIDTH_MAX)).maximum)
+    out.print(table, soft_wrap=True)
 
 
 def _text(value: Any) -> Any:

@@ -13,6 +13,8 @@ from clickledger.located import DataOption, locate
 
 _READ_ONLY = {"readonly": 2}  # may change settings of its own query, nothing else, whoever the user is
 
+_SERVER = "DB::Exception: "  # stands before what the server says is wrong with a query
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -41,15 +43,17 @@ def sql(
 
 
 async def _run(data: Path | None, query: str, output_format: str) -> None:
-    from shared.clickhouse import ClickHouse, UnknownClickHouseError
-    from shared.errors import DataError, OperatorError
+    from shared.clickhouse import ClickHouse
+    from shared.errors import ClickledgerError, OperatorError
 
     located = locate(data)
     settings = {} if located.stack else _READ_ONLY  # the stack's reader is read-only and may not say so again
     async with ClickHouse(located.reader) as clickhouse:
         try:
             answer = await clickhouse.raw_query(query, output_format, settings=settings)
-        except (UnknownClickHouseError, DataError) as exc:
+        except ClickledgerError as exc:
+            if _SERVER not in str(exc):
+                raise
             raise OperatorError(_words_of_the_server(str(exc))) from exc
     sys.stdout.buffer.write(answer)
     sys.stdout.flush()
@@ -57,4 +61,4 @@ async def _run(data: Path | None, query: str, output_format: str) -> None:
 
 def _words_of_the_server(message: str) -> str:
     """Cut out what ClickHouse itself says: the query above it is on the screen already."""
-    return message.rpartition("DB::Exception: ")[2].partition(" (version ")[0]
+    return message.rpartition(_SERVER)[2].partition(" (version ")[0]
