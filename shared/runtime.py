@@ -25,6 +25,7 @@ import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from shared.errors import ClickledgerError, OperatorError
+from shared.quiet import QuietLibrary
 from shared.settings import RuntimeSettings
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def configure_logging(service: str, level: str) -> None:
     """Log JSON lines to standard error."""
     sink = logging.StreamHandler(sys.stderr)
     sink.setFormatter(JsonFormatter(service))
+    sink.addFilter(QuietLibrary())
     logging.basicConfig(level=level, handlers=[sink], force=True)
     for noisy in ("aiokafka", "asyncio", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
