@@ -156,7 +156,8 @@ class ClickHouse:
         return self._client
 
     async def _guarded(self, call: Any, what: str) -> Any:
-        """Await `call` for at most the query time-out and map its errors."""
+        """Await `call` for at most the query time-out and map its errors; their text is one line."""
+        what = " ".join(what.split())
         try:
             return await asyncio.wait_for(call, self._timeout_s)
         except driver_errors.ClickHouseError as exc:

@@ -135,7 +135,7 @@ class _Progress:
 
     def _report(self, text: str, *, is_alarm: bool) -> None:
         if text != self._waiting:
-            log.log(logging.ERROR if is_alarm else logging.WARNING, "not started: %s", text)
+            log.log(logging.ERROR if is_alarm else logging.INFO, "not started yet: %s", text)
         self._waiting = text
         self._alarm(on=is_alarm)
 

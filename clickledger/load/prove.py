@@ -37,11 +37,18 @@ async def wait_until_stored(
     """Wait until the table has at least `ids` distinct ids of the run, or nothing new came for `timeout_s`.
 
     After that many ids are there, waits until no more came for `quiet_s`: a row too many must have its chance to be
-    seen. Raises nothing for rows that stay away: the comparison will name them.
+    seen. Raises nothing for rows that stay away, the comparison will name them, and nothing for a ClickHouse that is
+    away for less than `timeout_s`.
     """
     last_change, found = time.monotonic(), -1
     while True:
-        ((now_found,),) = await clickhouse.query(_STORED, _params(run, started_ms))
+        try:
+            ((now_found,),) = await clickhouse.query(_STORED, _params(run, started_ms))
+        except TransientError:
+            if time.monotonic() - last_change >= timeout_s:
+                raise
+            await asyncio.sleep(_POLL_S)
+            continue
         if now_found != found:
             last_change, found = time.monotonic(), now_found
         still_s = time.monotonic() - last_change

@@ -85,7 +85,8 @@ def _tls(settings: KafkaSettings) -> Any:
 
 def map_error(exc: BaseException, what: str, *, writing: bool = False) -> ClickledgerError:
     """Our error for one of the library's. `writing`: a failure leaves open whether the request took effect."""
-    message = f"{what}: {type(exc).__name__}: {exc}"
+    name, text = type(exc).__name__, str(exc)
+    message = f"{what}: " + (text if text.startswith(name) else f"{name}: {text or 'no answer in time'}")
     if isinstance(exc, _OPERATOR):
         return OperatorError(message)
     if isinstance(exc, _NOT_OWNED):
