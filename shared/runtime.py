@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 REQUEST_BYTES_MAX: Final = 8_192
 """Bytes of a request to the health endpoint."""
 REQUEST_SECONDS_MAX: Final = 5
-REPEAT_S: Final = 10.0
-"""Seconds in which a library's message is logged once."""
 SLOTS_MAX: Final = 256
 """Processes of one service on one machine."""
 
@@ -64,32 +62,6 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class Repeats(logging.Filter):
-    """Lets a message of a library through once per `REPEAT_S`, with the number of repetitions kept back since.
-
-    A client that cannot reach its server says so hundreds of times a second; the first line tells as much.
-    """
-
-    def __init__(self, library: str) -> None:
-        super().__init__()
-        self._prefix = f"{library}."
-        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to log; messages from one place in the library count as one, whatever their values."""
-        if not record.name.startswith(self._prefix):
-            return True
-        place = (record.pathname, record.lineno)
-        since, kept_back = self._seen.get(place, (0.0, 0))
-        if record.created - since < REPEAT_S:
-            self._seen[place] = (since, kept_back + 1)
-            return False
-        self._seen[place] = (record.created, 0)
-        if kept_back:
-            record.msg = f"{record.msg} (and {kept_back} times before)"
-        return True
-
-
 def configure_logging(service: str, level: str) -> None:
     """Log JSON lines to standard error."""
     sink = logging.StreamHandler(sys.stderr)
@@ -98,7 +70,6 @@ def configure_logging(service: str, level: str) -> None:
     logging.basicConfig(level=level, handlers=[sink], force=True)
     for noisy in ("aiokafka", "asyncio", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    sink.addFilter(Repeats("aiokafka"))
 
 
 @dataclass

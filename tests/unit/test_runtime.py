@@ -7,13 +7,13 @@ import json
 import logging
 from pathlib import Path
 
-from shared.runtime import REPEAT_S, JsonFormatter, Repeats, Runtime, instance_slot
+from shared.runtime import JsonFormatter, Runtime, instance_slot
 from shared.settings import RuntimeSettings
 
 
-def record(name: str, created: float, line: int = 1) -> logging.LogRecord:
+def record(name: str, created: float) -> logging.LogRecord:
     """A log record made at a given second."""
-    made = logging.LogRecord(name, logging.ERROR, "file.py", line, "lost %s", ("node\n1",), None)
+    made = logging.LogRecord(name, logging.ERROR, "file.py", 1, "lost %s", ("node\n1",), None)
     made.created = created
     return made
 
@@ -24,18 +24,6 @@ def test_a_log_line_is_one_json_object() -> None:
     assert "\n" not in line
     assert json.loads(line)["message"] == "lost node\n1"
     assert json.loads(line)["time"].startswith("2023-11-14T22:13:20")
-
-
-def test_a_library_repeats_itself_once_per_interval() -> None:
-    """The same place is logged once per interval with the count of what was kept back; other loggers always."""
-    repeats = Repeats("aiokafka")
-    assert repeats.filter(record("aiokafka.client", 100))
-    assert not any(repeats.filter(record("aiokafka.client", 100 + n / 100)) for n in range(50))
-    later = record("aiokafka.client", 100 + REPEAT_S)
-    assert repeats.filter(later)
-    assert "50 times before" in later.getMessage()
-    assert repeats.filter(record("aiokafka.client", 100, line=2))
-    assert all(repeats.filter(record("sink.worker", 100)) for _ in range(5))
 
 
 def test_no_two_live_processes_share_a_slot(tmp_path: Path) -> None:
