@@ -37,6 +37,8 @@ from sink.member import group_id
 from sink.plans import decode_plan
 
 _POLL_S = 0.2
+_RETRY_S = 0.5
+_PATIENCE_S = 5.0  # for an audit that does not wait: a coordinator that loads, a reset connection
 _READ_S = 20.0  # to read one record of each partition
 SAMPLES = 8
 """Positions per partition whose ids are compared, besides the last one."""
@@ -82,9 +84,21 @@ async def read_stream(found: Located) -> tuple[StreamRecord, tuple[Mapping[str, 
 async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditReport:
     """Audit the current stream, and former ones as far as the table alone can tell.
 
-    With `wait`, first wait until everything that is in Kafka now is stored, at most `timeout_s`. Raises TransientError
-    when Kafka or ClickHouse does not answer within `timeout_s`, OperatorError when a human must act first.
+    With `wait`, first wait until everything that is in Kafka now is stored, at most `timeout_s`. What does not answer
+    for a moment (a broker or a server that restarts) is asked again within that time, else for a few seconds.
+    Raises TransientError when that does not help, OperatorError when a human must act first.
     """
+    deadline = time.monotonic() + (timeout_s if wait else _PATIENCE_S)
+    while True:
+        try:
+            return await _run_once(found, deadline if wait else None)
+        except TransientError:
+            if time.monotonic() + _RETRY_S >= deadline:
+                raise
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
     record, spools = await read_stream(found)
     raw = Reader(found.kafka, found.kafka.topic_raw, client_id="clickledger-audit")
     enriched = Reader(found.kafka, found.kafka.topic_enriched, client_id="clickledger-audit")
@@ -93,7 +107,7 @@ async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditRep
         await enriched.start()
         async with ClickHouse(found.clickhouse) as clickhouse, Admin(found.kafka, "clickledger-audit") as admin:
             auditor = _Auditor(record, raw, enriched, clickhouse, admin)
-            not_stored = await auditor.wait(timeout_s) if wait else {}
+            not_stored = {} if wait_deadline is None else await auditor.wait(wait_deadline)
             current, gaps = await auditor.audit()
             former = await auditor.audit_former()
     finally:
@@ -119,12 +133,11 @@ class _Auditor:
         starts = self.record.start_offsets
         return starts[partition] if partition < len(starts) else 0
 
-    async def wait(self, timeout_s: float) -> dict[int, int]:
-        """Wait until what Kafka ends with now is stored; what was not, when the time is over.
+    async def wait(self, deadline: float) -> dict[int, int]:
+        """Wait until what Kafka ends with now is stored; what was not, at the deadline (monotonic seconds).
 
         Stops early when waiting cannot help: rows that were stored are gone.
         """
-        deadline = time.monotonic() + timeout_s
         partitions = await self.raw.partitions()
         committed = await self._committed()
         gaps = await positions.accepted_gaps(self.clickhouse, self.stream)

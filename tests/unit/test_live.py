@@ -1,0 +1,61 @@
+"""Lines of `clickledger tail`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clickledger.live import Filter, line_of
+from shared.events import Status
+
+_RECORD: dict[str, Any] = {
+    "status": "accepted",
+    "received_at": 1_760_000_000_007,
+    "promotion_id": "spring",
+    "short_url": "http://s/a",
+    "browser": "Chrome",
+    "os": "Android",
+    "country": "IN",
+    "is_bot": False,
+    "tenant": "t",
+}
+
+
+def test_a_click_is_one_line() -> None:
+    """When, what, who, where."""
+    assert line_of(_RECORD).plain.rstrip() == "08:53:20.007 accepted  spring http://s/a Chrome on Android IN"
+
+
+def test_missing_dimensions_and_bots() -> None:
+    """An unknown agent is `Others`, a bot says by which rule, a refusal why."""
+    record = {"status": "rejected", "received_at": 0, "is_bot": True, "bot_reason": "crawler", "reason": "unknown_link"}
+    assert line_of(record).plain.rstrip() == "00:00:00.000 rejected  - - Others bot:crawler unknown_link"
+
+
+def test_a_stranger_cannot_drive_the_terminal() -> None:
+    """Control characters and markup are shown, not obeyed."""
+    line = line_of(_RECORD | {"short_url": "http://s/\x1b[2J\n[red]"}).plain
+    assert "http://s/?[2J?[red]" in line
+
+
+@pytest.mark.parametrize(
+    ("statuses", "promotions", "tenant", "wanted"),
+    [
+        ([], [], None, True),
+        (["accepted", "malformed"], ["spring"], "t", True),
+        (["malformed"], [], None, False),
+        ([], ["summer"], None, False),
+        ([], [], "other", False),
+    ],
+)
+def test_filters_are_combined(statuses: list[str], promotions: list[str], tenant: str | None, wanted: bool) -> None:
+    """All given ones must hold."""
+    assert Filter.of(statuses, promotions, tenant).matches(_RECORD) is wanted
+
+
+def test_an_unknown_status_is_refused_with_the_known_ones() -> None:
+    """A typo must not show an empty stream for ever."""
+    with pytest.raises(ValueError, match="accepted, duplicate, malformed, rejected"):
+        Filter.of(["ok"], [], None)
+    assert Filter.of([str(status) for status in Status], [], None)
