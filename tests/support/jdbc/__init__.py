@@ -1,0 +1,1 @@
+"""The JDBC driver's check of the local ClickHouse server."""

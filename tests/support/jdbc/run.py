@@ -7,6 +7,7 @@ Java; that runtime has no compiler module, so the machine's javac compiles the s
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,12 +39,21 @@ OPTIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
+def program(name: str) -> str:
+    """Where `name` is installed; ends the check when it is not."""
+    path = shutil.which(name)
+    if path is None:
+        raise SystemExit(f"{name} is not installed")
+    return path
+
+
 def build(folder: Path) -> str:
     """Fetch the driver, compile the program; the class path."""
     jars = folder / "jars"
     goal = ("dependency:copy-dependencies", f"-DoutputDirectory={jars}")
-    subprocess.run(["mvn", "-q", "-f", str(SOURCES / "pom.xml"), *goal], check=True)
-    subprocess.run(["javac", "--release", "17", "-d", str(folder), str(SOURCES / "JdbcCheck.java")], check=True)
+    subprocess.run([program("mvn"), "-q", "-f", str(SOURCES / "pom.xml"), *goal], check=True)
+    compiling = (program("javac"), "--release", "17", "-d", str(folder), str(SOURCES / "JdbcCheck.java"))
+    subprocess.run(compiling, check=True)
     return f"{folder}{os.pathsep}{jars}/*"
 
 
