@@ -6,9 +6,12 @@ with a message that names both. `clickledger settings` prints all of them.
 
 from __future__ import annotations
 
+import difflib
+import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +21,7 @@ from shared.ids import PARTITIONS_MAX
 
 
 class _Group(BaseSettings):
-    """A frozen group of settings; an unknown value is an error, not a default."""
+    """A frozen group of settings; `load` refuses names that no group knows."""
 
     model_config = SettingsConfigDict(env_prefix="CLICKLEDGER_", frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -294,8 +297,30 @@ GROUPS: tuple[type[_Group], ...] = (
 """Every group, in the order in which `clickledger settings` prints them."""
 
 
+OTHER_VARIABLES: Final[Mapping[str, str]] = {
+    "CLICKLEDGER_CACHE": "folder of the broker's jars, for the local stack; `~/.cache/clickledger` without",
+    "CLICKLEDGER_KEY": "API key of `clickledger send`; the running local stack's without",
+    "CLICKLEDGER_ADMIN_KEY": "key with the grant `admin` for `links load` and `promotions load`; the local stack's without",
+    "CLICKLEDGER_CLICKHOUSE_PASSWORD": "local ClickHouse server: password of its owner; `up` sets it",
+    "CLICKLEDGER_CLICKHOUSE_READER_PASSWORD": "local ClickHouse server: password of the user `reader`; no such user without",
+    "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": "local ClickHouse server: `1` lets this machine read without password; `up` sets it",
+}
+"""Variables that are read elsewhere, with their meaning: by the local stack and by commands, never by a service."""
+
+
+def refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Raise OperatorError for a `CLICKLEDGER_*` variable that nothing reads: a misspelt limit must not pass unnoticed."""
+    known = OTHER_VARIABLES.keys() | {f"CLICKLEDGER_{name.upper()}" for group in GROUPS for name in group.model_fields}
+    for name in sorted(environ):
+        if name.startswith("CLICKLEDGER_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else " (see: clickledger settings)"
+            raise OperatorError(f"settings: {name} is no setting{hint}")
+
+
 def load(group: type[G]) -> G:
-    """Read a group from the environment. Raises OperatorError, one line for each wrong value."""
+    """Read a group from the environment. Raises OperatorError, one line for each wrong or unknown value."""
+    refuse_unknown(os.environ)
     try:
         return group()
     except ValidationError as exc:

@@ -15,22 +15,12 @@ from pydantic_core import PydanticUndefined
 
 from shared import settings as shared_settings
 
-OTHER_VARIABLES: Final = {
-    "CLICKLEDGER_CACHE": "folder of the broker's jars, for the local stack; `~/.cache/clickledger` without",
-    "CLICKLEDGER_KEY": "API key of `clickledger send`; the running local stack's without",
-    "CLICKLEDGER_ADMIN_KEY": "key with the grant `admin` for `links load` and `promotions load`; the local stack's without",
-    "CLICKLEDGER_CLICKHOUSE_PASSWORD": "local ClickHouse server: password of its owner; `up` sets it",
-    "CLICKLEDGER_CLICKHOUSE_READER_PASSWORD": "local ClickHouse server: password of the user `reader`; no such user without",
-    "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": "local ClickHouse server: `1` lets this machine read without password; `up` sets it",
-}
-"""Variables that are read elsewhere than in shared/settings.py."""
-
 _PREFACE: Final = """# Settings
 
 <!-- Written by `clickledger settings --markdown`; a test compares. Change shared/settings.py instead. -->
 
-Environment variables, read once when a process starts. A value out of its bounds, and values that contradict each other,
-are refused at start with a message that names them. An empty variable counts as not set. The last word of a name is its
+Environment variables, read once when a process starts. A value out of its bounds, a name
+that nothing reads, and values that contradict each other are refused at start with a message that names them. An empty variable counts as not set. The last word of a name is its
 unit where it has one: `_MS` milliseconds, `_BYTES` bytes; `_MAX` is a limit.
 """
 
@@ -70,7 +60,7 @@ def markdown() -> str:
             page.append(f"| `{name}` | {_code(default)} | {bounds[name]} | {_cell(meaning)} |")
         page.append("")
     page.append("## not settings of a service\n\n| variable | meaning |\n|---|---|")
-    page += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in OTHER_VARIABLES.items()]
+    page += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in shared_settings.OTHER_VARIABLES.items()]
     return "\n".join(page) + "\n"
 
 

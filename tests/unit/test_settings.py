@@ -24,6 +24,13 @@ def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> No
         load(KafkaSettings)
 
 
+def test_a_misspelt_variable_is_refused_with_the_likely_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that nothing reads stops the start instead of leaving a default in force."""
+    monkeypatch.setenv("CLICKLEDGER_PARTITONS", "12")
+    with pytest.raises(OperatorError, match="CLICKLEDGER_PARTITONS is no setting; did you mean CLICKLEDGER_PARTITIONS"):
+        load(KafkaSettings)
+
+
 def test_times_that_contradict_each_other_are_refused_by_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat that is longer than a third of the session is refused, naming both settings."""
     monkeypatch.setenv("CLICKLEDGER_KAFKA_HEARTBEAT_MS", "5000")
