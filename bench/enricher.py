@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import orjson
 import user_agents
 
+from clickledger.output import print_table
 from enricher.addresses import AddressBook
 from enricher.agents import load_agent_parser
 from enricher.directory import Directory
@@ -77,6 +78,19 @@ def raw_records(agent: str, address: str, now_ms: int, offset: int) -> RawRecord
     return RawRecord("bench", 1, offset, transaction_id, value, now_ms)
 
 
+def clicks(different_agents: int, now_ms: int) -> Iterator[RawRecord]:
+    """Clicks without end, from so many agents."""
+    known = agents(different_agents)
+    for n in itertools.count():
+        address = f"203.{n % 199}.{n % different_agents % 250}.211"
+        yield raw_records(known[n % different_agents], address, now_ms, n)
+
+
+def tools() -> Tools:
+    """What the steps of the enricher use, with cold caches."""
+    return Tools(load_agent_parser(), AddressBook(PlaceFiles([COUNTRY_FILE])), Directory(OneCampaign()))
+
+
 def per_second(step: Callable[[RawRecord], object], records: Iterator[RawRecord], seconds: float) -> float:
     """Steps per second of processor time; making the records is not counted."""
     spent, done = 0.0, 0
@@ -109,28 +123,20 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=2.0, help="processor seconds per figure")
     seconds: float = arguments.parse_args().seconds
     now_ms = time.time_ns() // 1_000_000
-    places = PlaceFiles([COUNTRY_FILE])
-
-    def tools() -> Tools:
-        return Tools(load_agent_parser(), AddressBook(places), Directory(OneCampaign()))
-
-    def endless(different: int) -> Iterator[RawRecord]:
-        known = agents(different)
-        for n in itertools.count():
-            yield raw_records(known[n % different], f"203.{n % 199}.{n % different % 250}.211", now_ms, n)
-
     warm, cold = tools(), tools()
-    for record in itertools.islice(endless(200), 40_000):
+    for record in itertools.islice(clicks(200, now_ms), 40_000):
         enrich(record, warm, now_ms)
     figures = {
-        "warm caches (200 agents)": per_second(lambda r: enrich(r, warm, now_ms), endless(200), seconds),
-        "cold: every agent new": per_second(lambda r: enrich(r, cold, now_ms), endless(200_000), seconds),
-        "tutorial, 200 agents": per_second(tutorial, endless(200), seconds),
-        "tutorial, every agent new": per_second(tutorial, endless(200_000), seconds),
+        "warm caches (200 agents)": per_second(lambda r: enrich(r, warm, now_ms), clicks(200, now_ms), seconds),
+        "cold: every agent new": per_second(lambda r: enrich(r, cold, now_ms), clicks(200_000, now_ms), seconds),
+        "tutorial, 200 agents": per_second(tutorial, clicks(200, now_ms), seconds),
+        "tutorial, every agent new": per_second(tutorial, clicks(200_000, now_ms), seconds),
     }
-    print("enricher, events per second and core, without Kafka")
-    for name, figure in figures.items():
-        print(f"  {name:<28} {figure:>9,.0f}   {1e6 / figure:>7.1f} us/event")
+    baseline = figures["tutorial, every agent new"]
+    print_table(
+        ("enricher", "events/s", "us/event", "ratio"),
+        [(name, round(figure), f"{1e6 / figure:.1f}", f"{figure / baseline:.1f}") for name, figure in figures.items()],
+    )
 
 
 if __name__ == "__main__":
