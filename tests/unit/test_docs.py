@@ -12,12 +12,13 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from clickledger.commands.settings import OTHER_VARIABLES, markdown, rows
+from clickledger.commands.settings import markdown, rows
 from ingest_api import documentation
 from ingest_api.answers import Answers, Published, Refusal, describe, published
 from ingest_api.app import Surface, create_app
 from ingest_api.parse import CLICKED_AT, SHORT_URL
 from shared.links import LINK_FIELDS, PROMOTION_FIELDS
+from shared.settings import OTHER_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
