@@ -14,7 +14,6 @@ from clickledger.clickhouse_server.bodies import BodyFeed
 from clickledger.clickhouse_server.engine import Engine, Role
 from clickledger.clickhouse_server.errors import (
     AUTHENTICATION_FAILED,
-    BAD_ARGUMENTS,
     QUERY_IS_TOO_LARGE,
     QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
     REQUIRED_PASSWORD,
@@ -29,7 +28,6 @@ from clickledger.clickhouse_server.request import Credentials, Request, form_fie
 from clickledger.clickhouse_server.sessions import SessionStore
 
 FORM_BYTES_MAX: Final = 16 << 20  # a multipart form is held in memory
-QUERY_ID_MAX: Final = 256  # characters of a client's query id; longer ones are refused
 _LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _PLAIN: Final = {"/ping": b"Ok.\n", "/replicas_status": b"Ok.\n", "/": b"Ok.\n"}
 
@@ -78,8 +76,6 @@ class ClickHouseApp:
         """The request, and where its body comes from: a form is read here, any other body later."""
         headers: Headers = scope["headers"]
         request = parse_request(scope["method"], scope["query_string"], headers)
-        if len(request.query_id) > QUERY_ID_MAX:
-            raise refusal(BAD_ARGUMENTS, f"query_id is longer than {QUERY_ID_MAX} characters")
         kind = next((value.decode("latin-1") for name, value in headers if name == b"content-type"), "")
         if not kind.startswith("multipart/form-data"):
             return request, receive

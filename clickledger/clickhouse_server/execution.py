@@ -75,9 +75,7 @@ class Execution:
             return self._run()
         except StatementError:
             raise
-        except (
-            Exception
-        ) as exc:  # the thread's edge: a defect here must reach the client and the log, not end in silence
+        except Exception as exc:  # the thread's edge: a defect must reach the client and the log, not end in silence
             _log.exception("statement %s failed in the server itself", self.query_id)
             raise refusal(UNKNOWN_EXCEPTION, f"Defect in the HTTP interface: {type(exc).__name__}: {exc}") from exc
 
@@ -100,6 +98,7 @@ class Execution:
         """The statement and the first bytes of an INSERT's data; the pieces are consumed so far."""
         text = self.request.query + b"\n" if self.request.query else b""
         is_complete = bool(self.request.query)
+        bound = HEAD_BYTES_MAX if self.role is Role.READER else TEXT_BYTES_MAX
         while True:
             if starts_insert(text[:HEAD_BYTES_MAX]):
                 insert = find_insert(text[:HEAD_BYTES_MAX], is_complete=is_complete)
@@ -110,8 +109,8 @@ class Execution:
                 return parse_statement(text), b""
             is_complete = piece is None
             text += piece or b"\n"
-            if len(text) > TEXT_BYTES_MAX:
-                raise refusal(QUERY_IS_TOO_LARGE, f"The statement is larger than {TEXT_BYTES_MAX} bytes")
+            if len(text) > bound:
+                raise refusal(QUERY_IS_TOO_LARGE, f"The statement is larger than {bound} bytes")
 
     @contextmanager
     def _session(self, statement: Statement) -> Iterator[Session]:

@@ -24,6 +24,7 @@ from clickledger.clickhouse_server.errors import (
 SESSION_SECONDS_DEFAULT: Final = 60  # default_session_timeout of the server
 SESSION_SECONDS_MAX: Final = 3600  # max_session_timeout of the server
 FIELDS_MAX: Final = 1000  # names in one URL; drivers send a dozen
+QUERY_ID_MAX: Final = 256  # characters of a client's query id
 DEFAULT_FORMAT: Final = "TabSeparated"  # of the HTTP interface
 
 # Content-Encoding to the name ClickHouse's INTO OUTFILE … COMPRESSION knows.
@@ -128,14 +129,16 @@ def _from_fields(method: str, raw: Mapping[str, bytes], headers: Mapping[str, st
         if not _NAME.match(name):
             raise refusal(BAD_ARGUMENTS, f"Not a name of a setting or parameter: {name!r}")
     _check_unsupported(fields)
+    database = _name(fields.get("database", "") or headers.get("x-clickhouse-database", ""))
+    default_format = _name(fields.get("default_format", "") or headers.get("x-clickhouse-format", "") or DEFAULT_FORMAT)
     in_blocks = is_true(fields.get("compress", ""))
     wants_encoding = is_true(settings.get("enable_http_compression", "")) and not in_blocks
     return Request(
         credentials=_credentials(fields, headers),
         query=raw.get("query", b""),
-        database=fields.get("database", "") or headers.get("x-clickhouse-database", ""),
-        default_format=fields.get("default_format", "") or headers.get("x-clickhouse-format", "") or DEFAULT_FORMAT,
-        query_id=fields.get("query_id", ""),
+        database=database,
+        default_format=default_format,
+        query_id=_query_id(fields.get("query_id", "")),
         session_id=fields.get("session_id", ""),
         session_seconds=_session_seconds(fields.get("session_timeout", "")),
         session_must_exist=is_true(fields.get("session_check", "")),
@@ -152,12 +155,22 @@ def _from_fields(method: str, raw: Mapping[str, bytes], headers: Mapping[str, st
     )
 
 
+def _name(text: str) -> str:
+    if text and not _NAME.match(text):
+        raise refusal(BAD_ARGUMENTS, f"Not a name of a database or format: {text!r}")
+    return text
+
+
+def _query_id(text: str) -> str:
+    """A client's id; it goes into a header of the answer, so it is one printable line."""
+    if len(text) > QUERY_ID_MAX or not text.isprintable():
+        raise refusal(BAD_ARGUMENTS, f"query_id is no printable text of at most {QUERY_ID_MAX} characters")
+    return text
+
+
 def _check_unsupported(fields: Mapping[str, str]) -> None:
     if fields.get("role"):
         raise refusal(NOT_IMPLEMENTED, "Roles cannot be chosen by the client here")
-    for name in ("database", "default_format"):
-        if fields.get(name) and not _NAME.match(fields[name]):
-            raise refusal(BAD_ARGUMENTS, f"Not a name: {name}={fields[name]!r}")
 
 
 def _credentials(fields: Mapping[str, str], headers: Mapping[str, str]) -> Credentials:

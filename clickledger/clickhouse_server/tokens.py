@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+# What is not closed goes on to the end of the text, and nothing backtracks: lexing is linear for any bytes.
 _TOKEN: Final = re.compile(
     rb"""
-    (?P<space> \s+ | --[^\n]* | \#[ !][^\n]* | /\*.*?\*/ )
-  | (?P<heredoc> \$(?P<tag>\w*)\$ .*? \$(?P=tag)\$ )
-  | (?P<string> '(?:[^'\\]|\\.|'')*' )
-  | (?P<quoted> `(?:[^`\\]|\\.|``)*` | "(?:[^"\\]|\\.|"")*" )
-  | (?P<word> [A-Za-z_\x80-\xff][\w$\x80-\xff]* )
-  | (?P<number> \d[\w.]* )
+    (?P<space> \s++ | --[^\n]*+ | \#[ !][^\n]*+ | /\*.*?(?:\*/|\Z) )
+  | (?P<heredoc> \$(?P<tag>\w*+)\$ .*? (?:\$(?P=tag)\$|\Z) )
+  | (?P<string> '(?:[^'\\]++|\\(?:.|\Z)|'')*+(?:'|\Z) )
+  | (?P<quoted> `(?:[^`\\]++|\\(?:.|\Z)|``)*+(?:`|\Z) | "(?:[^"\\]++|\\(?:.|\Z)|"")*+(?:"|\Z) )
+  | (?P<word> [A-Za-z_\x80-\xff][\w$\x80-\xff]*+ )
+  | (?P<number> \d[\w.]*+ )
   | (?P<mark> . )
     """,
     re.VERBOSE | re.DOTALL,
@@ -94,7 +95,7 @@ Statement = Reading | Inserting | Command
 
 
 def tokens(text: bytes) -> Iterator[Token]:
-    """The tokens of `text` in order, spaces and comments left out; an unclosed quote comes out as single marks."""
+    """The tokens of `text` in order, spaces and comments left out; an unclosed quote is one token to the end."""
     depth = 0
     for found in _TOKEN.finditer(text):
         kind = found.lastgroup or "mark"
@@ -133,7 +134,7 @@ def find_insert(text: bytes, *, is_complete: bool) -> Inserting | None:
             data_at = gap.end() if gap else token.end
             if data_at == len(text) and not is_complete:
                 return None  # more of the name or of the gap may follow
-            return Inserting(text[: previous.start], token.text.decode(), data_at)
+            return Inserting(text[: previous.start], token.text.decode(errors="replace"), data_at)
         previous = token
     return None
 
@@ -161,7 +162,7 @@ def _reading(text: bytes, found: list[Token]) -> Reading:
         if not found[index].is_word(b"FORMAT") or found[index + 1].kind != "word":
             continue
         if index + 2 == len(found) or found[index + 2].is_word(b"SETTINGS"):
-            return Reading(text, found[index + 1].text.decode(), found[index].start)
+            return Reading(text, found[index + 1].text.decode(errors="replace"), found[index].start)
     return Reading(text, "", len(text))
 
 

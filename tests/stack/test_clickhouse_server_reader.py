@@ -222,6 +222,11 @@ def test_what_drivers_send_is_taken(reader: ClickHouseHttp) -> None:
     assert reader.ask("SELECT count() FROM mine", database="default", session_id="a").status == 200
 
 
+def test_long_texts_are_refused(reader: ClickHouseHttp) -> None:
+    """A reader's statement has the length that a server parses by default: 256 KiB."""
+    assert reader.ask("SELECT 1 /* " + "x" * (300 << 10)).code == 223
+
+
 def test_parameters_cannot_smuggle_names(reader: ClickHouseHttp) -> None:
     """An identifier that comes as a parameter is judged like one in the text."""
     sql = "SELECT count() FROM {a:Identifier}.{b:Identifier}"

@@ -73,6 +73,10 @@ def test_credentials_come_one_of_three_ways(
         (b"param_a-b=1", [], 36),
         (b"database=a%60b", [], 36),
         (b"default_format=a+b", [], 36),
+        (b"", [(b"x-clickhouse-database", b"a`b")], 36),
+        (b"", [(b"x-clickhouse-format", b"a b")], 36),
+        (b"query_id=a%0d%0ab", [], 36),
+        (b"query_id=" + b"a" * 257, [], 36),
         (b"role=owner", [], 48),
         (b"session_timeout=3601", [], 374),
         (b"session_timeout=x", [], 374),
@@ -207,6 +211,16 @@ def test_lexing_never_fails(text: bytes) -> None:
     starts_insert(text)
     found = find_insert(b"INSERT INTO t " + text, is_complete=True)
     assert found is None or found.data_at <= len(text) + len(b"INSERT INTO t ")
+
+
+@pytest.mark.parametrize(
+    "text", [b"/*", b"'\\'", b"`\\`", b'"\\"', b"$a$", b"$$", b"''", b"-- ", b"(", b"\\", b"'\\", b"# "], ids=repr
+)
+def test_no_text_takes_longer_than_its_length_allows(text: bytes) -> None:
+    """Openings that are never closed do not make the lexer start over: 128 KiB of them end within the test's time-out."""
+    whole = text * ((128 << 10) // len(text))
+    parse_statement(b"SELECT " + whole)
+    find_insert(b"INSERT INTO t " + whole, is_complete=True)
 
 
 @pytest.mark.parametrize(
