@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 # What is not closed goes on to the end of the text, and nothing backtracks: lexing is linear for any bytes.
 _TOKEN: Final = re.compile(
     rb"""
-    (?P<space> \s++ | --[^\n]*+ | \#[ !][^\n]*+ | /\*.*?(?:\*/|\Z) )
+    (?P<space> \s++ | --[^\n]*+ | \#[ !][^\n]*+ | /\*.*?\*/ )
+  | (?P<broken> /\*.*\Z )
   | (?P<heredoc> \$(?P<tag>\w*+)\$ .*? (?:\$(?P=tag)\$|\Z) )
   | (?P<string> '(?:[^'\\]++|\\(?:.|\Z)|'')*+(?:'|\Z) )
   | (?P<quoted> `(?:[^`\\]++|\\(?:.|\Z)|``)*+(?:`|\Z) | "(?:[^"\\]++|\\(?:.|\Z)|"")*+(?:"|\Z) )
@@ -95,7 +96,7 @@ Statement = Reading | Inserting | Command
 
 
 def tokens(text: bytes) -> Iterator[Token]:
-    """The tokens of `text` in order, spaces and comments left out; an unclosed quote is one token to the end."""
+    """The tokens of `text` in order, spaces and comments left out; an unclosed quote or comment is one token to the end."""
     depth = 0
     for found in _TOKEN.finditer(text):
         kind = found.lastgroup or "mark"
