@@ -23,6 +23,20 @@ class ClickedAt(StrEnum):
     SHIFT = "shift"
 
 
+_File = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="FILE", help="Replay an access log, NDJSON or CSV of clicks, gzipped or not."),
+]
+_ShortUrls = Annotated[
+    list[str] | None, typer.Option("--short-url", help="Short URL to click on; may be repeated [the stack's].")
+]
+_Links = Annotated[
+    Path | None, typer.Option(help="File of links to click on, as `links load` takes it; its first ones most.")
+]
+_Url = Annotated[str | None, typer.Option(help="The API [the running stack's].")]
+_Key = Annotated[str | None, typer.Option(envvar="CLICKLEDGER_KEY", help="API key [the running stack's].")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("send", epilog=EPILOG)(send)
@@ -36,21 +50,14 @@ def send(
     rate: Annotated[
         float, typer.Option(min=0, help="Clicks per second, open loop; 0 = as fast as answers come.")
     ] = 500,
-    file: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="FILE", help="Replay an access log, NDJSON or CSV of clicks, gzipped or not."),
-    ] = None,
+    file: _File = None,
     duration: Annotated[float, typer.Option(min=0.1, help="Seconds after which no new click is sent.")] = 300,
     connections: Annotated[int, typer.Option(min=1, max=4096, help="Connections, one request at a time each.")] = 32,
     batch: Annotated[int, typer.Option(min=1, max=1000, help="Clicks per request; above 1: POST /v1/clicks.")] = 1,
     retries: Annotated[int, typer.Option(min=0, max=20, help="Tries again after 429, 5xx or no answer.")] = 0,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which an answer no longer counts.")] = 10,
-    short_url: Annotated[
-        list[str] | None, typer.Option("--short-url", help="Short URL to click on; may be repeated [the stack's].")
-    ] = None,
-    links: Annotated[
-        Path | None, typer.Option(help="File of links to click on, as `links load` takes it; its first ones most.")
-    ] = None,
+    short_url: _ShortUrls = None,
+    links: _Links = None,
     clicked_at: Annotated[
         ClickedAt, typer.Option(help="Times of --from: none, keep, or shift so that the last one is now.")
     ] = ClickedAt.NONE,
@@ -61,8 +68,8 @@ def send(
     verify_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds without a new row after which to compare.")
     ] = 60,
-    url: Annotated[str | None, typer.Option(help="The API [the running stack's].")] = None,
-    key: Annotated[str | None, typer.Option(envvar="CLICKLEDGER_KEY", help="API key [the running stack's].")] = None,
+    url: _Url = None,
+    key: _Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     data: DataOption = None,
 ) -> None:
