@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tests.support.figures import Figure
 from tests.support.full_stack import FullStack
-from tests.support.pipeline import audit_is_clean, count_rows, eventually, query, succeed
+from tests.support.pipeline import audit_is_clean, count_rows, eventually, load_example_link, query, succeed
 
 # The published page's example, byte for byte, line breaks and the agent's leading space included.
 EXAMPLE_BODY = b"""{
@@ -21,21 +21,8 @@ EXAMPLE_BODY = b"""{
   "ip-address":"203.199.178.211"
 }"""
 EXAMPLE_AGENT = json.loads(EXAMPLE_BODY)["user-agent"].strip()
-PROMOTIONS = "promotion_id,name,campaign_id,deployment_id,sent,delivered\nemployee,Employees,c-7,d-9,1000,900\n"
-LINKS = (
-    "short_url,promotion_id,recipient,link_name,long_url\n"
-    "http://shortdomain/dsltrack/employee/j460A8,employee,919800000001,offer,https://shop.example/offer\n"
-)
 CLICK_PATH = "/campaignapi/resources/v3/shortlinkclicks"
 VISIBLE_S_MAX = 30.0
-
-
-def load_example_link(stack: FullStack, folder: Path) -> None:
-    """Register the published example's link and its promotion as a user does."""
-    (folder / "promotions.csv").write_text(PROMOTIONS)
-    (folder / "links.csv").write_text(LINKS)
-    assert succeed(stack, "promotions", "load", str(folder / "promotions.csv"), "--wait") == "1 loaded, 0 refused\n"
-    assert succeed(stack, "links", "load", str(folder / "links.csv"), "--wait") == "1 loaded, 0 refused\n"
 
 
 def post_click(stack: FullStack, body: bytes) -> tuple[int, dict[str, Any]]:
@@ -100,9 +87,10 @@ def test_the_published_example_becomes_a_row(full_stack: FullStack, tmp_path: Pa
     assert row["browser_version"].split(".")[0] == "64"
     assert row["received_at"] == row["clicked_at"]
     assert row["received_at"] <= row["enriched_at"] <= row["inserted_at"] < row["expires_at"]
-    (live,) = succeed(full_stack, "tail", "--promotion", "employee", "--since", "2m", "-n", "1", "--json").splitlines()
-    assert json.loads(live)["transaction_id"] == transaction_id
-    assert json.loads(live)["raw_offset"] == int(row["raw_offset"])
+    clicks = query(full_stack, "SELECT count() AS clicks FROM clicks WHERE promotion_id = 'employee'")[0]["clicks"]
+    tail = succeed(full_stack, "tail", "--promotion", "employee", "--since", "1h", "-n", str(clicks), "--json")
+    (live,) = [each for each in map(json.loads, tail.splitlines()) if each["transaction_id"] == transaction_id]
+    assert (live["raw_partition"], live["raw_offset"]) == (row["raw_partition"], int(row["raw_offset"]))
 
 
 def test_an_unknown_link_makes_no_row(full_stack: FullStack) -> None:

@@ -22,6 +22,11 @@ from tests.support.stack import execute
 WAIT_S = 90.0
 COMMAND_S = 150.0
 _POLL_S = 0.1
+_PROMOTIONS = "promotion_id,name,campaign_id,deployment_id,sent,delivered\nemployee,Employees,c-7,d-9,1000,900\n"
+_LINKS = (
+    "short_url,promotion_id,recipient,link_name,long_url\n"
+    "http://shortdomain/dsltrack/employee/j460A8,employee,919800000001,offer,https://shop.example/offer\n"
+)
 
 
 def now_ms() -> int:
@@ -60,6 +65,17 @@ def succeed(stack: FullStack, *arguments: str) -> str:
     done = run(stack, *arguments)
     assert done.returncode == 0, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def load_example_link(stack: FullStack, folder: Path) -> None:
+    """Register the published example's link and its promotion as a user does."""
+    (folder / "example-promotions.csv").write_text(_PROMOTIONS)
+    (folder / "example-links.csv").write_text(_LINKS)
+    assert (
+        succeed(stack, "promotions", "load", str(folder / "example-promotions.csv"), "--wait")
+        == "1 loaded, 0 refused\n"
+    )
+    assert succeed(stack, "links", "load", str(folder / "example-links.csv"), "--wait") == "1 loaded, 0 refused\n"
 
 
 def audit_is_clean(stack: FullStack) -> dict[str, Any]:
