@@ -86,24 +86,31 @@ def send(
     """
     from clickledger.lines import FileProblem
     from clickledger.load.clicks import Target
-    from clickledger.load.plan import Plan, links_of
+    from clickledger.load.plan import Plan
     from clickledger.load.pump import Pace
     from clickledger.load.report import Run, new_run_id
 
     base, secret, stack = api_access(data, url, key)
     try:
         target = Target.of(base, secret)
-        known = links_of(links) if links else list(short_url or ([stack.short_url] if stack else []))
+        known = _known_links(links, short_url or ([stack.short_url] if stack else []))
         shift_ms = _shift_ms(file, clicked_at)
     except (FileProblem, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
-    if not known:
-        raise typer.BadParameter("no short URL to click on: give --short-url or --links")
     plan = Plan(new_run_id(), known, count, seed, file, is_marked=verify, shift_ms=shift_ms)
     pace = Pace(rate, connections, batch, duration, timeout, retries)
     located = locate(data) if verify else None
     run = Run(target, plan, pace, located.clickhouse if located else None, verify_timeout)
     raise typer.Exit(_execute(run, as_json=as_json))
+
+
+def _known_links(file: Path | None, short_urls: list[str]) -> list[str]:
+    from clickledger.load.plan import links_of
+
+    known = links_of(file) if file else short_urls
+    if not known:
+        raise typer.BadParameter("no short URL to click on: give --short-url or --links")
+    return known
 
 
 def _shift_ms(file: Path | None, clicked_at: ClickedAt) -> int | None:
