@@ -94,8 +94,8 @@ def _promotion(tenant: str, now_ms: int) -> dict[str, Any]:
         "name": "First steps",
         "campaign_id": "first-steps",
         "deployment_id": "1",
-        "sent": 1,
-        "delivered": 1,
+        "sent": None,  # nobody was sent anything: no rate is honest here
+        "delivered": None,
         "sent_at": now_ms,
     }
 
