@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 STREAM = "s1"
 BOUNDS = Bounds()
-LIMITS = Limits(rows_max=3, bytes_max=1 << 20, age_ms=500)
-WAITING = "wait"
+LIMITS = Limits(rows_max=4, bytes_max=1 << 20, age_ms=0)
+IDLE = "idle"
 
 
 class Record(NamedTuple):
@@ -124,9 +124,7 @@ class ModelTable:
             return {
                 row["transaction_id"]: ""
                 for row in self.world.rows()
-                if row["transaction_id"] in ids
-                and row["status"] == Status.ACCEPTED
-                and row["raw_offset"] <= raw_before
+                if row["transaction_id"] in ids and row["status"] == Status.ACCEPTED and row["raw_offset"] <= raw_before
             }
 
         return await Op("accepted_copies", look)
@@ -201,10 +199,11 @@ class ModelGroup:
 
 
 class ModelFeed:
-    """The real `Intake` over the model's log."""
+    """The real `Intake` over the model's log; `fetch` records come at a time, so that processes cut different blocks."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, fetch: int) -> None:
         self.world = world
+        self.fetch = fetch
         self.intake = Intake(STREAM, 0)
 
     async def begin_offset(self) -> int:
@@ -216,9 +215,9 @@ class ModelFeed:
         self.intake.restart(position, taken, plan)
 
     async def next_block(self) -> Block | Unbuildable:
-        """Read two records at a time until a block is due."""
+        """Read until a block is due."""
         while self.intake.due_in_ms(LIMITS, self._now_ms()) != 0:
-            await Op(WAITING, self._read)
+            await Op(IDLE if self.intake.position >= len(self.world.log) else "read", self._read)
         return self.intake.cut(LIMITS)
 
     def due_block(self) -> Block | None:
@@ -229,7 +228,7 @@ class ModelFeed:
         return block if isinstance(block, Block) else None
 
     def _read(self) -> None:
-        self.intake.offer(self.world.log[self.intake.position : self.intake.position + 2], self._now_ms())
+        self.intake.offer(self.world.log[self.intake.position : self.intake.position + self.fetch], self._now_ms())
 
     def _now_ms(self) -> int:
         return int(self.world.now_s * 1000)
@@ -272,10 +271,10 @@ class SilentWatch:
 class Process:
     """One member's owner coroutine. It lives on after it lost the partition, until it notices or is crashed."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, fetch: int = 2) -> None:
         world.generation += 1
         self.watch = SilentWatch()
-        self.feed = ModelFeed(world)
+        self.feed = ModelFeed(world, fetch)
         owner = Owner(
             STREAM,
             0,
@@ -306,8 +305,17 @@ class Process:
         except NotOwned:
             self.pending = None
 
+    def go_to(self, name: str, *, answered: bool) -> None:
+        """Step at least once, and on until the next operation of this name: before its effect, or with its answer under way."""
+        for _ in range(300):
+            self.step()
+            if self.pending is None:
+                return
+            if self.pending.name == name and (self._answer is not None) == answered:
+                return
+
     def _take_effect(self, op: Op[Any], fault: str) -> tuple[Any, Exception | None]:
-        can_fail = op.name not in {"pause", WAITING}
+        can_fail = op.name not in {"pause", "read", IDLE}
         if fault == "before" and can_fail:
             return None, TransientError("injected")
         try:
@@ -316,9 +324,19 @@ class Process:
             return None, exc
         return (None, OutcomeUnknown("injected")) if fault == "after" and can_fail else (result, None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for records and holds none."""
+        return self.pending is not None and self.pending.name == IDLE and not len(self.feed.intake)
+
     def disconnect(self) -> None:
         """The connection to ClickHouse breaks: an answer on its way is lost."""
-        if self.pending is not None and self.pending.name in {"highest", "accepted_copies", "recent_suspects", "insert"}:
+        if self.pending is not None and self.pending.name in {
+            "highest",
+            "accepted_copies",
+            "recent_suspects",
+            "insert",
+        }:
             self._answer = None, OutcomeUnknown("connection lost")
 
     def crash(self) -> None:

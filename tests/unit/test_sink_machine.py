@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shared.events import Status
 from shared.ids import keyed_id
 from sink.suspects import REMEMBER_S
-from tests.support.sink_model import WAITING, Process, World
+from tests.support.sink_model import IDLE, Process, World
+
+POINTS = st.sampled_from(["commit", "highest", "insert", IDLE])
 
 
 class SinkMachine(RuleBasedStateMachine):
@@ -25,8 +27,9 @@ class SinkMachine(RuleBasedStateMachine):
 
     @initialize(token_first=st.booleans())
     def begin(self, *, token_first: bool) -> None:
-        """A server that logs the token first, or the part first."""
+        """A server that logs the token first, or the part first; some records wait."""
         self.world.token_first = token_first
+        self.write(["n"] * 7)
         self.processes.append(Process(self.world))
 
     # --- the enricher
@@ -43,17 +46,13 @@ class SinkMachine(RuleBasedStateMachine):
                 self.world.written[raw_offset] = (keyed_id("t", str(raw_offset), 1), kind == "s")
             self.world.write(raw_offset)
 
-    @precondition(lambda self: self.world.written)
-    @rule(data=st.data())
-    def second_writer_starts(self, data: st.DataObject) -> None:
-        """A second enricher begins anywhere where all lower offsets are written."""
-        self.writers.append(data.draw(st.integers(0, len(self.world.written) - 1)))
-
-    @precondition(lambda self: self.writers)
-    @rule(data=st.data(), count=st.integers(1, 4))
-    def second_writer_goes_on(self, data: st.DataObject, count: int) -> None:
-        """It writes copies, going up without holes."""
-        index = data.draw(st.integers(0, len(self.writers) - 1))
+    @rule(data=st.data(), count=st.integers(1, 6))
+    def write_copies(self, data: st.DataObject, count: int) -> None:
+        """Another enricher goes on, or a new one begins anywhere where all lower offsets are written."""
+        begin = st.integers(0, len(self.world.written) - 1)
+        index = data.draw(st.integers(0, len(self.writers)))
+        if index == len(self.writers):
+            self.writers.append(data.draw(begin))
         for _ in range(count):
             if self.writers[index] < len(self.world.written):
                 self.world.write(self.writers[index])
@@ -70,26 +69,33 @@ class SinkMachine(RuleBasedStateMachine):
 
     # --- the members
 
-    @rule(
-        data=st.data(),
-        count=st.integers(1, 25),
-        fault=st.sampled_from(["none", "none", "none", "before", "after"]),
-    )
-    def step(self, data: st.DataObject, count: int, fault: str) -> None:
-        """One process goes on for some steps; the first may fail."""
-        process = data.draw(st.sampled_from(self.processes))
-        for number in range(count):
-            process.step(fault if number == 0 else "none")
+    @rule(data=st.data(), fault=st.sampled_from(["none", "before", "after"]))
+    def step(self, data: st.DataObject, fault: str) -> None:
+        """One operation of a process takes effect, or fails, or loses its answer."""
+        data.draw(st.sampled_from(self.processes)).step(fault)
 
-    @rule(crash=st.booleans())
-    def rebalance(self, *, crash: bool) -> None:
-        """The partition goes to a new owner; the former one is dead, or does not know it yet."""
+    @rule(data=st.data(), point=POINTS, answered=st.booleans())
+    def go_to(self, data: st.DataObject, point: str, *, answered: bool) -> None:
+        """A process goes on to right before, or right behind, the next operation of a kind."""
+        data.draw(st.sampled_from(self.processes)).go_to(point, answered=answered)
+
+    @rule(point=POINTS, answered=st.booleans(), crash=st.booleans(), then=POINTS, fetch=st.integers(1, 4))
+    def hand_over(self, point: str, then: str, fetch: int, *, answered: bool, crash: bool) -> None:
+        """The owner gets to a point and the partition goes to another; the former one is dead, or stopped there."""
+        self.processes[-1].go_to(point, answered=answered)
         if crash:
             self.processes[-1].crash()
         self.processes = [process for process in self.processes if process.pending is not None][-2:]
-        self.processes.append(Process(self.world))
+        self.processes.append(Process(self.world, fetch))
+        self.processes[-1].go_to(then, answered=False)
 
-    @rule(seconds=st.floats(0.2, 40))
+    @precondition(lambda self: len(self.processes) > 1)
+    @rule(point=POINTS)
+    def a_former_owner_wakes_up(self, point: str) -> None:
+        """It goes on where it was stopped."""
+        self.processes[0].go_to(point, answered=True)
+
+    @rule(seconds=st.sampled_from([0.6, 5.0, 20.0, 31.0, 80.0]))
     def time_passes(self, seconds: float) -> None:
         """Nobody is scheduled meanwhile."""
         self.world.now_s += seconds
@@ -136,10 +142,8 @@ class SinkMachine(RuleBasedStateMachine):
             self.world.write(raw_offset)
         owner = Process(self.world)
         for _ in range(4_000):
-            if owner.pending is not None and owner.pending.name == WAITING:
-                if self.world.highest() == len(self.world.written) - 1 and len(owner.feed.intake) == 0:
-                    break
-                self.world.now_s += 0.3
+            if self.world.highest() == len(self.world.written) - 1 and owner.is_idle:
+                break
             owner.step()
         rows = sorted(self.world.rows(), key=lambda row: row["raw_offset"])
         assert [row["raw_offset"] for row in rows] == list(range(len(self.world.written)))
