@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("RESULTS.md")
 LIBRARIES = ("aiokafka", "uvicorn", "uvloop", "httptools", "orjson", "chdb-core", "clickhouse-connect", "ua-parser")
 MISSING = 3
+QUIET_LOAD_MAX = 0.7
+"""Load average above which something else had a part of the machine just before the run."""
 
 
 class Part(NamedTuple):
@@ -55,13 +57,15 @@ def machine() -> list[str]:
     lock = (ROOT / "clickledger/stack/kafka.lock").read_text(encoding="utf-8")
     kafka = re.search(r"org\.apache\.kafka:kafka_2\.13:(\S+)", lock)
     found = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    load = "/".join(f"{each:.1f}" for each in os.getloadavg())
+    load = os.getloadavg()
+    busy = ["**other work ran on the machine: the figures are low, the ratios rough; run it on a quiet one**"]
     return [
         f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `{'QUICK=1 ' if is_quick() else ''}make bench`",
         f"machine: {os.cpu_count()} cores, {models[0] if models else platform.processor() or platform.machine()}",
-        f"system: {platform.system()} {platform.release()}, load average before the run {load}",
+        f"system: {platform.system()} {platform.release()}, load average before the run {load[0]:.1f}",
         f"Python {platform.python_version()}, Apache Kafka {kafka[1] if kafka else '?'}, {wrk_version()}",
         found,
+        *(busy if load[0] > QUIET_LOAD_MAX else []),
     ]
 
 
