@@ -16,12 +16,14 @@ SAME_EVERY_S: Final = 10.0
 """How often the same line of the library is shown; an outage of a broker is a few lines, not thousands."""
 START_S: Final = 10.0
 """A broker that has just started has no group coordinator for a moment: ordinary, unless it lasts this long."""
+REBALANCING: Final = "because it is rebalancing"
+"""A heartbeat that learns of a member that came or went: how it is meant to be."""
 LINES_MAX: Final = 1_000
 """Different lines remembered; the library has some hundred."""
 
 
 class QuietLibrary(logging.Filter):
-    """Drops the library's repeated lines, and its complaints about groups just after the start."""
+    """Drops the library's repeated lines, and its complaints about groups that are starting or rebalancing."""
 
     def __init__(self, started_s: float | None = None) -> None:
         """`started_s`: when the process started, seconds since the epoch; now by default."""
@@ -33,7 +35,9 @@ class QuietLibrary(logging.Filter):
         """Whether to show the line; one that stands for others says for how many."""
         if record.name.partition(".")[0] != LIBRARY:
             return True
-        if record.name == GROUP_LOGGER and record.created - self._started_s < START_S:
+        if record.name == GROUP_LOGGER and (
+            record.created - self._started_s < START_S or REBALANCING in str(record.msg)
+        ):
             return False
         key = (record.name, str(record.msg))
         last_s, hidden = self._shown.get(key, (float("-inf"), 0))

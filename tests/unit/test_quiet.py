@@ -43,6 +43,12 @@ def test_a_missing_coordinator_is_told_only_when_it_lasts() -> None:
     assert quiet.filter(line("Marking the coordinator dead", STARTED_S + START_S, GROUP_LOGGER))
 
 
+def test_a_rebalance_is_no_warning() -> None:
+    """Members come and go; our own lines say what is assigned."""
+    text = "Heartbeat failed for group %s because it is rebalancing"
+    assert not QuietLibrary(STARTED_S).filter(line(text, STARTED_S + 100, GROUP_LOGGER, "sinks"))
+
+
 def test_memory_is_bounded() -> None:
     """Lines that are never the same do not add up."""
     quiet = QuietLibrary(STARTED_S)
