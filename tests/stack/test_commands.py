@@ -20,6 +20,7 @@ from clickledger.load.verify import Ledger
 from clickledger.located import of_stack
 from clickledger.stack.ready import Ready
 from shared.clickhouse import ClickHouse
+from tests.support.figures import Figure
 from tests.support.full_stack import FullStack, clean_env
 
 
@@ -52,16 +53,16 @@ def cli(full_stack: FullStack) -> Cli:
     return Cli(full_stack)
 
 
-def test_a_hundred_thousand_clicks_are_exactly_their_rows(cli: Cli) -> None:
+def test_a_hundred_thousand_clicks_are_exactly_their_rows(cli: Cli, figure: Figure) -> None:
     """In batches and one by one: each 200 is one accepted row, and the audit is clean."""
     sent = json.loads(
         cli("send", "--count", "90000", "--rate", "0", "--batch", "500", "--verify", "--json", "--retries", "9")
     )
-    print("batches:", sent)  # noqa: T201  # figures
+    figure(f"90,000 in batches: {sent['clicks_per_second']:,} clicks/s, latency {sent['latency_ms']} ms")
     assert (sent["clicks"], sent["verify"]["proved"], sent["verify"]["missing"]) == (90_000, True, 0)
     assert sent["verify"]["duplicates"] > 0
     single = json.loads(cli("send", "--count", "10000", "--rate", "0", "--verify", "--json", "--retries", "9"))
-    print("single:", single)  # noqa: T201  # figures
+    figure(f"10,000 one by one: {single['clicks_per_second']:,} clicks/s, latency {single['latency_ms']} ms")
     assert (single["clicks"], single["verify"]["proved"]) == (10_000, True)
     audit = json.loads(cli("audit", "--wait", "--json"))
     assert audit["clean"]
