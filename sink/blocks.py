@@ -98,10 +98,10 @@ class Unbuildable(NamedTuple):
     found: int
 
 
-def dedup_token(stream: str, partition: int, block: Block, attempt: int = 0) -> str:
+def dedup_token(stream: str, partition: int, block: Block) -> str:
     """`<stream>-<partition>-<first raw>-<last raw>`, with `#<attempt>` after an acknowledged insert that left no rows."""
     token = f"{stream}-{partition}-{block.rows[0].raw_offset}-{block.rows[-1].raw_offset}"
-    return f"{token}#{attempt}" if attempt else token
+    return f"{token}#{block.plan.attempt}" if block.plan.attempt else token
 
 
 # --- taking records ------------------------------------------------------------------------------------------------
@@ -272,7 +272,9 @@ class Intake:
         rows = [self._rows.popleft() for _ in range(count)]
         self.bytes -= sum(len(row.value) + ROW_OVERHEAD_BYTES for row in rows)
         last = rows[-1]
-        cut = Plan(self._cut_from, last.kafka_offset, self._cut_raw, last.raw_offset)
+        cut = Plan(
+            self._cut_from, last.kafka_offset, self._cut_raw, last.raw_offset, plan.attempt if plan is not None else 0
+        )
         self._cut_from, self._cut_raw = cut.next_offset, cut.raw_last
         while self._arrivals and self._arrivals[0][0] <= cut.raw_last:
             self._arrivals.popleft()

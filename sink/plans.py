@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from shared.errors import OperatorError
@@ -30,23 +30,30 @@ class Plan:
     """Highest raw offset before the block; -1 when there is none."""
     raw_last: int
     """Raw offset of its last row."""
+    attempt: int = 0
+    """How often ClickHouse acknowledged the block and did not have it; in the token, so that all owners send the same."""
 
     @property
     def next_offset(self) -> int:
         """The Kafka offset to commit after the block."""
         return self.last + 1
 
+    def with_attempt(self, attempt: int) -> Plan:
+        """The same block, to be sent with another token."""
+        return replace(self, attempt=attempt)
+
     def after(self) -> Plan:
         """The empty plan at this plan's end."""
         return Plan(self.last + 1, self.last, self.raw_last, self.raw_last)
 
 
-_PLAN: Final = re.compile(r"v1:(\d+)-(-?\d+):(-?\d+):(-?\d+)")
+_PLAN: Final = re.compile(r"v1:(\d+)-(-?\d+):(-?\d+):(-?\d+)(?:#(\d+))?")
 
 
 def encode_plan(plan: Plan) -> str:
-    """The commit metadata `v1:<first>-<last>:<raw before>:<raw last>`."""
-    return f"v1:{plan.first}-{plan.last}:{plan.raw_before}:{plan.raw_last}"
+    """The commit metadata `v1:<first>-<last>:<raw before>:<raw last>`, with `#<attempt>` from the second one on."""
+    text = f"v1:{plan.first}-{plan.last}:{plan.raw_before}:{plan.raw_last}"
+    return f"{text}#{plan.attempt}" if plan.attempt else text
 
 
 def decode_plan(metadata: str) -> Plan | None:
@@ -60,16 +67,18 @@ def decode_plan(metadata: str) -> Plan | None:
     match = _PLAN.fullmatch(metadata)
     if match is None:
         raise OperatorError(f"commit metadata {metadata!r:.80} is not a plan of this version (v1:…)")
-    plan = Plan(*map(int, match.groups()))
+    plan = Plan(*(int(number or 0) for number in match.groups()))
     if plan.last < plan.first - 1 or plan.raw_last < plan.raw_before or plan.raw_before < -1:
         raise OperatorError(f"commit metadata {metadata!r:.80} contradicts itself")
     return plan
 
 
 class Insert(NamedTuple):
-    """The table stands right before the block. `attempt` > 0: the token is remembered without its rows."""
+    """The table stands right before the block."""
 
-    attempt: int
+
+class InsertAgain(NamedTuple):
+    """So it does although it acknowledged the block: the token is remembered without its rows. Take another token."""
 
 
 class AlreadyThere(NamedTuple):
@@ -94,18 +103,18 @@ class Impossible(NamedTuple):
     highest: int
 
 
-Decision: TypeAlias = Insert | AlreadyThere | StalePlan | Rewind | Impossible
+Decision: TypeAlias = Insert | InsertAgain | AlreadyThere | StalePlan | Rewind | Impossible
 
 
-def decide(plan: Plan, highest: int, acknowledged: int = 0) -> Decision:
+def decide(plan: Plan, highest: int, *, is_acknowledged: bool = False) -> Decision:
     """What to do with a planned block when the table's highest raw offset of the partition is `highest` (-1: none).
 
-    `acknowledged`: how many inserts of this very block the table has acknowledged to us so far.
+    `is_acknowledged`: an insert of this very plan, attempt included, was acknowledged to us.
     """
     if highest == plan.raw_last:
         return AlreadyThere()
     if highest == plan.raw_before:
-        return Insert(acknowledged)
+        return InsertAgain() if is_acknowledged else Insert()
     if highest > plan.raw_last:
         return StalePlan(highest)
     if highest < plan.raw_before:
@@ -133,3 +142,8 @@ class Waypoints:
     def at(self, highest: int) -> Plan | None:
         """The plan that begins right after `highest`: the lost block itself, to be built again as it was."""
         return next((plan for plan in self.plans if plan.raw_before == highest), None)
+
+    def registered(self, plan: Plan) -> Plan:
+        """A plan with the latest attempt under which it was noted."""
+        noted = self.at(plan.raw_before)
+        return noted if noted is not None and noted.with_attempt(plan.attempt) == plan else plan

@@ -25,9 +25,9 @@ from shared.errors import DataError, OperatorError, TransientError
 from sink.blocks import Block, Row, Unbuildable, block_at_ms, dedup_token, encode_body
 from sink.plans import (
     AlreadyThere,
-    Decision,
     Impossible,
     Insert,
+    InsertAgain,
     Plan,
     Rewind,
     StalePlan,
@@ -179,7 +179,7 @@ class Owner:
         self._quiet_from_s = clock.now_s()  # no insert but ours began after this
         self._proved_at_s = float("-inf")  # when we last began a commit that the group accepted
         self._waypoints = Waypoints()
-        self._acknowledged: dict[Plan, int] = {}
+        self._acknowledged: set[Plan] = set()
         self._poison: dict[int, Row] = {}
         self._unknown_errors = 0
         self._remembered = Remembered()
@@ -197,7 +197,7 @@ class Owner:
                 block = None  # the table stands elsewhere: the feed starts again from there
                 continue
             following = self.feed.due_block()
-            if following is None and not await self.store(block):  # idle: see the block in the table
+            if following is None and not await self.store(block, until_seen=True):  # idle: see the block in the table
                 block = None
                 continue
             await self.commit(following.plan if following else block.plan.after())  # commit, with the next plan
@@ -218,7 +218,7 @@ class Owner:
             self.feed.restart(next_offset, highest)
             return
         match decide(plan, highest):
-            case Insert():
+            case Insert() | InsertAgain():
                 self.feed.restart(plan.first, plan.raw_before, plan)
             case AlreadyThere() | StalePlan():
                 self.feed.restart(plan.next_offset, highest)
@@ -253,34 +253,47 @@ class Owner:
         self._waypoints.note(plan)
 
     @_persistently
-    async def store(self, block: Block) -> bool:
+    async def store(self, block: Block, *, until_seen: bool = False) -> bool:
         """Bring a planned block into the table.
 
-        True when the table has it, as far as it told us; False when the table stands elsewhere, and the feed has been
-        restarted from there.
+        True when an insert was acknowledged, or (always so with `until_seen`) when the table's answer shows the block;
+        False when the table stands elsewhere, and the feed has been restarted from there.
         """
+        block = Block(self._waypoints.registered(block.plan), block.rows)
         while True:
             if not self._is_fresh(self._proved_at_s):
                 await self._commit(block.plan)
             async with self.table.turn():
                 asked_at_s = self.clock.now_s()
                 highest = await self.table.highest()
-                decision = decide(block.plan, highest, self._acknowledged.get(block.plan, 0))
+                decision = decide(block.plan, highest, is_acknowledged=block.plan in self._acknowledged)
                 self.watch.decided(decision)
-                if isinstance(decision, Insert) and not (decision.attempt and self._unsettled_s() > 0):
+                if isinstance(decision, Insert):
                     body, replaced = await self._body(block)
                     if not (self._is_fresh(asked_at_s) and self._is_fresh(self._proved_at_s)):
                         continue
-                    if await self._insert(block, body, decision.attempt):
+                    if await self._insert(block, body):
                         self.watch.stored(block, replaced, len(body))
-                        return True
+                        if not until_seen:
+                            return True
                     continue
-            done = await self._follow(block, decision)
-            if done is not None:
-                return done
+            if isinstance(decision, InsertAgain):
+                block = await self._take_another_token(block)
+            else:
+                return await self._follow(block, decision)
 
-    async def _follow(self, block: Block, decision: Decision) -> bool | None:
-        """Act on an answer that is not "insert now"; None: ask again."""
+    async def _take_another_token(self, block: Block) -> Block:
+        """Plan the block with the next token, once no insert with an earlier one can be in flight."""
+        plan = block.plan.with_attempt(block.plan.attempt + 1)
+        while plan in self._acknowledged:
+            plan = plan.with_attempt(plan.attempt + 1)
+        if not await self._settle():
+            await self._commit(plan)
+            return Block(plan, block.rows)
+        return block
+
+    async def _follow(self, block: Block, decision: AlreadyThere | StalePlan | Rewind | Impossible) -> bool:
+        """Act on an answer that is not "insert": True when the block is there, False when the feed was restarted."""
         match decision:
             case AlreadyThere():
                 self._note_stored(block)
@@ -292,19 +305,16 @@ class Owner:
             case Rewind(highest):
                 await self._start_over(highest, settle=True)
                 return False
-            case Insert():
-                await self._settle()
-                return None
             case Impossible(highest):
                 raise OperatorError(self._impossible(block.plan, highest))
             case _:
                 assert_never(decision)
 
-    async def _insert(self, block: Block, body: bytes, attempt: int) -> bool:
+    async def _insert(self, block: Block, body: bytes) -> bool:
         """Insert; False when a row was found that cannot be stored, and the block must be made again without it."""
         quiet_from_s, self._quiet_from_s = self._quiet_from_s, self.clock.now_s()  # until answered, it may be in flight
         try:
-            await self.table.insert(body, dedup_token(self.stream, self.partition, block, attempt))
+            await self.table.insert(body, dedup_token(self.stream, self.partition, block))
         except DataError as exc:
             await self._find_poison(block, exc)
             return False
@@ -315,7 +325,7 @@ class Owner:
             await self._find_poison(block, exc)
             return False
         self._quiet_from_s = quiet_from_s
-        self._acknowledged[block.plan] = self._acknowledged.get(block.plan, 0) + 1
+        self._acknowledged.add(block.plan)
         self._note_stored(block)
         return True
 
@@ -324,7 +334,7 @@ class Owner:
         self._remembered.add((row.key for row in block.rows if row.is_suspect), self._last_stored_s)
         self._poison.clear()
         self._unknown_errors = 0
-        self._acknowledged = {p: n for p, n in self._acknowledged.items() if p in self._waypoints.plans}
+        self._acknowledged = {plan for plan in self._acknowledged if self._waypoints.at(plan.raw_before) is not None}
 
     async def _body(self, block: Block) -> tuple[bytes, dict[int, bytes]]:
         """The block's bytes, and the rows (by raw offset) that were rewritten.

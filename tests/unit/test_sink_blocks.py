@@ -123,7 +123,7 @@ def test_an_accepted_gap_is_read_again_from_its_far_side() -> None:
     (block,) = cut_all(source, Limits())
     assert [row.raw_offset for row in block.rows] == [0, 3]
     assert dedup_token("s", 2, block) == "s-2-0-3"
-    assert dedup_token("s", 2, block, 1) == "s-2-0-3#1"
+    assert dedup_token("s", 2, Block(block.plan.with_attempt(1), block.rows)) == "s-2-0-3#1"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sink.plans import (
     AlreadyThere,
     Impossible,
     Insert,
+    InsertAgain,
     Plan,
     Rewind,
     StalePlan,
@@ -55,7 +56,7 @@ def test_metadata_of_others_is_never_none(text: str) -> None:
     [
         (98, Rewind(98)),
         (-1, Rewind(-1)),
-        (99, Insert(0)),
+        (99, Insert()),
         (100, Impossible(100)),
         (108, Impossible(108)),
         (109, AlreadyThere()),
@@ -68,8 +69,23 @@ def test_the_table_decides(highest: int, expected: object) -> None:
 
 
 def test_an_acknowledged_insert_without_rows_gets_another_token() -> None:
-    """The number of acknowledged inserts becomes the attempt."""
-    assert decide(PLAN, 99, acknowledged=1) == Insert(1)
+    """Only when the table stands right before the block; the attempt is part of the plan, so that all owners send it."""
+    assert decide(PLAN, 99, is_acknowledged=True) == InsertAgain()
+    assert decide(PLAN, 109, is_acknowledged=True) == AlreadyThere()
+    again = PLAN.with_attempt(2)
+    assert encode_plan(again) == "v1:10-25:99:109#2"
+    assert decode_plan("v1:10-25:99:109#2") == again
+    assert again.after() == PLAN.after()
+
+
+def test_waypoints_know_the_latest_attempt() -> None:
+    """The attempt noted last is the one to go on with; other plans are not touched."""
+    waypoints = Waypoints()
+    waypoints.note(PLAN)
+    waypoints.note(PLAN.with_attempt(1))
+    assert waypoints.registered(PLAN) == PLAN.with_attempt(1)
+    assert waypoints.registered(Plan(10, 24, 99, 108)) == Plan(10, 24, 99, 108)
+    assert waypoints.registered(PLAN.after()) == PLAN.after()
 
 
 def test_an_empty_plan_only_compares() -> None:
