@@ -70,7 +70,8 @@ async def test_columns_are_the_records_keys(bench: SinkBench) -> None:
 
 
 POINTS = [
-    f"{when}:{call}:{n}" for when in ("before", "after") for call in ("commit", "highest", "insert") for n in (1, 9)
+    *(f"{when}:{call}:{n}" for when in ("before", "after") for call in ("commit", "insert") for n in (1, 9)),
+    "after:highest:7",
 ]
 
 
