@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,8 @@ def test_a_record_that_is_not_ours_is_refused_with_its_reason(value: bytes | Non
 @given(st.binary(max_size=200))
 def test_no_bytes_make_decoding_fail_otherwise(value: bytes) -> None:
     """Any bytes either decode or are refused as malformed; nothing else is raised."""
-    try:
-        decode_raw(value)
-    except MalformedRaw as refused:
-        assert refused.reason in Reason
+    with contextlib.suppress(MalformedRaw):
+        assert decode_raw(value).click is not None
 
 
 def test_an_enriched_record_has_exactly_the_fields_in_order() -> None:
