@@ -9,8 +9,8 @@ owner closes it with a bound and builds another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
@@ -18,6 +18,10 @@ from aiokafka import errors as kafka_errors
 from shared.errors import DataError, OutcomeUnknown, TransientError
 from shared.kafka.client import bounded, connection, map_error, mapped
 from shared.settings import KafkaSettings
+
+GROWN_ASKS_MAX: Final = 10
+"""How often the brokers are asked about a partition that they do not know yet: a topic that has just grown."""
+GROWN_ASK_S: Final = 0.1
 
 
 class Batch(Protocol):
@@ -105,6 +109,7 @@ class Producer:
     async def _append(self, topic: str, partition: int, batch: Batch, what: str) -> int:
         if reason := self.is_broken:
             raise TransientError(f"{what}: {reason}")
+        await self._see_partition(topic, partition)
         try:
             future = await self._open.send_batch(batch, topic, partition=partition)
             metadata = await future
@@ -116,6 +121,18 @@ class Producer:
             raise DataError(f"{what}: {exc}") from exc
         offset: int = metadata.offset
         return offset
+
+    async def _see_partition(self, topic: str, partition: int) -> None:
+        """See to it that the client knows the partition; it looks for new ones only now and then. Raises TransientError."""
+        known: Collection[int] = ()
+        with mapped(f"partitions of {topic}"):
+            for _ in range(GROWN_ASKS_MAX):
+                known = await self._open.partitions_for(topic)
+                if partition in known:
+                    return
+                await self._open.client.force_metadata_update()
+                await asyncio.sleep(GROWN_ASK_S)
+        raise TransientError(f"{topic} has {len(known)} partitions, none with number {partition}")
 
     async def send(
         self,

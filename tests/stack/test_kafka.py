@@ -45,6 +45,16 @@ async def fill(producer: Producer, topic: str, partition: int, count: int) -> in
     return await producer.send_batch(topic, partition, batch)
 
 
+async def test_grown_topic_is_known_at_once(kafka: KafkaSettings, producer: Producer, topic: str) -> None:
+    """A partition that was added after the client learnt the topic takes records at once; one that is not there never."""
+    await fill(producer, topic, 0, 1)
+    async with Admin(kafka) as admin:
+        await admin.grow(topic, 3)
+    assert await fill(producer, topic, 2, 1) == 0
+    with pytest.raises(TransientError, match="none with number 3"):
+        await fill(producer, topic, 3, 1)
+
+
 class Member:
     """A group member that keeps what its callbacks were told."""
 
