@@ -48,8 +48,10 @@ from shared.clicked_at import clicked_at_ms
 from shared.errors import OperatorError, TransientError
 from shared.events import MalformedRaw, RawClick, Reason, Source, Status, decode_raw
 
-CLICKED_AHEAD_MS_MAX: Final = 5 * 60 * 1000
-"""contract.md: a clicked-at is used when at most 5 minutes ahead."""
+CLICKED_AHEAD_MS_MAX: Final = 86_400_000
+CLICKED_BEHIND_MS_MAX: Final = 3_650 * 86_400_000
+"""The widest bounds that the API's settings allow. The API judged the `clicked-at` by its settings and the tenant's
+retention, said so in `clicked_at_ignored`, and what was true at acceptance stays true; these only keep times sane."""
 NAME_BYTES_MAX: Final = 512
 URL_BYTES_MAX: Final = 2048
 """contract.md: longer short URLs are 1003."""
@@ -171,7 +173,7 @@ def put_times(row: Row, context: Context) -> None:
     given = click.click.get("clicked-at")
     if given not in (None, "") and not click.clicked_at_ignored:
         given_ms = clicked_at_ms(given)
-        least_ms = max(received_at_ms - retention_ms, 0)
+        least_ms = max(received_at_ms - CLICKED_BEHIND_MS_MAX, 0)
         if given_ms is not None and least_ms <= given_ms <= received_at_ms + CLICKED_AHEAD_MS_MAX:
             row["clicked_at"] = given_ms
         else:

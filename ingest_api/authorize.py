@@ -106,7 +106,9 @@ class Callers:
         if isinstance(found, KeyFault):
             return _REFUSALS[found]
         record = found.record
-        tenant = self._catalog.tenant(record["tenant"]) or {}
+        tenant = self._catalog.tenant(record["tenant"])
+        if tenant is None:  # no click of a tenant without a record may be answered 200: its row would be rejected
+            return Refusal.CATALOG_NOT_READY
         rate_limit = _first(record.get("rate_limit"), tenant.get("rate_limit"), self._rate_limit)
         retention_days = _first(tenant.get("retention_days"), self._retention_days)
         return Caller(

@@ -170,7 +170,10 @@ class ApiSettings(_Group):
         "", description="comma-separated networks whose X-Forwarded-For is believed, as 10.0.0.0/8,::1"
     )
     api_clicked_at_ahead_ms_max: int = Field(
-        300_000, ge=0, description="ms that a clicked-at may be ahead of our clock (5 min); phones' clocks are off"
+        300_000,
+        ge=0,
+        le=86_400_000,
+        description="ms that a clicked-at may be ahead of our clock (5 min); phones' clocks are off",
     )
     api_retention_days: int = Field(
         90, ge=1, le=3_650, description="days a click counts after its message was sent, for a tenant without its own"
