@@ -225,6 +225,13 @@ class Answers:
         """The JSON object of a refusal, as in an answer or as one line's result in a batch."""
         return self._body(refusal, detail) if detail else self._fixed[refusal]
 
+    def code(self, refusal: Refusal) -> str | int:
+        """The published code of a refusal, in the configured type."""
+        return self._code(published(refusal).code)
+
+    def _code(self, code: int) -> str | int:
+        return code if self._integer_codes else str(code)
+
     def _body(self, refusal: Refusal, detail: str) -> bytes:
         answer = published(refusal)
         return self._encode(answer.code, _join(answer.text, detail))
@@ -243,7 +250,7 @@ class Answers:
         return Answer(status, self._encode(status, _join(phrase, detail)), headers, close, reason or f"http_{status}")
 
     def _encode(self, code: int, description: str) -> bytes:
-        return orjson.dumps({"code": code if self._integer_codes else str(code), "description": description})
+        return orjson.dumps({"code": self._code(code), "description": description})
 
 
 def _join(text: str, detail: str) -> str:

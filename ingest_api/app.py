@@ -47,7 +47,7 @@ def create_app(surface: Surface) -> FastAPI:
         redirect_slashes=False,
     )
     app.add_middleware(WithCommonFields)
-    install_error_answers(app, surface.state.answers)
+    install_error_answers(app, surface.state.answers, surface.tallies.other)
     _add_hot_path(app, surface.clicks, sorted(PATHS), docs.CLICK)
     _add_hot_path(app, surface.batches, sorted(BATCH_PATHS), docs.BATCH)
     LinksApi(surface.state, surface.registry, surface.tallies).add_to(app)

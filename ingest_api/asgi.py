@@ -5,7 +5,7 @@ Nothing here knows a rule of the API; it is the shell that FastAPI's routes shar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -90,23 +90,24 @@ class WithCommonFields:
         await self._app(scope, receive, send_on if scope["type"] == "http" else send)
 
 
-def install_error_answers(app: FastAPI, answers: Answers) -> None:
-    """Give every error of the framework the shape of ours."""
+def install_error_answers(app: FastAPI, answers: Answers, count: Callable[[Answer], Answer]) -> None:
+    """Give every error of the framework the shape of ours, and count it."""
 
     async def http_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 404:
-            return respond(answers.refuse(Refusal.PATH_UNKNOWN))
+            return respond(count(answers.refuse(Refusal.PATH_UNKNOWN)))
         if exc.status_code == 405:
-            return respond(_wrong_method(app, request, answers))
-        return respond(answers.plain(exc.status_code, str(exc.detail)))
+            return respond(count(_wrong_method(app, request, answers)))
+        return respond(count(answers.plain(exc.status_code, str(exc.detail))))
 
     async def wrong_parameters(_request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
-        return respond(answers.plain(400, "; ".join(_describe(error) for error in exc.errors())))
+        text = "; ".join(_describe(error) for error in exc.errors())
+        return respond(count(answers.plain(400, text)))
 
     async def bug(_request: Request, _exc: Exception) -> Response:
-        return respond(answers.refuse(Refusal.INTERNAL_ERROR))
+        return respond(count(answers.refuse(Refusal.INTERNAL_ERROR)))
 
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, wrong_parameters)

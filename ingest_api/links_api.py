@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from ingest_api import documentation as docs
-from ingest_api.answers import RETRY_AFTER, Answer, Header, Refusal, describe, published
+from ingest_api.answers import RETRY_AFTER, Answer, Header, Refusal, describe
 from ingest_api.asgi import BodyTooLarge, peer_of, read_body, request_headers, respond
 from ingest_api.authorize import GRANT_ADMIN, Caller, find_headers
 from ingest_api.endpoints import clock_ms
@@ -133,8 +133,7 @@ class LinksApi:
         """Authorization, grant and throttle, then the work; what it raises as an answer. Counted."""
         caller, rate = self._admit(request)
         answer = caller if isinstance(caller, Answer) else await self._answer(work, caller, rate)
-        self._tallies.status(answer.status)
-        return respond(answer)
+        return respond(self._tallies.other(answer))
 
     async def _answer(self, work: Callable[[Caller, Rate], Awaitable[Answer]], caller: Caller, rate: Rate) -> Answer:
         plain = self._state.answers.plain
@@ -170,7 +169,7 @@ class LinksApi:
             "promotion_id": promotion_id,
             "promotion": promotion,
             "recorded": refusal is None,
-            "code": str(published(refusal).code) if refusal else None,
+            "code": self._state.answers.code(refusal) if refusal else None,
             "reason": str(refusal) if refusal else None,
             "why_not": found.why_not or None,
         }

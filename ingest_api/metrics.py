@@ -11,7 +11,9 @@ from ingest_api.answers import Answer, Refusal, published
 from ingest_api.destination import KafkaDestination
 from ingest_api.publish import GroupCommit
 
-answers_total = Counter("clickledger_api_answers", "Clicks answered, by code and reason", ["code", "reason"])
+answers_total = Counter(
+    "clickledger_api_answers", "Clicks answered and other requests refused, by code and reason", ["code", "reason"]
+)
 requests_total = Counter("clickledger_api_requests", "Requests answered with an HTTP status", ["status"])
 published_total = Counter("clickledger_api_published_clicks", "Clicks acknowledged by Kafka")
 batches_total = Counter("clickledger_api_batches", "Batches sent to Kafka, acknowledged or not")
@@ -27,6 +29,7 @@ class Tallies:
 
     def __init__(self) -> None:
         self._reasons: Tally[str] = Tally()
+        self._others: Tally[tuple[int, str]] = Tally()
         self._statuses: Tally[int] = Tally()
         self._seen = Tally[str]()
 
@@ -42,8 +45,15 @@ class Tallies:
         self._reasons.update(refusals)
 
     def status(self, status: int) -> None:
-        """Count a request whose clicks are counted apart, or that has none."""
+        """Count a request whose clicks are counted apart."""
         self._statuses[status] += 1
+
+    def other(self, answer: Answer) -> Answer:
+        """Count the answer of any other endpoint, by reason when it refuses, and hand it on."""
+        self._statuses[answer.status] += 1
+        if answer.reason:
+            self._others[answer.status, answer.reason] += 1
+        return answer
 
     def flush(self, commit: GroupCommit, destination: KafkaDestination, open_connections: int) -> None:
         """Move all sums to the counters."""
@@ -51,6 +61,9 @@ class Tallies:
         statuses, self._statuses = self._statuses, Tally()
         for reason, count in reasons.items():
             answers_total.labels(*_labels(reason)).inc(count)
+        others, self._others = self._others, Tally()
+        for (status, reason), count in others.items():
+            answers_total.labels(str(status), reason).inc(count)
         for status, count in statuses.items():
             requests_total.labels(str(status)).inc(count)
         published_total.inc(self._grown("clicks", commit.clicks))

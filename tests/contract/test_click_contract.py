@@ -386,3 +386,25 @@ async def test_counters(api: ApiService) -> None:
     assert 'clickledger_api_answers_total{code="200",reason="accepted"}' in text
     assert text.count("# TYPE clickledger_api_answers_total") == 1
     assert api.click_key not in text
+
+
+async def test_refusals_beside_the_click_endpoint_are_counted(api: ApiService) -> None:
+    """A path that is not there, a wrong method or parameter and a foreign key have a counter by reason too."""
+    api.get("/nowhere")
+    api.admin("PUT", "/v1/links")
+    api.admin("GET", "/v1/links")
+    api.admin("GET", "/v1/links?short_url=x", key=api.click_key)
+    api.admin("GET", "/v1/links?short_url=x", key="wrong")
+    wanted = (
+        'code="404",reason="path_unknown"',
+        'code="405",reason="method"',
+        'code="400",reason="http_400"',
+        'code="403",reason="grant_missing"',
+        'code="401",reason="key_unknown"',
+    )
+
+    def counted() -> bool:
+        text = api.request("GET", "/metrics", port=api.health_port()).body.decode()
+        return all(f"clickledger_api_answers_total{{{labels}}}" in text for labels in wanted)
+
+    await api.until(counted)

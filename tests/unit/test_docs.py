@@ -16,6 +16,7 @@ from clickledger.commands.settings import markdown, rows
 from ingest_api import documentation
 from ingest_api.answers import Answers, Published, Refusal, describe, published
 from ingest_api.app import Surface, create_app
+from ingest_api.metrics import Tallies
 from ingest_api.parse import CLICKED_AT, SHORT_URL
 from shared.links import LINK_FIELDS, PROMOTION_FIELDS
 from shared.settings import OTHER_VARIABLES
@@ -64,7 +65,7 @@ def statuses() -> dict[Published, int]:
 def openapi() -> dict[str, Any]:
     """The description of the API by itself; nothing behind it is needed to describe it."""
     nothing = cast("Any", SimpleNamespace(answers=Answers()))
-    return create_app(Surface(nothing, nothing, nothing, nothing, nothing, nothing)).openapi()
+    return create_app(Surface(nothing, nothing, nothing, nothing, nothing, Tallies())).openapi()
 
 
 def test_answers_of_the_api_are_those_of_the_code() -> None:
