@@ -26,12 +26,14 @@ PROMOTION_FIELDS: Final = ("promotion_id", "name", "campaign_id", "deployment_id
 
 TEXT_CHARS_MAX: Final = 256
 """Characters of an id or a name: keys of the catalog and columns of reports, not documents."""
-LONG_URL_BYTES_MAX: Final = 2_048
-"""Bytes of a long URL, as of a short one."""
+URL_CHARS_MAX: Final = 2_048
+"""Characters of a URL; the normaliser bounds a short one in bytes."""
 COUNT_MAX: Final = 2**53 - 1
 """Largest whole number that every JSON reader keeps."""
 TIME_MS_MAX: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z."""
+_INVISIBLE_BUT_TEXT: Final = str.maketrans("", "", "\u00a0\u200c\u200d")
+"""A no-break space and the joiners, which scripts of India and Iran and emoji are written with."""
 _FALSE: Final = frozenset(("false", "0", "no"))
 _TRUE: Final = frozenset(("true", "1", "yes"))
 
@@ -85,7 +87,7 @@ def read_link(
             "promotion_id": _needed(fields, "promotion_id"),
             "recipient": _text(fields, "recipient"),
             "link_name": _text(fields, "link_name"),
-            "long_url": _text(fields, "long_url", LONG_URL_BYTES_MAX),
+            "long_url": _text(fields, "long_url", URL_CHARS_MAX),
             "sent_at": _time(fields, "sent_at"),
             "expires_at": _time(fields, "expires_at"),
             "disabled": _flag(fields, "disabled"),
@@ -130,7 +132,7 @@ def _check_names(fields: Mapping[str, object], known: tuple[str, ...]) -> None:
 
 
 def _key(fields: Mapping[str, object], to_key: ToKey) -> str:
-    short_url = _needed(fields, "short_url", LONG_URL_BYTES_MAX)
+    short_url = _needed(fields, "short_url", URL_CHARS_MAX)
     try:
         return to_key(short_url)
     except ValueError as exc:
@@ -156,7 +158,7 @@ def _text(fields: Mapping[str, object], name: str, chars_max: int = TEXT_CHARS_M
     value = value.strip()
     if len(value) > chars_max:
         raise _Wrong(f"{name}: at most {chars_max} characters, not {len(value)}")
-    if not value.isprintable():
+    if not value.translate(_INVISIBLE_BUT_TEXT).isprintable():
         raise _Wrong(f"{name}: control and invisible characters are not allowed")
     return value
 

@@ -92,6 +92,14 @@ def test_promotions() -> None:
     assert (typed.id, typed.record["sent"], typed.record["delivered"]) == ("p1", 10, None)
 
 
+@pytest.mark.parametrize("name", ["क्\u200dष उत्सव", "می\u200cخواهم", "👩\u200d💻", "12\u00a0%"])
+def test_names_of_every_script(name: str) -> None:
+    """Joiners and no-break spaces are a part of names, not control characters."""
+    line = read_promotion({"promotion_id": "p1", "name": name}, tenant="acme")
+    assert isinstance(line, GoodLine)
+    assert line.record["name"] == name
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("sent", -1), ("sent", 1.5), ("delivered", "many"), ("delivered", 2**53), ("promotion_id", ""), ("x", 1)],
