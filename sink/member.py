@@ -22,9 +22,10 @@ from shared.settings import KafkaSettings
 from sink.blocks import Intake, Limits, Range
 from sink.clock import BootClock
 from sink.feed import PartitionFeed
+from sink.ports import Bounds
 from sink.table import PartitionTable, Store
 from sink.watch import SERVICE, Alarm, PartitionWatch, buffered_bytes, lag_records, partitions_owned
-from sink.worker import Bounds, Owner
+from sink.worker import Owner
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, 
 from sink.blocks import Limits, age_limit_ms
 from sink.directory import Directory
 from sink.member import Member, Stream
+from sink.ports import Bounds
 from sink.start import check_server, check_topics
 from sink.table import Store
 from sink.watch import SERVICE, Alarm
-from sink.worker import Bounds
 
 log = logging.getLogger(__name__)
 

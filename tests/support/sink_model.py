@@ -18,8 +18,9 @@ from shared.errors import NotOwned, OutcomeUnknown, TransientError
 from shared.events import HEADER_SUSPECT, Status, encode_raw_offset
 from sink.blocks import Block, Intake, Limits, Unbuildable
 from sink.plans import Plan
+from sink.ports import Bounds
 from sink.suspects import REMEMBER_S, Asked
-from sink.worker import Bounds, Owner
+from sink.worker import Owner
 
 T = TypeVar("T")
 

@@ -79,10 +79,17 @@ class SinkMachine(RuleBasedStateMachine):
         """A process goes on to right before, or right behind, the next operation of a kind."""
         data.draw(st.sampled_from(self.processes)).go_to(point, answered=answered)
 
-    @rule(point=POINTS, answered=st.booleans(), crash=st.booleans(), then=POINTS, fetch=st.integers(1, 4))
+    @rule(
+        point=st.one_of(st.just("here"), POINTS),
+        answered=st.booleans(),
+        crash=st.booleans(),
+        then=POINTS,
+        fetch=st.integers(1, 4),
+    )
     def hand_over(self, point: str, then: str, fetch: int, *, answered: bool, crash: bool) -> None:
-        """The owner gets to a point and the partition goes to another; the former one is dead, or stopped there."""
-        self.processes[-1].go_to(point, answered=answered)
+        """The owner gets to a point, or stays where it is, and the partition goes to another; the former one is dead, or stopped there."""
+        if point != "here":
+            self.processes[-1].go_to(point, answered=answered)
         if crash:
             self.processes[-1].crash()
         self.processes = [process for process in self.processes if process.pending is not None][-2:]
