@@ -162,11 +162,17 @@ class Worker:
             self._flush()
 
     async def _be_patient(self) -> None:
-        """Let the first connections wait in the backlog while the catalog and Kafka come up."""
+        """Let the first connections wait in the backlog while the catalog and Kafka come up.
+
+        A copy from before the start must catch up too: keys may have been revoked meanwhile.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START_PATIENCE_S
-        while self.readiness.reasons() and loop.time() < deadline and not self._runtime.stopping.is_set():
+        while self._is_early() and loop.time() < deadline and not self._runtime.stopping.is_set():
             await self._runtime.pause(0.02)
+
+    def _is_early(self) -> bool:
+        return bool(self.readiness.reasons()) or not self.catalog.is_current
 
     async def _refresh(self) -> None:
         """Renew the catalog's snapshot many times a second, and the metrics now and then."""

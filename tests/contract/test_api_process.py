@@ -217,3 +217,16 @@ async def test_restart_goes_on_from_its_catalog(make_api: MakeApi) -> None:
     api.start_unready()
     wait_until(lambda: api.get("/readyz").status == 200, api.child, "the API")
     assert api.click().code == ""
+
+
+async def test_restart_does_not_serve_a_revoked_key(make_api: MakeApi) -> None:
+    """A process that was down while a key was revoked takes nothing for it when it is back."""
+    api = await started(make_api)
+    assert api.child is not None
+    api.child.kill()
+    heard = api.folder / "data" / "api" / "catalog" / "heard"
+    os.utime(heard, (0, heard.stat().st_mtime - 3600))
+    await api.put([api.link_entry(f"s.example/{number}") for number in range(5_000)])
+    await api.put([api.key_entry("clicks", api.click_key, revoked=True)])
+    api.start_unready()
+    assert (await asyncio.to_thread(api.click)).code == "498"
