@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 FILES_BESIDE_CONNECTIONS: Final = 256
 """Brokers, catalog, libraries, health."""
+BESIDE_BODY_BYTES: Final = 32_768
+"""Of a raw record, beside the body: the link with its URLs in any script, an agent, the key's names."""
 STOP_MARGIN_MS: Final = 6_000
 """Of a stop's deadline, kept for closing the producer."""
 
@@ -37,12 +39,24 @@ class ServiceSettings:
                 f"CLICKLEDGER_STOP_DEADLINE_MS ({settings.runtime.stop_deadline_ms}) - {STOP_MARGIN_MS}, "
                 "else a stop cuts off clicks that are still waiting"
             )
+        _refuse_small_batches(settings.kafka, settings.api)
         return settings
 
     @property
     def serving_stop_ms(self) -> int:
         """Milliseconds that connections may take to end in a stop; at least one second."""
         return max(1_000, self.runtime.stop_deadline_ms - STOP_MARGIN_MS)
+
+
+def _refuse_small_batches(kafka: KafkaSettings, api: ApiSettings) -> None:
+    """A click that no Kafka batch can hold would be taken and then refused for ever."""
+    needed = api.api_body_bytes_max + BESIDE_BODY_BYTES
+    if needed > kafka.kafka_batch_bytes_max:
+        raise OperatorError(
+            f"CLICKLEDGER_KAFKA_BATCH_BYTES_MAX ({kafka.kafka_batch_bytes_max}) must be at least "
+            f"CLICKLEDGER_API_BODY_BYTES_MAX ({api.api_body_bytes_max}) + {BESIDE_BODY_BYTES}, "
+            "else a large click fits no batch"
+        )
 
 
 def raise_file_limit(settings: ApiSettings) -> None:
