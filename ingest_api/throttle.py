@@ -216,9 +216,10 @@ class Throttle:
         return free
 
     def _is_idle(self, slot: int, now_ms: int) -> bool:
+        """Whether nothing was counted lately. A count far in the future is from a clock that was set back since."""
         first = 1 + slot * self._workers
         last = max(self._words[cell] >> COUNT_BITS for cell in range(first, first + self._workers))
-        return (last + 1) * self.window_ms + IDLE_MS < now_ms
+        return not now_ms - IDLE_MS <= (last + 1) * self.window_ms <= now_ms + self.window_ms + IDLE_MS
 
     def _take_alone(self, key: str, limit: int, cost: int, now_ms: int) -> Taken:
         """Count in this process only, against its share: the total then holds, though one worker gets less."""

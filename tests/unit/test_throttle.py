@@ -149,6 +149,14 @@ def test_idle_slot_is_given_away() -> None:
     assert first.take("new", 10, 1, later_ms + 1).granted == 0
 
 
+def test_slot_of_a_clock_that_was_ahead_is_given_away() -> None:
+    """A slot that was last used in what is now the future does not stay taken until then."""
+    first, second = workers(2, slots=1)
+    first.take("old", 10, 10, NOW_MS + 86_400_000)
+    assert first.take("new", 10, 10, NOW_MS).granted == 10
+    assert second.take("new", 10, 10, NOW_MS).granted == 0
+
+
 def test_worker_number() -> None:
     """A worker that has no cell is a mistake, not a neighbour's cell."""
     with pytest.raises(ValueError, match="worker 2"):
