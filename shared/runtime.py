@@ -182,6 +182,11 @@ async def serve_health(runtime: Runtime, port: int) -> asyncio.Server:
     return await asyncio.start_server(answer, runtime.settings.health_host, port, limit=REQUEST_BYTES_MAX)
 
 
+def _not_ready(reasons: list[str]) -> dict[str, object]:
+    """The two keys of every error, and the reasons one by one."""
+    return {"code": "503", "description": f"Service Unavailable: {'; '.join(reasons)}", "reasons": reasons}
+
+
 def _health_response(runtime: Runtime, path: bytes) -> bytes:
     status, kind = "200 OK", "application/json"
     match path:
@@ -190,7 +195,7 @@ def _health_response(runtime: Runtime, path: bytes) -> bytes:
         case b"/readyz":
             reasons = runtime.why_not_ready()
             status = "503 Service Unavailable" if reasons else status
-            body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
+            body = json.dumps(_not_ready(reasons) if reasons else {"status": "ready"}).encode()
         case b"/metrics":
             body, kind = generate_latest(REGISTRY), CONTENT_TYPE_LATEST
         case _:

@@ -7,7 +7,7 @@ import json
 import logging
 from pathlib import Path
 
-from shared.runtime import JsonFormatter, Runtime, instance_slot
+from shared.runtime import JsonFormatter, Runtime, _health_response, instance_slot
 from shared.settings import RuntimeSettings
 
 
@@ -45,3 +45,10 @@ def test_readiness_names_every_reason(tmp_path: Path) -> None:
         "api", RuntimeSettings(data=tmp_path), checks=[lambda: "", lambda: "no catalog", lambda: "no Kafka"]
     )
     assert runtime.why_not_ready() == ["no catalog", "no Kafka"]
+    head, _, body = _health_response(runtime, b"/readyz").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(body) == {
+        "code": "503",
+        "description": "Service Unavailable: no catalog; no Kafka",
+        "reasons": ["no catalog", "no Kafka"],
+    }
