@@ -60,14 +60,13 @@ SCHEMAS: Final[dict[str, Any]] = {
         "properties": {
             "short-url": {"type": "string", "description": "The short URL that was sent out in the promotion message."},
             "user-agent": {
-                "type": "string",
-                "nullable": True,
+                "type": ["string", "null"],
                 "description": "Of the browser or app in which the link was clicked.",
             },
-            "ip-address": {"type": "string", "nullable": True, "description": "Of the device that clicked."},
+            "ip-address": {"type": ["string", "null"], "description": "Of the device that clicked."},
             "clicked-at": {
                 "description": "When the click happened, if reported late: ISO 8601 with zone, or epoch milliseconds.",
-                "oneOf": [{"type": "string"}, {"type": "integer"}],
+                "type": ["string", "number", "null"],
             },
         },
         "example": EXAMPLE_CLICK,

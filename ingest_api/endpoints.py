@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -53,7 +54,7 @@ class HotPath(Protocol):
         """The answer, or None and `reply` is called with it later."""
 
 
-class _Path:
+class _Path(ABC):
     """What both hot paths do alike."""
 
     def __init__(self, state: HandlerState, commit: GroupCommit, tallies: Tallies, body_bytes_max: int) -> None:
@@ -71,14 +72,20 @@ class _Path:
         """Refuse a body that has passed `body_bytes_max`."""
         return self._tallies.answer(refuse_oversized(self._state, method, headers, peer, clock_ms()))
 
-
-class ClickPath(_Path):
-    """One click a request."""
-
     def take(self, exchange: Exchange) -> Answer | None:
         """See `Endpoint`."""
         body = bytes(exchange.body)
         return self.answer(exchange.method, exchange.target, exchange.headers, body, exchange.peer, exchange.reply)
+
+    @abstractmethod
+    def answer(
+        self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
+    ) -> Answer | None:
+        """See `HotPath`."""
+
+
+class ClickPath(_Path):
+    """One click a request."""
 
     def answer(
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
@@ -99,11 +106,6 @@ class ClickPath(_Path):
 
 class BatchPath(_Path):
     """Many clicks a request."""
-
-    def take(self, exchange: Exchange) -> Answer | None:
-        """See `Endpoint`."""
-        body = bytes(exchange.body)
-        return self.answer(exchange.method, exchange.target, exchange.headers, body, exchange.peer, exchange.reply)
 
     def answer(
         self,

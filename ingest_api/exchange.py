@@ -86,6 +86,10 @@ class Exchange:
         client = self.connection.client
         return client[0] if client else ""
 
+    def _path(self) -> bytes:
+        """The target for a log line: without its query, which may hold what nobody should read there."""
+        return self.target.partition(b"?")[0][:200]
+
     def add(self, piece: bytes) -> None:
         """Append a piece of the body."""
         if not self.body:
@@ -103,7 +107,7 @@ class Exchange:
         try:
             return self.endpoint.precheck(self.method, self.headers, self.peer)
         except Exception:  # the process's edge: one request's bug must be answered, not spread
-            logger.exception("unhandled error before the body of %s %s", self.method, self.target[:200])
+            logger.exception("unhandled error before the body of %s %s", self.method, self._path())
             self.connection.lane.count(bug)
             return bug
 
@@ -115,7 +119,7 @@ class Exchange:
         try:
             self.answer = self.endpoint.take(self)
         except Exception:  # the process's edge: as above
-            logger.exception("unhandled error in %s %s", self.method, self.target[:200])
+            logger.exception("unhandled error in %s %s", self.method, self._path())
             self.connection.lane.count(bug)
             self.answer = bug
 

@@ -39,7 +39,8 @@ _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
-_MISSPELT_CHARS_MAX: Final = 24
+_QUOTED_CHARS_MAX: Final = 64
+"""Characters of a client's text that a description repeats."""
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]{1,128}")
 JSON_TYPE: Final = re.compile(rb"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)", re.IGNORECASE)
 BATCH_TYPE: Final = re.compile(
@@ -224,6 +225,6 @@ def _misspelt_hint(fields: Mapping[str, object]) -> str:
 
 
 def _quote(text: bytes) -> str:
-    """At most 24 bytes of a client's text, visible ASCII only, for a description."""
+    """The beginning of a client's text, visible ASCII only, for a description."""
     visible = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else "?" for byte in text)
-    return f'"{visible[:_MISSPELT_CHARS_MAX]}"'
+    return f'"{visible[:_QUOTED_CHARS_MAX]}"'
