@@ -1,0 +1,181 @@
+"""Applies the catalog topic to the local copy; the only writer of the file."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import random
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import orjson
+
+from shared.catalog.records import PARTITION, Kind
+from shared.catalog.store import Store, db_key, meta_int
+from shared.errors import OffsetLost, OperatorError, TransientError
+from shared.kafka import Reader, Record
+from shared.settings import CatalogSettings, KafkaSettings
+
+log = logging.getLogger(__name__)
+
+HEAR_EVERY_S: Final = 1.0
+"""Seconds between two questions for the topic's end."""
+
+
+class CatalogFollower:
+    """Applies the catalog topic to the LMDB copy in `path`; of several on one folder, one works and the others wait.
+
+    `kinds` limits what is kept (the version still counts every record).
+    """
+
+    def __init__(
+        self, settings: CatalogSettings, kafka: KafkaSettings, path: Path, kinds: Collection[Kind] = tuple(Kind)
+    ) -> None:
+        self._kafka = kafka
+        self._store = Store.at(path, settings.catalog_map_bytes)
+        self._kinds = frozenset(str(kind) for kind in kinds)
+
+    async def run(self) -> None:
+        """Follow until cancelled. Failures of the environment are logged and retried with back-off."""
+        with await _locked(self._store.path / "follower.lock"):
+            self._store.env.reader_check()  # slots of killed readers would pin old pages
+            delay_s = 0.2
+            while True:
+                try:
+                    await self._follow()
+                except (TransientError, OperatorError) as exc:
+                    log.warning("catalog follower: %s; again in %.1f s", exc, delay_s)
+                await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+                delay_s = min(delay_s * 2, 5)
+
+    async def _follow(self) -> None:
+        reader = Reader(self._kafka, self._kafka.topic_catalog, client_id="clickledger-catalog")
+        try:
+            await reader.start()
+            reader.assign({PARTITION: await self._start_position(reader)})
+            asked_at = 0.0
+            while True:
+                if time.monotonic() - asked_at >= HEAR_EVERY_S:
+                    await self._hear(reader)
+                    asked_at = time.monotonic()
+                records = (await reader.getmany(timeout_ms=200)).get(PARTITION)
+                if records:
+                    await asyncio.to_thread(self._apply, records)
+                    asked_at = min(asked_at, time.monotonic() - HEAR_EVERY_S / 2)
+        except OffsetLost as lost:
+            log.warning("catalog: %s; reading all of it again", lost)
+            self._wipe(lost.earliest)
+        finally:
+            await reader.close()
+
+    async def _start_position(self, reader: Reader) -> int:
+        begin = (await reader.begin_offsets([PARTITION]))[PARTITION]
+        end = (await reader.end_offsets([PARTITION]))[PARTITION]
+        with self._store.env.begin() as txn:
+            position = meta_int(txn, self._store, b"version", -1) + 1
+        if begin <= position <= end:
+            return position
+        if position:
+            log.warning(
+                "catalog: applied up to %d but the topic holds %d to %d; reading all of it", position, begin, end
+            )
+        self._wipe(begin)
+        return begin
+
+    async def _hear(self, reader: Reader) -> None:
+        """Ask for the topic's end: proves the contact, and whether the copy is level with it."""
+        end = (await reader.end_offsets([PARTITION]))[PARTITION]
+        position = await reader.position(PARTITION)
+        await asyncio.to_thread(self._note_end, position, end)
+
+    def _note_end(self, position: int, end: int) -> None:
+        with self._store.env.begin() as txn:
+            noted = (meta_int(txn, self._store, b"version", -1) + 1, meta_int(txn, self._store, b"end", 0))
+            complete = meta_int(txn, self._store, b"complete", 0)
+        level = position >= end
+        if noted != (position, end) or (level and not complete):
+            with self._store.env.begin(write=True) as txn:
+                txn.put(b"version", str(position - 1).encode(), db=self._store.meta)
+                txn.put(b"end", str(end).encode(), db=self._store.meta)
+                if level:
+                    txn.put(b"complete", b"1", db=self._store.meta)
+        if level:
+            self._store.heard_file.touch()
+
+    def _wipe(self, begin: int) -> None:
+        with self._store.env.begin(write=True) as txn:
+            for table in (self._store.records, self._store.digests, self._store.meta):
+                txn.drop(table, delete=False)
+            txn.put(b"version", str(begin - 1).encode(), db=self._store.meta)
+
+    def _apply(self, records: Sequence[Record]) -> None:
+        with self._store.env.begin(write=True) as txn:
+            prefixes = meta_int(txn, self._store, b"prefixes", 0)
+            for record in records:
+                if record.key and self._is_kept(record.key, record.value):
+                    prefixes += self._put(txn, record.key, record.value)
+            txn.put(b"prefixes", str(prefixes).encode(), db=self._store.meta)
+            txn.put(b"version", str(records[-1].offset).encode(), db=self._store.meta)
+
+    def _is_kept(self, name: bytes, value: bytes | None) -> bool:
+        if name.partition(b":")[0].decode(errors="replace") not in self._kinds:
+            return False
+        if value is not None and not _is_object(value):
+            log.error("catalog: %r holds no JSON object, ignored", name[:80])
+            return False
+        return True
+
+    def _put(self, txn: lmdb.Transaction[bytes], name: bytes, value: bytes | None) -> int:
+        """Store or delete one record; by how much the number of prefix links changes."""
+        key = db_key(name)
+        before = txn.get(key, db=self._store.records)
+        if name.startswith(b"key:"):
+            self._index_secrets(txn, name[4:], before, value)
+        if value is None:
+            txn.delete(key, db=self._store.records)
+        else:
+            txn.put(key, value, db=self._store.records)
+        return _is_prefix(value) - _is_prefix(before) if name.startswith(b"link:") else 0
+
+    def _index_secrets(
+        self, txn: lmdb.Transaction[bytes], key_id: bytes, before: bytes | None, after: bytes | None
+    ) -> None:
+        for digest in _digests(before):
+            txn.delete(digest, db=self._store.digests)
+        for digest in _digests(after):
+            txn.put(digest, key_id, db=self._store.digests)
+
+
+def _is_object(value: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(value), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _digests(record: bytes | None) -> list[bytes]:
+    return [] if record is None else [s["digest"].encode() for s in orjson.loads(record).get("secrets", ())]
+
+
+def _is_prefix(record: bytes | None) -> int:
+    return int(record is not None and orjson.loads(record).get("match") == "prefix")
+
+
+async def _locked(path: Path) -> Any:
+    """Wait for the lock on `path`; a context manager that releases it."""
+    file = path.open("w")
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(0.5)
+            else:
+                return file
+    except BaseException:
+        file.close()
+        raise

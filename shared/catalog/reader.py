@@ -1,0 +1,147 @@
+"""Look-ups in the local copy, for any process of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from shared.catalog.records import Kind, Match, promotion_key
+from shared.catalog.store import Store, db_key, meta_int
+from shared.errors import TransientError
+from shared.settings import CatalogSettings
+
+CURRENT_MS: Final = 5_000
+"""How long after the last proof of being level with the topic an unknown link counts as unknown (proofs come each second)."""
+PREFIX_SEGMENTS_MAX: Final = 32
+"""Path segments of a URL that are tried as prefixes, from the longest down."""
+
+
+class Catalog:
+    """A reader of the local copy; cheap enough for the hot path. Open it after forking; use it on one thread.
+
+    Answers come from one snapshot, renewed by `refresh`.
+    """
+
+    def __init__(self, settings: CatalogSettings, path: Path) -> None:
+        self._settings = settings
+        self._store = Store.at(path, settings.catalog_map_bytes)
+        self._txn = self._store.env.begin()
+        self.version = -1
+        self.known_end = 0
+        """The topic's end offset when the follower last asked."""
+        self.age_ms = 0
+        """Milliseconds since the copy was last proved level with the topic."""
+        self.is_ready = False
+        self.is_current = False
+        self._complete = False
+        self._prefixes = 0
+        self._read_meta()
+
+    def refresh(self) -> bool:
+        """Renew the snapshot; True when the version changed."""
+        before = self.version
+        self._txn.abort()
+        self._txn = self._store.env.begin()  # the library keeps a spare one, so this is a renewal
+        self._read_meta()
+        return self.version != before
+
+    def _read_meta(self) -> None:
+        self.version = meta_int(self._txn, self._store, b"version", -1)
+        self.known_end = meta_int(self._txn, self._store, b"end", 0)
+        self._prefixes = meta_int(self._txn, self._store, b"prefixes", 0)
+        self._complete = bool(meta_int(self._txn, self._store, b"complete", 0))
+        try:
+            heard_s = self._store.heard_file.stat().st_mtime
+        except FileNotFoundError:
+            heard_s = 0
+        self.age_ms = max(0, int((time.time() - heard_s) * 1000))
+        self.is_ready = self._complete and self.age_ms <= self._settings.catalog_age_ms_max
+        self.is_current = self._complete and self.age_ms <= CURRENT_MS
+
+    def _get(self, name: bytes) -> bytes | None:
+        value: bytes | None = self._txn.get(db_key(name), db=self._store.records)
+        return value
+
+    def _record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
+        value = self._get(f"{kind}:{record_id}".encode())
+        return None if value is None else orjson.loads(value)
+
+    def link(self, key: str) -> bytes | None:
+        """The link record registered under exactly this key (host/path)."""
+        return self._get(b"link:" + key.encode())
+
+    def resolve(self, key: str) -> Match | None:
+        """The link of a URL key: the exact one, else the longest registered prefix of whole path segments."""
+        link = self.link(key)
+        if link is not None:
+            return Match("exact", link)
+        if not self._prefixes:
+            return None
+        for _ in range(PREFIX_SEGMENTS_MAX):
+            key, slash, _rest = key.rpartition("/")
+            if not slash:
+                return None
+            link = self.link(key)
+            if link is not None and orjson.loads(link).get("match") == "prefix":
+                return Match("prefix", link)
+        return None
+
+    def tenant(self, tenant: str) -> dict[str, Any] | None:
+        """A tenant's record."""
+        return self._record(Kind.TENANT, tenant)
+
+    def key(self, key_id: str) -> dict[str, Any] | None:
+        """An API key's record."""
+        return self._record(Kind.KEY, key_id)
+
+    def key_by_digest(self, digest: str) -> dict[str, Any] | None:
+        """The API key's record that one of whose secrets has this SHA-256 (hex)."""
+        key_id = self._txn.get(digest.encode(), db=self._store.digests)
+        return None if key_id is None else self.key(key_id.decode())
+
+    def promotion(self, tenant: str, promotion_id: str) -> dict[str, Any] | None:
+        """A promotion's record."""
+        return self._record(Kind.PROMOTION, promotion_key(tenant, promotion_id))
+
+    def stream(self, topic: str) -> dict[str, Any] | None:
+        """The record of the stream that a raw topic carries."""
+        return self._record(Kind.STREAM, topic)
+
+    def scan(self, kind: Kind) -> Iterator[tuple[str, bytes]]:
+        """Every record of a kind in key order, as (id, JSON bytes). Ids over 490 bytes come cut and hashed."""
+        prefix = f"{kind}:".encode()
+        with self._txn.cursor(db=self._store.records) as cursor:
+            if not cursor.set_range(prefix):
+                return
+            for name, value in cursor:
+                if not name.startswith(prefix):
+                    return
+                yield name[len(prefix) :].decode(errors="replace"), value
+
+    async def wait_for(self, version: int, timeout_s: float) -> None:
+        """Wait until the copy holds `version`. Raises TransientError after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self.version < version:
+            if time.monotonic() >= deadline:
+                raise TransientError(f"catalog version {version} not reached within {timeout_s} s, at {self.version}")
+            await asyncio.sleep(self._settings.catalog_refresh_ms / 1000)
+            self.refresh()
+
+    async def wait_until_current(self, timeout_s: float) -> None:
+        """Wait until the copy is level with the topic. Raises TransientError after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_current:
+            if time.monotonic() >= deadline:
+                raise TransientError(f"the catalog was not complete within {timeout_s} s")
+            await asyncio.sleep(self._settings.catalog_refresh_ms / 1000)
+            self.refresh()
+
+    def close(self) -> None:
+        """Release the snapshot and the file."""
+        self._txn.abort()
+        del self._txn, self._store

@@ -1,0 +1,42 @@
+"""What stands in the catalog topic: kinds, keys, changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+PARTITION: Final = 0
+"""The catalog has one partition, so that one number is its version."""
+
+
+class Kind(StrEnum):
+    """What a catalog record describes; the part of its Kafka key before the colon."""
+
+    STREAM = "stream"
+    TENANT = "tenant"
+    KEY = "key"
+    PROMOTION = "promotion"
+    LINK = "link"
+    SPOOL = "spool"
+    CONTROL = "control"
+
+
+class Match(NamedTuple):
+    """A link found for a URL key: by which rule (`exact` or `prefix`), and its record."""
+
+    rule: str
+    link: bytes
+
+
+class Entry(NamedTuple):
+    """One change of the catalog; `value` None deletes."""
+
+    kind: Kind
+    id: str
+    value: Mapping[str, Any] | None
+
+
+def promotion_key(tenant: str, promotion_id: str) -> str:
+    """The id of a promotion's record: promotions belong to a tenant."""
+    return f"{tenant}/{promotion_id}"
