@@ -1,0 +1,106 @@
+"""Two owners at once, in the few orders that only one rule each keeps from doubling rows; random search rarely meets them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from shared.ids import keyed_id
+from sink.plans import decode_plan
+from tests.support.sink_model import IDLE, Process, World
+
+
+def write(world: World, count: int) -> None:
+    """The next records."""
+    for _ in range(count):
+        raw_offset = len(world.written)
+        world.written[raw_offset] = (keyed_id("t", str(raw_offset), 1), False)
+        world.write(raw_offset)
+
+
+@pytest.fixture(params=[True, False], ids=["token first", "part first"])
+def world(request: pytest.FixtureRequest) -> World:
+    """Seven rows are stored; two more records come."""
+    world = World(token_first=request.param)
+    write(world, 7)
+    Process(world).go_to(IDLE, answered=True)
+    return world
+
+
+def settle(world: World, *processes: Process) -> None:
+    """All go on to their ends; each raw offset must have one row."""
+    for _ in range(200):
+        for process in processes:
+            process.step()
+    counts = Counter(row["raw_offset"] for row in world.rows())
+    assert counts == Counter(range(len(world.written)))
+
+
+def test_a_lost_group_waits_for_the_former_owners_insert(world: World) -> None:
+    """With the plan lost, other boundaries are cut only when no insert under the old plan can be in flight."""
+    former = Process(world, fetch=2)
+    former.go_to(IDLE, answered=True)
+    write(world, 2)
+    former.go_to("insert", answered=False)
+    world.committed = None
+    owner = Process(world, fetch=1)
+    owner.go_to(IDLE, answered=False)
+    settle(world, former, owner)
+
+
+def test_an_old_answer_of_the_table_is_not_acted_on(world: World) -> None:
+    """Stopped between answer and insert for longer than an answer counts."""
+    former = Process(world, fetch=2)
+    former.go_to(IDLE, answered=True)
+    write(world, 2)
+    former.go_to("highest", answered=True)
+    world.committed = None
+    owner = Process(world, fetch=1)
+    owner.go_to(IDLE, answered=False)
+    settle(world, former, owner)
+
+
+def test_a_fresh_answer_is_not_enough_without_a_fresh_commit(world: World) -> None:
+    """Stopped between plan and question: the table still says "insert", but the partition is another's."""
+    former = Process(world, fetch=2)
+    former.go_to(IDLE, answered=True)
+    write(world, 2)
+    former.go_to("commit", answered=True)
+    world.committed = None
+    owner = Process(world, fetch=1)
+    owner.go_to("insert", answered=False)
+    settle(world, former, owner)
+
+
+def test_the_next_owner_sends_the_token_that_may_be_in_flight(world: World) -> None:
+    """An owner about to send `#1` loses the partition, and ClickHouse has forgotten the plain token with the part."""
+    owner = Process(world, fetch=1)
+    owner.go_to(IDLE, answered=True)
+    write(world, 1)
+    owner.go_to("insert", answered=False)
+    owner.go_to(IDLE, answered=False)
+    lost = world.parts.pop()
+    assert list(lost.rows) == [7]
+    world.tokens.pop("s1-0-7-7")
+    write(world, 1)
+    owner.go_to("insert", answered=False)
+    assert world.committed is not None
+    plan = decode_plan(world.committed[1])
+    assert plan is not None
+    assert plan.attempt == 1
+    following = Process(world, fetch=1)
+    following.go_to(IDLE, answered=False)
+    settle(world, owner, following)
+
+
+def test_a_token_without_its_part_gets_the_next_one(world: World) -> None:
+    """However often: each acknowledged insert that left no rows is followed by another attempt."""
+    owner = Process(world)
+    owner.go_to(IDLE, answered=True)
+    write(world, 1)
+    for attempt in range(1, 4):
+        world.tokens["s1-0-7-7" + (f"#{attempt}" if attempt > 1 else "")] = None
+    world.tokens["s1-0-7-7#1"] = None
+    settle(world, owner)
+    assert "s1-0-7-7#4" in world.tokens
