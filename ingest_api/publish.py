@@ -100,6 +100,8 @@ class GroupCommit:
 
     def next_partition(self) -> int:
         """The partition for a click without a key; the same one until its group leaves."""
+        if self._current >= self._partitions():  # the topic was made anew with fewer
+            self._current = 0
         return self._current
 
     def submit(self, click: PendingClick, settle: Settle) -> Refusal | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -57,10 +57,12 @@ def click(value: bytes, partition: int) -> PendingClick:
     return PendingClick(partition, b"k" * 36, value, 1, suspect=False, answer=Answer(200, b"{}"))
 
 
-def commit_to(destination: HeldDestination, **limits: int) -> GroupCommit:
+def commit_to(
+    destination: HeldDestination, partitions: Callable[[], int] = lambda: PARTITIONS, **limits: int
+) -> GroupCommit:
     """A group commit with room for what the test does not limit."""
     bounds = {"group_bytes_max": 1_000_000, "pending_bytes_max": 10_000_000, "pending_clicks_max": 10_000}
-    return GroupCommit(destination, partitions=lambda: PARTITIONS, **(bounds | limits))
+    return GroupCommit(destination, partitions=partitions, **(bounds | limits))
 
 
 async def turns(count: int = 5) -> None:
@@ -214,6 +216,21 @@ async def test_refuses_what_cannot_become_durable() -> None:
     await commit.drain()
     assert commit.submit(click(b"a", 0), settled) is Refusal.STOPPING
     assert settled.outcomes == {}
+
+
+async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once() -> None:
+    """The partition in use is gone with the old topic: the next click goes to one that there is."""
+    count = PARTITIONS
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, partitions=lambda: count)
+    for index in range(PARTITIONS - 1):
+        commit.submit(click(b"%d" % index, commit.next_partition()), settled)
+        await turns()
+        destination.acknowledge(index)
+        await turns()
+    assert commit.next_partition() == PARTITIONS - 1
+    count = 2
+    assert commit.next_partition() < count
 
 
 async def test_drain_waits_for_everything_taken() -> None:
