@@ -12,16 +12,12 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.catalog import Catalog
-from shared.errors import ClickledgerError, TransientError
+from shared.errors import StreamReplaced, TransientError
 
 PATIENCE_S: Final = 3.0
 """How long a version must be missing at the topic's end before it is believed not to exist: a new leader may for a
 moment answer with an end that is too low."""
 POLL_S: Final = 0.02
-
-
-class StreamReplaced(ClickledgerError):
-    """The raw topic carries another stream by now: end, and start again with that one."""
 
 
 class CatalogGate:

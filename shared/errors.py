@@ -31,6 +31,10 @@ class NotOwned(ClickledgerError):
     """The partition belongs to another member of the group by now. Drop the work; its owner does it."""
 
 
+class StreamReplaced(ClickledgerError):
+    """The raw topic carries another stream by now: end at once, and start again with that one."""
+
+
 class OffsetLost(OperatorError):
     """Records between the wanted and the earliest kept offset are gone. Stop the partition and name the range."""
 

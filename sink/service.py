@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from shared import metrics
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
-from shared.errors import OperatorError, TransientError
+from shared.errors import OperatorError, StreamReplaced, TransientError
 from shared.runtime import Runtime, instance_slot, run_service
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, SinkSettings, load
 from sink.blocks import Limits, age_limit_ms
@@ -70,7 +70,6 @@ async def store_until_stopped(
             insert_timeout_s=settings.sink_insert_timeout_ms / 1000,
         )
         background.append(asyncio.ensure_future(Directory(catalog, clickhouse, store.settings).run()))
-        background.append(asyncio.ensure_future(_show_catalog(catalog)))
 
         def new_member() -> Member:
             return Member(
@@ -84,7 +83,7 @@ async def store_until_stopped(
             )
 
         progress.done()
-        await _join(runtime, new_member)
+        await _until_replaced(_join(runtime, new_member), catalog, kafka.topic_raw, stream.id)
     except _Stopped:
         log.info("stopped before it was ready")
     finally:
@@ -155,11 +154,23 @@ async def _find_stream(catalog: Catalog, topic: str) -> Stream:
     raise TransientError("the catalog is not complete yet")
 
 
-async def _show_catalog(catalog: Catalog) -> None:
-    while True:
-        metrics.catalog_version.labels(SERVICE).set(catalog.version)
-        metrics.catalog_age.labels(SERVICE).set(catalog.age_ms / 1000)
-        await asyncio.sleep(RETRY_S)
+async def _until_replaced(working: Coroutine[Any, Any, None], catalog: Catalog, topic: str, stream: str) -> None:
+    """Work, and look at the catalog meanwhile. Raises StreamReplaced: to this stream's sink the new one's clicks are
+    foreign records."""
+    task = asyncio.ensure_future(working)
+    try:
+        while not task.done():
+            catalog.refresh()
+            metrics.catalog_version.labels(SERVICE).set(catalog.version)
+            metrics.catalog_age.labels(SERVICE).set(catalog.age_ms / 1000)
+            record = catalog.stream(topic)
+            if record is not None and record["stream"] != stream:
+                raise StreamReplaced(f"{topic} is now stream {record['stream']}, not {stream} any more")
+            await asyncio.wait([task], timeout=RETRY_S)
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
