@@ -22,7 +22,8 @@ UNKNOWN_IN_A_ROW_MAX: Final = 3
 """Batches without acknowledgement, with none in between, before the producer is replaced."""
 CHECK_EVERY_S: Final = 0.25
 RETRY_S_MIN: Final = 0.2
-RETRY_S_MAX: Final = 5.0
+RETRY_S_MAX: Final = 1.0
+"""Every click is refused meanwhile: a try each second costs little."""
 SUSPECT_HEADER: Final = (("suspect", b"1"),)
 
 

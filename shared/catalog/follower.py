@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 
 HEAR_EVERY_S: Final = 1.0
 """Seconds between two questions for the topic's end."""
+RETRY_S_MIN: Final = 0.2
+RETRY_S_MAX: Final = 1.0
+"""A revocation has a second to arrive once Kafka is reachable, so the pause between two tries is not longer."""
+HEALTHY_S: Final = 10.0
+"""After following for so long the next failure is a new one: the pauses begin small again."""
 
 
 class CatalogFollower:
@@ -43,14 +48,17 @@ class CatalogFollower:
         """Follow until cancelled. Failures of the environment are logged and retried with back-off."""
         with await _locked(self._store.path / "follower.lock"):
             self._store.env.reader_check()  # slots of killed readers would pin old pages
-            delay_s = 0.2
+            delay_s = RETRY_S_MIN
             while True:
+                started = time.monotonic()
                 try:
                     await self._follow()
                 except (TransientError, OperatorError) as exc:
+                    if time.monotonic() - started > HEALTHY_S:
+                        delay_s = RETRY_S_MIN
                     log.warning("catalog follower: %s; again in %.1f s", exc, delay_s)
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
-                delay_s = min(delay_s * 2, 5)
+                delay_s = min(delay_s * 2, RETRY_S_MAX)
 
     async def _follow(self) -> None:
         reader = Reader(self._kafka, self._kafka.topic_catalog, client_id="clickledger-catalog")
