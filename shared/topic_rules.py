@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from shared.errors import OperatorError
+
+
+class TopicConfig(NamedTuple):
+    """A topic's configuration, Kafka's own names."""
+
+    effective: Mapping[str, str]
+    own: frozenset[str]
+    """Names that were set for this topic; the others are the broker's. None of a topic that a client called into being."""
 
 
 def in_sync_min(replication_factor: int) -> int:
@@ -12,8 +21,14 @@ def in_sync_min(replication_factor: int) -> int:
     return 2 if replication_factor >= 3 else 1
 
 
-def refuse_config(topic: str, config: Mapping[str, str], *, compacted: bool, replication_factor: int) -> None:
+def refuse_config(topic: str, found: TopicConfig, *, compacted: bool, replication_factor: int) -> None:
     """Raise OperatorError for a configuration under which an acknowledged record can vanish."""
+    config = found.effective
+    if not found.own:
+        raise OperatorError(
+            f"topic {topic} has no settings of its own: a client called it into being, not `clickledger setup`; switch "
+            "auto.create.topics.enable off, delete the topic and run setup"
+        )
     policy = set(config.get("cleanup.policy", "delete").split(","))
     if not compacted and "compact" in policy:
         raise OperatorError(f"topic {topic} is compacted: clicks would vanish; set cleanup.policy=delete")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
@@ -18,6 +18,10 @@ from shared.errors import OperatorError
 from shared.kafka.client import bounded, connection, mapped
 from shared.kafka.consumer import Committed, parse_offset_fetch
 from shared.settings import KafkaSettings
+from shared.topic_rules import TopicConfig
+
+_OF_THE_TOPIC: Final = 1
+"""DescribeConfigs' source of what was set for the topic itself (protocol version 1 on, brokers since 1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +83,15 @@ class Admin:
         with mapped(f"growing topic {name} to {partitions} partitions"):
             await self._client.create_partitions({name: NewPartitions(partitions)})
 
-    async def config(self, name: str) -> dict[str, str]:
-        """A topic's effective configuration, Kafka's own names."""
+    async def config(self, name: str) -> TopicConfig:
+        """A topic's effective configuration."""
         with mapped(f"configuration of topic {name}"):
             (response,) = await self._client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
             ((code, message, _type, _name, entries),) = response.resources
             if code:
                 raise kafka_errors.for_code(code)(f"{name}: {message}")
-        return {entry[0]: entry[1] for entry in entries}
+        own = frozenset(entry[0] for entry in entries if entry[3] == _OF_THE_TOPIC)
+        return TopicConfig({entry[0]: entry[1] for entry in entries}, own)
 
     async def alter_config(self, name: str, config: Mapping[str, str]) -> None:
         """Replace a topic's own configuration."""

@@ -9,6 +9,7 @@ import pytest
 from clickledger.topics import StreamPlan, TopicState, new_record, plan_stream, record_topic_config, refuse_config
 from shared.errors import OperatorError
 from shared.settings import KafkaSettings
+from shared.topic_rules import TopicConfig
 
 SETTINGS = KafkaSettings(partitions=6)
 MISSING_RAW = TopicState("clicks.raw", 0, has_records=False)
@@ -111,11 +112,18 @@ def test_configurations_that_lose_clicks_are_refused(
 ) -> None:
     """Each dangerous configuration is named."""
     with pytest.raises(OperatorError, match=message):
-        refuse_config("t", config, compacted=compacted, replication_factor=replicas)
+        refuse_config("t", TopicConfig(config, frozenset(config)), compacted=compacted, replication_factor=replicas)
+
+
+def test_a_topic_that_a_client_called_into_being_is_refused() -> None:
+    """Nothing was ever set for it: its retention and its partitions are a broker's defaults."""
+    config = record_topic_config(KafkaSettings())
+    with pytest.raises(OperatorError, match=r"auto\.create\.topics\.enable"):
+        refuse_config("t", TopicConfig(config, frozenset()), compacted=False, replication_factor=1)
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_our_own_configuration_is_accepted(replicas: int) -> None:
     """What setup makes passes setup's own check."""
     config = record_topic_config(KafkaSettings(replication_factor=replicas))
-    refuse_config("t", config, compacted=False, replication_factor=replicas)
+    refuse_config("t", TopicConfig(config, frozenset(config)), compacted=False, replication_factor=replicas)
