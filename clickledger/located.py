@@ -49,7 +49,8 @@ def of_stack(stack: ready.Ready) -> Located:
     """Settings for a running local stack."""
     owner = load(ClickHouseSettings).model_copy(update={"clickhouse_url": SecretStr(stack.clickhouse_owner)})
     reader = owner.model_copy(update={"clickhouse_url": SecretStr(f"{stack.clickhouse}/{stack.database}")})
-    kafka = load(KafkaSettings).model_copy(update={"kafka_bootstrap": stack.kafka})
+    replicas = min(3, len(stack.kafka.split(",")))
+    kafka = load(KafkaSettings).model_copy(update={"kafka_bootstrap": stack.kafka, "replication_factor": replicas})
     return Located(kafka, load(CatalogSettings), owner, reader, stack)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 from clickledger import topics
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Kind, followed
 from shared.clickhouse import ClickHouse
-from shared.errors import OperatorError
+from shared.errors import OperatorError, TransientError
 from shared.kafka import Admin, Producer, Reader, TopicSpec
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
 
+_OTHER_SETUP_SECONDS = 5.0  # from making a topic to the acknowledged record: two requests
 _CATALOG_SECONDS_MAX = 120.0  # a million links are read in a few seconds
 
 
@@ -55,11 +56,12 @@ async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
         )
         config = topics.record_topic_config(kafka)
         await _make_or_grow(admin, kafka, kafka.topic_enriched, plan.enriched_partitions, config, say)
-        await _make_or_grow(admin, kafka, kafka.topic_raw, plan.raw_partitions, config, say)
-        if plan.record is not None:
-            async with _catalog_writer(kafka) as writer:
-                await writer.put(Kind.STREAM, kafka.topic_raw, plan.record)
-            say(f"stream {plan.record['stream']}: {plan.record['partitions']} partitions of {kafka.topic_raw}")
+        made = await _make_or_grow(admin, kafka, kafka.topic_raw, plan.raw_partitions, config, say)
+        if plan.record is None or (not made and await _is_named_by_another(settings, record, plan.record)):
+            return
+        async with _catalog_writer(kafka) as writer:
+            await writer.put(Kind.STREAM, kafka.topic_raw, plan.record)
+        say(f"stream {plan.record['stream']}: {plan.record['partitions']} partitions of {kafka.topic_raw}")
 
 
 async def _apply_table(clickhouse: ClickHouse, say: Callable[[str], None]) -> None:
@@ -94,16 +96,37 @@ async def _make_or_grow(
     partitions: int,
     config: dict[str, str],
     say: Callable[[str], None],
-) -> None:
+) -> bool:
+    """Make the topic (True), or see that an existing one is sound and large enough."""
     if await admin.create(TopicSpec(name, partitions, kafka.replication_factor, config)):
         say(f"topic {name}: made with {partitions} partitions")
-        return
+        return True
     found = await admin.config(name)
     topics.refuse_config(name, found, compacted=False, replication_factor=kafka.replication_factor)
-    before = (await admin.topics())[name]
+    before = (await admin.topics()).get(name)
+    if before is None:
+        raise TransientError(f"topic {name} exists and is not known yet: run setup again")
     if before < partitions:
         await admin.grow(name, partitions)
         say(f"topic {name}: grown from {before} to {partitions} partitions")
+    return False
+
+
+async def _is_named_by_another(
+    settings: SetupSettings, before: Mapping[str, Any] | None, planned: Mapping[str, Any]
+) -> bool:
+    """Whether a set-up that runs at the same time names the new stream; one stream with two ids would count twice.
+
+    Only one of them made the topic, and it writes the record at once. So the others wait a moment for that; where none
+    comes, the maker was cut off, and the record is ours to write.
+    """
+    if before is not None and before["stream"] == planned["stream"]:
+        return False  # grown: whoever writes it, it is the same
+    deadline = time.monotonic() + _OTHER_SETUP_SECONDS
+    while time.monotonic() < deadline:
+        if await _stream_record(settings) != before:
+            return True
+    return False
 
 
 async def _topic_state(admin: Admin, kafka: KafkaSettings, name: str) -> topics.TopicState:

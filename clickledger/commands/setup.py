@@ -6,7 +6,7 @@ import asyncio
 
 import typer
 
-from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, load
+from clickledger.located import DataOption, locate
 
 
 def register(app: typer.Typer) -> None:
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command("setup")(setup)
 
 
-def setup() -> None:
+def setup(data: DataOption = None) -> None:
     """Make or check topics, the stream id and the table. Safe to run again at any time.
 
     Run it once before the services start, and again to add partitions (CLICKLEDGER_PARTITIONS). It refuses what would
@@ -25,5 +25,5 @@ def setup() -> None:
     """
     from clickledger.setup import SetupSettings, set_up
 
-    settings = SetupSettings(load(KafkaSettings), load(ClickHouseSettings), load(CatalogSettings))
-    asyncio.run(set_up(settings, typer.echo))
+    found = locate(data)
+    asyncio.run(set_up(SetupSettings(found.kafka, found.clickhouse, found.catalog), typer.echo))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from clickledger.setup import SetupSettings, set_up
+from clickledger.topics import record_topic_config
 from shared.catalog import Catalog, CatalogFollower, Kind, followed
 from shared.errors import OperatorError
 from shared.kafka import Admin, Producer, TopicSpec
@@ -70,7 +72,7 @@ async def test_a_second_run_finds_everything_in_place(settings: SetupSettings) -
     assert await run(settings) == []
     assert await stream_of(settings.kafka) == first
     async with Admin(settings.kafka) as admin:
-        config = await admin.config(settings.kafka.topic_raw)
+        config = (await admin.config(settings.kafka.topic_raw)).effective
     assert config["cleanup.policy"] == "delete"
     assert config["retention.ms"] == str(7 * 24 * 3_600_000)
     assert config["unclean.leader.election.enable"] == "false"
@@ -105,6 +107,30 @@ async def test_a_compacted_topic_is_refused(settings: SetupSettings) -> None:
         await admin.create(TopicSpec(settings.kafka.topic_enriched, 2, 1, {"cleanup.policy": "compact"}))
     with pytest.raises(OperatorError, match="is compacted"):
         await run(settings)
+
+
+async def test_a_topic_that_a_client_called_into_being_is_refused(settings: SetupSettings) -> None:
+    """Brokers with auto.create.topics.enable make it with defaults, as soon as a client asks for it."""
+    async with Admin(settings.kafka) as admin:
+        await admin.create(TopicSpec(settings.kafka.topic_raw, 1, 1))
+    with pytest.raises(OperatorError, match="a client called it into being"):
+        await run(settings)
+
+
+async def test_two_set_ups_at_once_make_one_stream(settings: SetupSettings) -> None:
+    """Two ids for one topic would count its records twice."""
+    said = await asyncio.gather(*(run(settings) for _ in range(3)))
+    assert len([line for lines in said for line in lines if line.startswith("stream ")]) == 1
+
+
+async def test_a_set_up_that_was_cut_off_is_completed(settings: SetupSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topics are there, the stream has no name yet, and nobody is about to give it one."""
+    monkeypatch.setattr("clickledger.setup._OTHER_SETUP_SECONDS", 0.5)
+    config = record_topic_config(settings.kafka)
+    async with Admin(settings.kafka) as admin:
+        for topic in (settings.kafka.topic_enriched, settings.kafka.topic_raw):
+            await admin.create(TopicSpec(topic, 2, 1, config))
+    assert [line for line in await run(settings) if line.startswith("stream ")]
 
 
 async def test_a_topic_made_anew_is_a_new_stream(settings: SetupSettings, database_url: str) -> None:
