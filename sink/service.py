@@ -155,8 +155,10 @@ async def _find_stream(catalog: Catalog, topic: str) -> Stream:
 
 
 async def _until_replaced(working: Coroutine[Any, Any, None], catalog: Catalog, topic: str, stream: str) -> None:
-    """Work, and look at the catalog meanwhile. Raises StreamReplaced: to this stream's sink the new one's clicks are
-    foreign records."""
+    """Work, and look at the catalog meanwhile.
+
+    Raises StreamReplaced: to this stream's sink the new one's clicks are foreign records.
+    """
     task = asyncio.ensure_future(working)
     try:
         while not task.done():

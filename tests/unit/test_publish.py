@@ -57,10 +57,13 @@ def click(value: bytes, partition: int) -> PendingClick:
     return PendingClick(partition, b"k" * 36, value, 1, suspect=False, answer=Answer(200, b"{}"))
 
 
-def commit_to(
-    destination: HeldDestination, partitions: Callable[[], int] = lambda: PARTITIONS, **limits: int
-) -> GroupCommit:
+def commit_to(destination: HeldDestination, **limits: int) -> GroupCommit:
     """A group commit with room for what the test does not limit."""
+    return commit_while(lambda: PARTITIONS, destination, **limits)
+
+
+def commit_while(partitions: Callable[[], int], destination: HeldDestination, **limits: int) -> GroupCommit:
+    """The same, for a topic whose number of partitions changes."""
     bounds = {"group_bytes_max": 1_000_000, "pending_bytes_max": 10_000_000, "pending_clicks_max": 10_000}
     return GroupCommit(destination, partitions=partitions, **(bounds | limits))
 
@@ -222,7 +225,7 @@ async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once() ->
     """The partition in use is gone with the old topic: the next click goes to one that there is."""
     count = PARTITIONS
     destination, settled = HeldDestination(), Settled()
-    commit = commit_to(destination, partitions=lambda: count)
+    commit = commit_while(lambda: count, destination)
     for index in range(PARTITIONS - 1):
         commit.submit(click(b"%d" % index, commit.next_partition()), settled)
         await turns()
