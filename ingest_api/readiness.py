@@ -12,6 +12,7 @@ class CatalogHealth(Protocol):
 
     version: int
     is_ready: bool
+    is_complete: bool
     age_ms: int
 
 
@@ -28,7 +29,9 @@ class Readiness:
             return ""
         if self._catalog.version < 0:
             return "the catalog was not read yet"
-        return f"the catalog is not complete, or too old ({self._catalog.age_ms // 1000} s)"
+        if not self._catalog.is_complete:
+            return "the catalog was not read to its end yet"
+        return f"the catalog is too old: no news from Kafka for {self._catalog.age_ms // 1000} s"
 
     def why_not_durable(self) -> str:
         """Why no click can be made durable; empty when it can."""

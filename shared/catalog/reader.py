@@ -38,7 +38,8 @@ class Catalog:
         """Milliseconds since the copy was last proved level with the topic."""
         self.is_ready = False
         self.is_current = False
-        self._complete = False
+        self.is_complete = False
+        """Whether the copy was level with the topic at least once."""
         self._prefixes = 0
         self._read_meta()
 
@@ -54,14 +55,14 @@ class Catalog:
         self.version = meta_int(self._txn, self._store, b"version", -1)
         self.known_end = meta_int(self._txn, self._store, b"end", 0)
         self._prefixes = meta_int(self._txn, self._store, b"prefixes", 0)
-        self._complete = bool(meta_int(self._txn, self._store, b"complete", 0))
+        self.is_complete = bool(meta_int(self._txn, self._store, b"complete", 0))
         try:
             heard_s = self._store.heard_file.stat().st_mtime
         except FileNotFoundError:
             heard_s = 0
         self.age_ms = max(0, int((time.time() - heard_s) * 1000))
-        self.is_ready = self._complete and self.age_ms <= self._settings.catalog_age_ms_max
-        self.is_current = self._complete and self.age_ms <= CURRENT_MS
+        self.is_ready = self.is_complete and self.age_ms <= self._settings.catalog_age_ms_max
+        self.is_current = self.is_complete and self.age_ms <= CURRENT_MS
 
     def _get(self, name: bytes) -> bytes | None:
         value: bytes | None = self._txn.get(db_key(name), db=self._store.records)
