@@ -33,8 +33,6 @@ FAILURE_SLOTS: Final = 65_536
 """Client addresses whose failed authentications are told apart: 512 KiB per worker seat."""
 GROUP_MARGIN_BYTES: Final = 4_096
 """Room that a Kafka batch needs beside its records."""
-START_PATIENCE_S: Final = 3.0
-"""How long a starting process lets connections wait until it is ready, instead of answering 500."""
 FLUSH_EVERY_S: Final = 0.5
 
 
@@ -167,7 +165,7 @@ class Worker:
         A copy from before the start must catch up too: keys may have been revoked meanwhile.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + START_PATIENCE_S
+        deadline = loop.time() + self._settings.api.api_start_patience_ms / 1000
         while self._is_early() and loop.time() < deadline and not self._runtime.stopping.is_set():
             await self._runtime.pause(0.02)
 

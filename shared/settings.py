@@ -193,6 +193,12 @@ class ApiSettings(_Group):
     api_pending_bytes_max: int = Field(
         67_108_864, ge=1_048_576, description="bytes of those clicks' records per process (64 MiB)"
     )
+    api_start_patience_ms: int = Field(
+        3_000,
+        ge=0,
+        le=30_000,
+        description="ms a starting process lets connections wait for catalog and Kafka instead of answering 500",
+    )
     api_connections_max: int = Field(
         10_000, ge=1, le=1_000_000, description="connections per process; about 10 KiB and a file each"
     )

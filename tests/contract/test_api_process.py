@@ -92,14 +92,14 @@ def test_failed_authentications(limited: ApiService) -> None:
 
 async def test_no_stream_record(make_api: MakeApi) -> None:
     """Before `setup` has run the service is alive, not ready, says why, and refuses with 500 and Retry-After."""
-    api = make_api()
+    api = make_api(api_start_patience_ms="200")
     await api.prepare(with_stream=False)
     api.start_unready()
     reply = await asyncio.to_thread(api.click)
     assert (reply.status, reply.code, reply.headers["retry-after"]) == (500, "500", "1")
     ready = api.get("/readyz")
     assert (ready.status, ready.code) == (503, "503")
-    assert "setup" in ready.json["description"]
+    await api.until(lambda: "setup" in api.get("/readyz").json["description"])
     assert api.get("/livez").status == 200
     await api.put([api.stream_entry()])
     await api.until(lambda: api.get("/readyz").status == 200)
@@ -110,7 +110,7 @@ async def test_no_kafka_at_start(make_api: MakeApi) -> None:
     """Without Kafka and a catalog every click is 500 with Retry-After, never 498 or 1003."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    api = make_api(kafka_bootstrap=f"127.0.0.1:{port}", kafka_request_timeout_ms="500")
+    api = make_api(kafka_bootstrap=f"127.0.0.1:{port}", kafka_request_timeout_ms="500", api_start_patience_ms="200")
     api.start_unready()
     reply = await asyncio.to_thread(api.click)
     assert (reply.status, reply.code, reply.headers["retry-after"]) == (500, "500", "1")

@@ -42,8 +42,22 @@ class _Service:
             return response.status, json.loads(response.read())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service() -> Iterator[_Service]:
+    """One for the tests that change nothing."""
+    with _running() as service:
+        yield service
+
+
+@pytest.fixture
+def own_service() -> Iterator[_Service]:
+    """One of a test's own."""
+    with _running() as service:
+        yield service
+
+
+@contextlib.contextmanager
+def _running() -> Iterator[_Service]:
     """The application on a free port; its ClickHouse does not answer."""
     catalog = example_catalog()
     catalog.put("key", "k2", key_record(_READER, key_id="k2", grants=["reports"]))
@@ -83,20 +97,20 @@ def test_refusals_have_one_shape(service: _Service, path: str, secret: str | Non
     assert (found, body["code"], set(body)) == (status, str(status), {"code", "description"})
 
 
-def test_a_revoked_key_and_a_catalog_that_is_not_ready(service: _Service) -> None:
+def test_a_revoked_key_and_a_catalog_that_is_not_ready(own_service: _Service) -> None:
     """Revocation works at the next request; without a catalog nobody is told that a key is wrong."""
-    service.catalog.put("key", "k2", key_record(_READER, key_id="k2", grants=["reports"], revoked=True))
-    assert service.get("/v1/reports/ctr")[0] == 401
-    service.catalog.is_ready = False
-    assert service.get("/v1/reports/ctr")[0] == 503
+    own_service.catalog.put("key", "k2", key_record(_READER, key_id="k2", grants=["reports"], revoked=True))
+    assert own_service.get("/v1/reports/ctr")[0] == 401
+    own_service.catalog.is_ready = False
+    assert own_service.get("/v1/reports/ctr")[0] == 503
 
 
-def test_health(service: _Service) -> None:
+def test_health(own_service: _Service) -> None:
     """Alive at once; ready only while every check says so."""
-    assert service.get("/livez", None) == (200, {"status": "alive"})
-    assert service.get("/readyz", None)[0] == 200
-    service.runtime.checks.append(lambda: "no catalog yet")
-    assert service.get("/readyz", None) == (503, {"status": "not ready", "reasons": ["no catalog yet"]})
+    assert own_service.get("/livez", None) == (200, {"status": "alive"})
+    assert own_service.get("/readyz", None)[0] == 200
+    own_service.runtime.checks.append(lambda: "no catalog yet")
+    assert own_service.get("/readyz", None) == (503, {"status": "not ready", "reasons": ["no catalog yet"]})
 
 
 def test_the_period_defaults_to_thirty_days_of_the_tenants_zone() -> None:
