@@ -47,7 +47,14 @@ def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
     """Print rows; numbers to the right, None and '' as nothing, text as it is (never read as markup)."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
     for index, column in enumerate(columns):
         is_number = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
         name = column.replace(" ", "\n")
@@ -55,9 +62,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
     for row in rows:
         table.add_row(*(_text(value) for value in row))
     out = console()
+    if _width(table, out) > out.width:
+        table.padding = 0  # one space between columns instead of two
     # As wide as its content, in a pipe and on a narrow terminal alike: a folded number is no number.
-    out.width = max(out.width, out.measure(table, options=out.options.update_width(_WIDTH_MAX)).maximum)
+    out.width = max(out.width, _width(table, out))
     out.print(table, soft_wrap=True)
+
+
+def _width(table: Table, out: Console) -> int:
+    return out.measure(table, options=out.options.update_width(_WIDTH_MAX)).maximum
 
 
 def _text(value: Any) -> Any:
