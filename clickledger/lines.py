@@ -118,7 +118,7 @@ def read_csv(stream: io.BufferedReader) -> Iterator[Record | BadLine]:
     """Yield one record per row; the first row names the fields. A record's number is that of its last line."""
     text = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
     try:
-        yield from _csv_rows(csv.DictReader(text))
+        yield from _csv_rows(csv.DictReader(text, strict=True))  # strict: an open quote at the end is an error
     finally:
         text.detach()  # the stream is the caller's to close
 

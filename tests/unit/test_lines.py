@@ -56,3 +56,12 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path, cut):
         with pytest.raises(FileProblem):
             list(read_records(path))
+
+
+def test_a_quote_that_stays_open_is_a_bad_line(tmp_path: Path) -> None:
+    """It would otherwise swallow the rest of the file into one field."""
+    path = tmp_path / "links.csv"
+    path.write_text('short_url,promotion_id\nhttp://a/b,p\nhttp://a/c,"p\nhttp://a/d,p\n')
+    good, bad = read_records(path)
+    assert isinstance(good, Record)
+    assert isinstance(bad, BadLine)
