@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -133,6 +134,11 @@ def run_service(
         return uvloop.run(_serve(service, settings, main, health_port))
     except ClickledgerError as exc:
         log.critical("%s", exc)
+        return 1
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        log.critical("%s: stop what listens there, or set another CLICKLEDGER_…_PORT", exc.strerror)
         return 1
 
 

@@ -31,8 +31,9 @@ def refill(
 ) -> None:
     """Heal a gap: the enricher goes back to the first raw offset that is not stored and writes from there again.
 
-    Without --at, every partition whose sink waits goes back to the offset after its last row. Rows that are stored are
-    never stored twice: the sink drops copies. After --accept-lost, accept the gap too: clickledger audit --accept-gap.
+    Without --at, every partition with clicks that are not rows yet goes back to the offset after its last row; for
+    clicks that were merely under way this does no harm. Rows that are stored are never stored twice: the sink drops
+    copies. After --accept-lost, accept the gap too: clickledger audit --accept-gap.
 
     Example: clickledger refill
 
@@ -58,9 +59,16 @@ def parse_place(text: str) -> tuple[int, int]:
 async def _refill(data: Path | None, offsets: dict[int, int], *, accept_lost: bool, timeout_s: float) -> None:
     from clickledger.audit_run import read_stream, run_audit
     from enricher.refill import request
+    from shared.kafka import Admin
 
     found = locate(data)
     record, _ = await read_stream(found)
+    async with Admin(found.kafka) as admin:
+        partitions = (await admin.topics()).get(found.kafka.topic_raw, 0)
+    if unknown := [partition for partition in offsets if partition >= partitions]:
+        raise typer.BadParameter(
+            f"--at: {found.kafka.topic_raw} has no partition {unknown[0]}, only 0 to {partitions - 1}"
+        )
     if not offsets:
         report = await run_audit(found, wait=False, timeout_s=timeout_s)
         offsets = {each.facts.partition: each.stored_next for each in report.current.partitions if each.in_flight}

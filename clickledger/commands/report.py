@@ -64,6 +64,8 @@ def print_rows(columns: Sequence[str], rows: Sequence[dict[str, Any]], output_fo
     from clickledger.output import print_table
 
     match output_format:
+        case Format.TABLE if not rows:
+            typer.echo("no clicks: look at --tenant, --from, --to and --promotion", err=True)
         case Format.TABLE:
             print_table(columns, [[row[column] for column in columns] for row in rows])
         case Format.JSON:

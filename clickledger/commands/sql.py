@@ -13,6 +13,8 @@ from clickledger.located import DataOption, locate
 
 _READ_ONLY = {"readonly": 2}  # may change settings of its own query, nothing else, whoever the user is
 
+_ONE_SELECT = ": give one SELECT, spelt right, its format by --format and without SETTINGS"
+
 _SERVER = "DB::Exception: "  # stands before what the server says is wrong with a query
 
 
@@ -61,4 +63,5 @@ async def _run(data: Path | None, query: str, output_format: str) -> None:
 
 def _words_of_the_server(message: str) -> str:
     """Cut out what ClickHouse itself says: the query above it is on the screen already."""
-    return message.rpartition(_SERVER)[2].partition(" (version ")[0]
+    words = message.rpartition(_SERVER)[2].partition(" (version ")[0]
+    return f"{words}{_ONE_SELECT}" if "(READONLY)" in words else words

@@ -25,6 +25,15 @@ from shared.settings import ClickHouseSettings
 
 _TICK_S = 0.2
 
+_HINTS = {
+    "430": "the key lacks the grant shortlinkclicks: clickledger keys list",
+    "498": "the key is not valid: look at --key and CLICKLEDGER_KEY, or at: clickledger keys list",
+    "1003": "no such link of the key's tenant: register it with clickledger links load, or give another --short-url",
+    "1010": "the link has expired, is disabled or is older than the tenant's retention",
+    "429": "over the key's rate: clickledger tenants set TENANT --rate-limit N, or a lower --rate",
+}
+"""What to do about the answers that a sender can do something about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -151,6 +160,7 @@ def print_result(result: Result, *, as_json: bool) -> None:
         ),
         f"200 with id: {record['accepted']:,}; unknown outcomes: {record['unknown']:,}; sent again: {record['retried']:,}",
         f"answers: {codes}",
+        *(f"  {code}: {_HINTS[code]}" for code in record["by_code"] if code in _HINTS),
         "latency ms, from when due: " + ", ".join(f"{name} {value:,.1f}" for name, value in latency.items()),
     ]
     if result.bad_lines.count:
