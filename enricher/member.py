@@ -23,7 +23,7 @@ from enricher.refill import Request, group_id, pending_requests
 from enricher.row import Tools
 from enricher.worker import OPERATOR_RETRY_S, PartitionWorker
 from shared.catalog import Catalog
-from shared.errors import NotOwned, OffsetLost, OperatorError, TransientError
+from shared.errors import ClickledgerError, ClientBroken, NotOwned, OffsetLost, OperatorError, TransientError
 from shared.kafka import Assignment, Committed, Consumer, Producer
 from shared.metrics import catalog_age, catalog_version, errors
 from shared.settings import KafkaSettings
@@ -101,9 +101,7 @@ class Member:
         self._producing = producing
         self._tools = tools
         self._catalog = catalog
-        self._gate = CatalogGate(
-            catalog, kafka.topic_raw, stream.id, wait_s_max=catalog_wait_s, on_replaced=self._abandon
-        )
+        self._gate = CatalogGate(catalog, kafka.topic_raw, stream.id, wait_s_max=catalog_wait_s, on_lost=self._abandon)
         self._look_every_s = look_every_s
         self._now_ms = now_ms
         self._running: dict[int, _Running] = {}
@@ -130,6 +128,7 @@ class Member:
 
         A bug in a worker ends it with that error. Raises TransientError, OperatorError when the group cannot be joined.
         """
+        self._gate.refresh()
         self._requests = pending_requests(self._catalog, self._stream.id)
         await self._consumer.start()
         fetching = asyncio.ensure_future(self._fetch())
@@ -147,7 +146,7 @@ class Member:
             await self._leave()
 
     def look_at_catalog(self) -> None:
-        """Renew the catalog's snapshot; wake the workers that are asked to rewind. Raises StreamReplaced."""
+        """Renew the catalog's snapshot; wake the workers that are asked to rewind. Raises as `CatalogGate.refresh`."""
         if not self._gate.refresh():
             return
         self._requests = pending_requests(self._catalog, self._stream.id)
@@ -172,10 +171,12 @@ class Member:
             await asyncio.wait([each.task for each in running], timeout=self._kafka.kafka_request_timeout_ms / 1000)
         await self._consumer.close()
 
-    def _abandon(self) -> None:
-        """End all enriching on the spot."""
+    def _abandon(self, why: ClickledgerError) -> None:
+        """End all enriching on the spot, and then this member."""
         for each in self._running.values():
             each.task.cancel()
+        if self._running and not self._failed.done():
+            self._failed.set_exception(why)
 
     async def _fetch(self) -> None:
         looked_at_s = 0.0
@@ -186,6 +187,8 @@ class Member:
                 self._consumer.hold(lost.partition)
                 if lost.partition in self._running:
                     self._running[lost.partition].feed.fail(lost)
+            except ClientBroken:
+                raise  # `run` ends with it; another member is built
             except OperatorError as exc:
                 errors.labels("enricher", "operator").inc()
                 log.error("reading: %s", exc)  # noqa: TRY400  # the message is whole; the trace says nothing more

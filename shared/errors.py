@@ -19,6 +19,10 @@ class OutcomeUnknown(TransientError):
     """The request may or may not have taken effect. Ask before doing it again."""
 
 
+class ClientBroken(TransientError):
+    """A client's background task has died: this object never works again. Close it and build another."""
+
+
 class OperatorError(ClickledgerError):
     """A human must change something (password, schema, disk, setting). Pause and raise an alarm; never drop data."""
 

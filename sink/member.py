@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import metrics
-from shared.errors import NotOwned, OffsetLost, OperatorError, TransientError
+from shared.errors import ClientBroken, NotOwned, OffsetLost, OperatorError, TransientError
 from shared.kafka import Assignment, Committed, Consumer, Reader, Record
 from shared.positions import accepted_gaps
 from shared.settings import KafkaSettings
@@ -149,9 +149,12 @@ class Member:
     async def _fetch(self) -> None:
         while True:
             try:
+                self._reader.raise_if_broken()
                 self._hand_out(await self._consumer.getmany(POLL_MS))
             except OffsetLost as lost:
                 self._skip_lost(lost)
+            except ClientBroken:
+                raise  # `run` ends with it; another member is built
             except (TransientError, OperatorError) as exc:
                 kind = "operator" if isinstance(exc, OperatorError) else "transient"
                 metrics.errors.labels(SERVICE, kind).inc()

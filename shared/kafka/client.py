@@ -1,20 +1,36 @@
-"""What every client needs: connection settings, the exception map, a bound on closing."""
+"""What every client needs: connection settings, the exception map, records, what makes a client broken, bounded closing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.helpers import create_ssl_context
 
-from shared.errors import ClickledgerError, DataError, NotOwned, OperatorError, OutcomeUnknown, TransientError
+from shared.errors import (
+    ClickledgerError,
+    ClientBroken,
+    DataError,
+    NotOwned,
+    OffsetLost,
+    OperatorError,
+    OutcomeUnknown,
+    TransientError,
+)
 from shared.settings import KafkaSettings
 
 METADATA_AGE_MS: Final = 30_000
 """How old the list of partitions may get before it is asked for again: how soon a grown topic is noticed."""
+
+FETCH_WAIT_MS = 100
+"""How long a fetch may wait for a first byte at the broker; a seek or resume waits for the running fetch."""
+
+_CLOSED_TRANSPORT: Final = "the handler is closed"
+"""What uvloop's RuntimeError says of a write to a connection that is gone; asyncio's own loop raises nothing."""
 
 _OPERATOR: Final = (
     kafka_errors.TopicAuthorizationFailedError,
@@ -52,6 +68,17 @@ _UNKNOWN_OUTCOME: Final = (
     kafka_errors.NotEnoughReplicasAfterAppendError,
     kafka_errors.ProducerClosed,
 )
+
+
+class Record(Protocol):
+    """One Kafka record. `timestamp` in ms."""
+
+    offset: int
+    partition: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 def connection(settings: KafkaSettings) -> dict[str, Any]:
@@ -105,6 +132,10 @@ def mapped(what: str, *, writing: bool = False) -> Iterator[None]:
         yield
     except (kafka_errors.KafkaError, TimeoutError, OSError) as exc:
         raise map_error(exc, what, writing=writing) from exc
+    except RuntimeError as exc:
+        if _CLOSED_TRANSPORT not in str(exc):
+            raise
+        raise map_error(kafka_errors.KafkaConnectionError(str(exc)), what, writing=writing) from exc
 
 
 async def bounded(closing: Any, deadline_s: float) -> bool:
@@ -118,3 +149,57 @@ async def bounded(closing: Any, deadline_s: float) -> bool:
     if not task.cancelled():
         task.exception()
     return True
+
+
+def refuse_broken(consumer: AIOKafkaConsumer, what: str) -> None:
+    """Raise ClientBroken when one of the library's background tasks has ended: nobody there starts it again.
+
+    Seen with a broker killed at the wrong moment: uvloop raises RuntimeError for a write to a closed transport, the
+    library expects OSError, and its coordination (or heartbeat, fetch, metadata) task dies of it.
+    """
+    coordinator = consumer._coordinator
+    tasks = {
+        "coordination": getattr(coordinator, "_coordination_task", None),
+        "heartbeat": getattr(coordinator, "_heartbeat_task", None),
+        "fetch": consumer._fetcher and consumer._fetcher._fetch_task,
+        "metadata": consumer._client._sync_task,
+    }
+    for name, task in tasks.items():
+        if task is not None and task.done() and not task.cancelled() and task.exception() is not None:
+            raise ClientBroken(f"{what}: the client's {name} task ended: {task.exception()}")
+
+
+async def fetched_records(
+    consumer: AIOKafkaConsumer, wanted: Sequence[TopicPartition], timeout_ms: int, what: str
+) -> dict[int, list[Record]]:
+    """The fetched records of the wanted partitions (none named: all). Errors as `Consumer.getmany`."""
+    refuse_broken(consumer, what)
+    try:
+        with mapped(what):
+            fetched = await consumer.getmany(*wanted, timeout_ms=timeout_ms)
+    except TransientError as exc:
+        if isinstance(exc.__cause__, kafka_errors.OffsetOutOfRangeError):
+            raise await lost_offsets(consumer, exc.__cause__) from exc
+        refuse_broken(consumer, what)
+        raise
+    return {tp.partition: records for tp, records in fetched.items()}
+
+
+async def start_consumer(consumer: AIOKafkaConsumer, what: str, settings: KafkaSettings) -> None:
+    """Connect within the request time-out, or close what a failed start opened."""
+    try:
+        with mapped(what):
+            await asyncio.wait_for(consumer.start(), settings.kafka_request_timeout_ms / 1000)
+    except BaseException:
+        await bounded(consumer.stop(), 1)
+        raise
+
+
+async def lost_offsets(consumer: AIOKafkaConsumer, exc: kafka_errors.OffsetOutOfRangeError) -> Exception:
+    """OffsetLost with both ends of the lost range; TransientError while the earliest kept offset is unknown."""
+    ((tp, wanted),) = exc.args[0].items()
+    try:
+        earliest = (await consumer.beginning_offsets([tp]))[tp]
+    except (kafka_errors.KafkaError, OSError) as error:
+        return TransientError(f"{tp.topic}/{tp.partition}: offset {wanted} is out of range, earliest unknown: {error}")
+    return OffsetLost(tp.topic, tp.partition, wanted, earliest)

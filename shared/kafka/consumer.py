@@ -1,6 +1,6 @@
-"""Consumers: `Consumer`, a member of a group that commits by hand, and `Reader`, which reads without a group.
+"""A member of a group that commits by hand.
 
-Rules of the group member:
+Its rules:
 
 * A committed offset that cannot be read is *unknown*, never "none": the library drops OffsetFetch's error codes, so the
   request is sent and judged here. "None" (offset -1) means the caller's start offset.
@@ -16,34 +16,30 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from shared.errors import NotOwned, OffsetLost, TransientError
-from shared.kafka.client import bounded, connection, map_error, mapped
+from shared.errors import NotOwned
+from shared.kafka.client import (
+    FETCH_WAIT_MS,
+    Record,
+    bounded,
+    connection,
+    fetched_records,
+    mapped,
+    refuse_broken,
+    start_consumer,
+)
 from shared.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_MS = 24 * 3600 * 1000
 """The library's own limit between polls is not used: a member with held partitions is alive, its metrics tell."""
-FETCH_WAIT_MS = 100
-"""How long a fetch may wait for a first byte at the broker; a seek or resume waits for the running fetch."""
-
-
-class Record(Protocol):
-    """One Kafka record. `timestamp` in ms."""
-
-    offset: int
-    partition: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
 
 
 class Committed(NamedTuple):
@@ -128,6 +124,7 @@ class Consumer:
         self._revoked_callback = on_revoked
         self._assignments: dict[int, Assignment] = {}
         self._held: set[int] = set()
+        self._has_joined = False
         self._consumer = AIOKafkaConsumer(
             **connection(settings),
             client_id=instance_id,
@@ -147,7 +144,7 @@ class Consumer:
 
     async def start(self) -> None:
         """Connect and join the group; assignments arrive by the callback. Raises TransientError, OperatorError."""
-        await _start(self._consumer, f"joining group {self.group_id}", self._settings)
+        await start_consumer(self._consumer, f"joining group {self.group_id}", self._settings)
         # Before subscribing, so that the library's own idea of a committed offset is never used.
         self._consumer._coordinator._do_fetch_commit_offsets = self._positions
         self._consumer.subscribe([self.topic], listener=_Listener(self))
@@ -165,20 +162,17 @@ class Consumer:
     async def getmany(self, timeout_ms: int) -> dict[int, list[Record]]:
         """The fetched records by partition, in order; empty after `timeout_ms` without any.
 
-        Raises OffsetLost for a partition whose position is no longer in Kafka (hold it, alarm), TransientError,
-        OperatorError.
+        Raises OffsetLost for a partition whose position is no longer in Kafka (hold it, alarm), ClientBroken when this
+        member must be built anew, TransientError, OperatorError.
         """
+        what = f"reading {self.topic} as {self.group_id}"
+        refuse_broken(self._consumer, what)
         wanted = [TopicPartition(self.topic, p) for p in self._assignments if p not in self._held]
         if not wanted:
             await asyncio.sleep(timeout_ms / 1000)
             return {}
-        try:
-            fetched = await self._consumer.getmany(*wanted, timeout_ms=timeout_ms)
-        except kafka_errors.OffsetOutOfRangeError as exc:
-            raise await _lost(self._consumer, exc) from exc
-        except (kafka_errors.KafkaError, OSError) as exc:
-            raise map_error(exc, f"reading {self.topic} as {self.group_id}") from exc
-        return {tp.partition: records for tp, records in fetched.items() if tp.partition in self._assignments}
+        fetched = await fetched_records(self._consumer, wanted, timeout_ms, what)
+        return {partition: records for partition, records in fetched.items() if partition in self._assignments}
 
     def hold(self, partition: int) -> None:
         """Return no records of this partition until `release`."""
@@ -288,7 +282,22 @@ class Consumer:
         coordinator = self._consumer._coordinator
         self._held.clear()
         self._assignments = {p: Assignment(p, coordinator.generation, coordinator.member_id) for p in partitions}
+        self._watch_growth(coordinator)
         self._assigned_callback(list(self._assignments.values()))
+
+    def _watch_growth(self, coordinator: Any) -> None:
+        """Have this member look for new partitions too.
+
+        The library leaves that to the member that was elected. A static member that comes back gets its old assignment
+        without an election, so that afterwards nobody looks and new partitions are never read. At its first assignment
+        a member that was not elected asks for another one, with the next metadata: the topic may have grown while it
+        was away. The broker makes that a rebalance only for the group's leader.
+        """
+        if coordinator._group_subscription is None:
+            coordinator._group_subscription = {self.topic}
+            if self._has_joined:
+                coordinator._metadata_snapshot = coordinator._get_metadata_snapshot()
+        self._has_joined = True
 
     async def _on_revoked(self) -> None:
         revoked, self._assignments = list(self._assignments.values()), {}
@@ -297,95 +306,3 @@ class Consumer:
             assignment.revoked.set()
         if revoked:
             await self._revoked_callback(revoked)
-
-
-class Reader:
-    """Reads a topic from explicit positions, without a group: catalog, audit, streams."""
-
-    def __init__(self, settings: KafkaSettings, topic: str, *, client_id: str) -> None:
-        self._settings = settings
-        self.topic = topic
-        self._consumer = AIOKafkaConsumer(
-            **connection(settings),
-            client_id=client_id,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            isolation_level="read_uncommitted",
-        )
-
-    async def start(self) -> None:
-        """Connect. Raises TransientError, OperatorError."""
-        await _start(self._consumer, f"connecting to read {self.topic}", self._settings)
-
-    async def close(self, deadline_s: float = 5) -> None:
-        """Disconnect within `deadline_s`."""
-        await bounded(self._consumer.stop(), deadline_s)
-
-    async def partitions(self) -> list[int]:
-        """The topic's partitions. Raises TransientError while the topic is unknown."""
-        with mapped(f"partitions of {self.topic}"):
-            client = self._consumer._client
-            return sorted(
-                await asyncio.wait_for(
-                    client._wait_on_metadata(self.topic), self._settings.kafka_request_timeout_ms / 1000
-                )
-            )
-
-    async def begin_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The earliest kept offset of each partition."""
-        with mapped(f"begin offsets of {self.topic}"):
-            found = await self._consumer.beginning_offsets([TopicPartition(self.topic, p) for p in partitions])
-        return {tp.partition: offset for tp, offset in found.items()}
-
-    async def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The offset after the last record of each partition."""
-        with mapped(f"end offsets of {self.topic}"):
-            found = await self._consumer.end_offsets([TopicPartition(self.topic, p) for p in partitions])
-        return {tp.partition: offset for tp, offset in found.items()}
-
-    async def offsets_at(self, time_ms: int, partitions: Iterable[int]) -> dict[int, int | None]:
-        """The first offset whose record timestamp is at least `time_ms`; None where there is none."""
-        with mapped(f"offsets of {self.topic} at {time_ms}"):
-            found = await self._consumer.offsets_for_times({TopicPartition(self.topic, p): time_ms for p in partitions})
-        return {tp.partition: at.offset if at else None for tp, at in found.items()}
-
-    def assign(self, positions: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on."""
-        self._consumer.assign([TopicPartition(self.topic, p) for p in positions])
-        for partition, offset in positions.items():
-            self._consumer.seek(TopicPartition(self.topic, partition), offset)
-
-    async def position(self, partition: int) -> int:
-        """The next offset to be returned."""
-        position: int = await self._consumer.position(TopicPartition(self.topic, partition))
-        return position
-
-    async def getmany(self, timeout_ms: int) -> dict[int, list[Record]]:
-        """As `Consumer.getmany`, for the assigned partitions."""
-        try:
-            fetched = await self._consumer.getmany(timeout_ms=timeout_ms)
-        except kafka_errors.OffsetOutOfRangeError as exc:
-            raise await _lost(self._consumer, exc) from exc
-        except (kafka_errors.KafkaError, OSError) as exc:
-            raise map_error(exc, f"reading {self.topic}") from exc
-        return {tp.partition: records for tp, records in fetched.items()}
-
-
-async def _start(consumer: AIOKafkaConsumer, what: str, settings: KafkaSettings) -> None:
-    try:
-        with mapped(what):
-            await asyncio.wait_for(consumer.start(), settings.kafka_request_timeout_ms / 1000)
-    except BaseException:
-        await bounded(consumer.stop(), 1)
-        raise
-
-
-async def _lost(consumer: AIOKafkaConsumer, exc: kafka_errors.OffsetOutOfRangeError) -> Exception:
-    ((tp, wanted),) = exc.args[0].items()
-    try:
-        earliest = (await consumer.beginning_offsets([tp]))[tp]
-    except (kafka_errors.KafkaError, OSError) as error:
-        return TransientError(f"{tp.topic}/{tp.partition}: offset {wanted} is out of range, earliest unknown: {error}")
-    return OffsetLost(tp.topic, tp.partition, wanted, earliest)

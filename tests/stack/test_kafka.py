@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import DataError, NotOwned, OffsetLost, TransientError
+from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, TransientError
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
 from shared.settings import KafkaSettings
 
@@ -43,6 +43,26 @@ async def fill(producer: Producer, topic: str, partition: int, count: int) -> in
     for number in range(count):
         batch.append(timestamp=1_700_000_000_000 + number, key=b"k", value=b"%d" % number, headers=[("h", b"1")])
     return await producer.send_batch(topic, partition, batch)
+
+
+async def test_growth_is_noticed_by_a_member_that_came_back(
+    kafka: KafkaSettings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restarted static member gets its old assignment without an election; it still notices new partitions."""
+    monkeypatch.setattr("shared.kafka.client.METADATA_AGE_MS", 300)
+    first = Member(kafka, topic, "g-" + topic, "member")
+    await first.join()
+    await first.consumer.close()
+    again = Member(kafka, topic, "g-" + topic, "member")
+    await again.join()
+    async with Admin(kafka) as admin:
+        await admin.grow(topic, 3)
+    try:
+        async with asyncio.timeout(20):
+            while 2 not in again.assigned:
+                await again.consumer.getmany(100)
+    finally:
+        await again.consumer.close()
 
 
 async def test_grown_topic_is_known_at_once(kafka: KafkaSettings, producer: Producer, topic: str) -> None:
@@ -199,6 +219,26 @@ async def test_a_position_that_kafka_no_longer_holds_names_the_lost_range(
         await member.read(1)
     assert (lost.value.partition, lost.value.wanted, lost.value.earliest) == (0, 50, 0)
     await member.consumer.close()
+
+
+async def test_a_member_whose_background_task_died_says_so(kafka: KafkaSettings, topic: str, names: Any) -> None:
+    """The library never restarts a dead coordination task: reading raises ClientBroken instead of standing still."""
+    member = Member(kafka, topic, names.group, "a")
+    await member.join()
+
+    async def write_to_closed_transport(*_: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    coordinator = member.consumer._consumer._coordinator
+    coordinator._client.coordinator_lookup = write_to_closed_transport
+    coordinator.coordinator_dead()
+    with pytest.raises(ClientBroken, match="coordination task ended"):
+        await member.read(1)
+    member.consumer.hold(0)
+    member.consumer.hold(1)
+    with pytest.raises(ClientBroken):
+        await member.consumer.getmany(10)
+    await member.consumer.close(1)
 
 
 async def test_no_broker_is_a_transient_error() -> None:

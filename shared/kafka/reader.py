@@ -1,0 +1,92 @@
+"""Reads a topic from explicit positions, without a group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from shared.kafka.client import (
+    FETCH_WAIT_MS,
+    Record,
+    bounded,
+    connection,
+    fetched_records,
+    mapped,
+    refuse_broken,
+    start_consumer,
+)
+from shared.settings import KafkaSettings
+
+
+class Reader:
+    """Reads a topic from explicit positions, without a group: catalog, audit, streams."""
+
+    def __init__(self, settings: KafkaSettings, topic: str, *, client_id: str) -> None:
+        self._settings = settings
+        self.topic = topic
+        self._consumer = AIOKafkaConsumer(
+            **connection(settings),
+            client_id=client_id,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            isolation_level="read_uncommitted",
+        )
+
+    async def start(self) -> None:
+        """Connect. Raises TransientError, OperatorError."""
+        await start_consumer(self._consumer, f"connecting to read {self.topic}", self._settings)
+
+    async def close(self, deadline_s: float = 5) -> None:
+        """Disconnect within `deadline_s`."""
+        await bounded(self._consumer.stop(), deadline_s)
+
+    def raise_if_broken(self) -> None:
+        """Raise ClientBroken when this reader must be built anew; `getmany` does it by itself."""
+        refuse_broken(self._consumer, f"reading {self.topic}")
+
+    async def partitions(self) -> list[int]:
+        """The topic's partitions. Raises TransientError while the topic is unknown."""
+        with mapped(f"partitions of {self.topic}"):
+            client = self._consumer._client
+            return sorted(
+                await asyncio.wait_for(
+                    client._wait_on_metadata(self.topic), self._settings.kafka_request_timeout_ms / 1000
+                )
+            )
+
+    async def begin_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The earliest kept offset of each partition."""
+        with mapped(f"begin offsets of {self.topic}"):
+            found = await self._consumer.beginning_offsets([TopicPartition(self.topic, p) for p in partitions])
+        return {tp.partition: offset for tp, offset in found.items()}
+
+    async def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The offset after the last record of each partition."""
+        with mapped(f"end offsets of {self.topic}"):
+            found = await self._consumer.end_offsets([TopicPartition(self.topic, p) for p in partitions])
+        return {tp.partition: offset for tp, offset in found.items()}
+
+    async def offsets_at(self, time_ms: int, partitions: Iterable[int]) -> dict[int, int | None]:
+        """The first offset whose record timestamp is at least `time_ms`; None where there is none."""
+        with mapped(f"offsets of {self.topic} at {time_ms}"):
+            found = await self._consumer.offsets_for_times({TopicPartition(self.topic, p): time_ms for p in partitions})
+        return {tp.partition: at.offset if at else None for tp, at in found.items()}
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Read these partitions from these offsets on."""
+        self._consumer.assign([TopicPartition(self.topic, p) for p in positions])
+        for partition, offset in positions.items():
+            self._consumer.seek(TopicPartition(self.topic, partition), offset)
+
+    async def position(self, partition: int) -> int:
+        """The next offset to be returned."""
+        position: int = await self._consumer.position(TopicPartition(self.topic, partition))
+        return position
+
+    async def getmany(self, timeout_ms: int) -> dict[int, list[Record]]:
+        """As `Consumer.getmany`, for the assigned partitions."""
+        return await fetched_records(self._consumer, (), timeout_ms, f"reading {self.topic}")
