@@ -231,7 +231,8 @@ class Engine:
             session.run(f"USE `{database}`".encode(), "TSV")
             if role is Role.READER:
                 session.run(b"SET ROLE reader", "TSV")
-                settings = {**settings, "readonly": "1"}
+                # A reader's session ignores the SETTINGS inside a view, and ctr_daily needs this one.
+                settings = {**settings, "allow_nonconst_timezone_arguments": "1", "readonly": "1"}
             session.apply({"implicit_select": "0", **settings})
         except StatementError:
             session.close()

@@ -120,6 +120,7 @@ ALLOWED = (
     "SELECT count() FROM mine",
     "SELECT * FROM clickledger.mine",
     "SELECT * FROM view_of_mine",
+    "SELECT hour FROM view_with_settings",
     "WITH a AS (SELECT id FROM mine) SELECT count() FROM a",
     "SELECT 1 UNION DISTINCT SELECT 2",
     "(SELECT 1) EXCEPT SELECT 2",
@@ -160,10 +161,15 @@ def owner(clickhouse_server: LocalClickHouse) -> Iterator[ClickHouseHttp]:
     owner.rows("INSERT INTO elsewhere.secret VALUES (42)")
     owner.rows("CREATE TABLE IF NOT EXISTS mine (id UInt64) ENGINE = MergeTree ORDER BY id")
     owner.rows("CREATE OR REPLACE VIEW view_of_mine AS SELECT * FROM mine")
+    owner.rows(
+        "CREATE OR REPLACE VIEW view_with_settings AS SELECT toHour(toTimeZone(now(), if(id = 1, 'UTC', 'Asia/Kolkata')))"
+        " AS hour FROM mine SETTINGS allow_nonconst_timezone_arguments = 1"
+    )
     owner.rows("INSERT INTO mine VALUES (1), (2)")
     yield owner
     owner.rows("DROP DATABASE elsewhere")
     owner.rows("DROP TABLE view_of_mine")
+    owner.rows("DROP TABLE view_with_settings")
     owner.rows("DROP TABLE mine")
 
 
