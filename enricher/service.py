@@ -101,7 +101,9 @@ async def _find_stream(runtime: Runtime, catalog: Catalog, topic: str) -> Stream
 
 
 async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
-    """Work as a member of the group; while Kafka cannot be joined, try again."""
+    """Work as a member of the group; while Kafka cannot be joined or the catalog is lost, try again."""
+    failure = ""
+    runtime.checks.append(lambda: failure)
     while not runtime.stopping.is_set():
         member = new_member()
 
@@ -112,7 +114,9 @@ async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
         try:
             await member.run(runtime.stopping)
         except TransientError as exc:
-            log.warning("joining the group: %s", exc)
+            log.warning("not enriching: %s", exc)
+            failure = str(exc)
             await runtime.pause(SETUP_RETRY_S)
+            failure = ""
         finally:
             runtime.checks.remove(why_not)

@@ -54,8 +54,17 @@ class EnricherStack:
             config = {"max.message.bytes": str(8 << 20)}
             for topic in (self.kafka.topic_raw, self.kafka.topic_enriched):
                 await admin.create(TopicSpec(topic, self.partitions, 1, config))
-            await admin.create(TopicSpec(self.kafka.topic_catalog, 1, 1, {"cleanup.policy": "compact"}))
+            await admin.create(self.catalog_spec)
         await self.producer.start()
+        await self.fill_catalog()
+
+    @property
+    def catalog_spec(self) -> TopicSpec:
+        """The catalog's topic."""
+        return TopicSpec(self.kafka.topic_catalog, 1, 1, {"cleanup.policy": "compact"})
+
+    async def fill_catalog(self) -> None:
+        """Write the stream, a tenant and a promotion."""
         tenant = {"v": 1, "tenant": "acme", "retention_days": 90, "privacy": "store"}
         promotion = {"v": 1, "tenant": "acme", "promotion_id": "spring", "campaign_id": "c1", "deployment_id": "d1"}
         self.version = await self.writer.put_many(
