@@ -100,6 +100,7 @@ async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditRep
 
 async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
     record, spools = await read_stream(found)
+    await _check_topics(found)
     raw = Reader(found.kafka, found.kafka.topic_raw, client_id="clickledger-audit")
     enriched = Reader(found.kafka, found.kafka.topic_enriched, client_id="clickledger-audit")
     try:
@@ -114,6 +115,18 @@ async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
         await raw.close()
         await enriched.close()
     return AuditReport(current, former, gaps, spools, not_stored)
+
+
+async def _check_topics(found: Located) -> None:
+    """Raise OperatorError for a missing topic: a reader would wait for it until its time-out."""
+    async with Admin(found.kafka, "clickledger-audit") as admin:
+        topics = await admin.topics()
+    for topic in (found.kafka.topic_raw, found.kafka.topic_enriched):
+        if topic not in topics:
+            raise OperatorError(
+                f"topic {topic} does not exist though the catalog has its stream: run 'clickledger setup', "
+                "then 'clickledger audit' and, where it shows clicks in flight, 'clickledger refill'"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Only unexpected errors (bugs) show a traceback.
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 from typing import NoReturn
@@ -17,6 +18,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageErro
 from clickledger import commands
 from clickledger.exit_codes import ExitCode
 from shared.errors import ClickledgerError, TransientError
+from shared.quiet import LIBRARY
 
 _INTERRUPTED = 130  # the shells' convention for Ctrl-C
 
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command and give its exit status; expected errors are printed as one line."""
+    logging.getLogger(LIBRARY).setLevel(logging.CRITICAL)  # our own line says it once; services set up their logging
     try:
         status = build_app()(args=arguments, prog_name="clickledger", standalone_mode=False)
     except NoArgsIsHelpError as exc:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clickledger.located import DataOption, locate
+from shared.errors import OperatorError, TransientError
 
 if TYPE_CHECKING:
     from clickledger.audit_run import AuditReport
 
-EPILOG = """Exit status: 0 clean; 1 a gap, double or mismatch; 2 usage; 3 not everything stored in time, or unreachable.
+EPILOG = """Exit status: 0 clean; 1 a gap, double or mismatch; 2 usage; 3 no verdict: not all stored in time, or unreachable.
 """
 
 
@@ -30,7 +31,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     accept_gap: Annotated[
         str | None,
-        typer.Option(metavar="P:FIRST-LAST", help="Accept that these raw offsets of partition P are lost; see below."),
+        typer.Option(metavar="P:FIRST-LAST", help="Accept that these raw offsets of partition P are lost; see above."),
     ] = None,
     reason: Annotated[str, typer.Option(help="With --accept-gap: why, for the record.")] = "",
     who: Annotated[str | None, typer.Option(help="With --accept-gap: who accepts it [your user name].")] = None,
@@ -66,7 +67,10 @@ def audit(
 async def _audit(data: Path | None, *, wait: bool, timeout_s: float) -> AuditReport:
     from clickledger.audit_run import run_audit
 
-    return await run_audit(locate(data), wait=wait, timeout_s=timeout_s)
+    try:
+        return await run_audit(locate(data), wait=wait, timeout_s=timeout_s)
+    except OperatorError as exc:  # status 1 is a verdict, and there is none
+        raise TransientError(str(exc)) from exc
 
 
 async def _accept(data: Path | None, text: str, who: str, reason: str) -> None:
@@ -78,6 +82,5 @@ async def _accept(data: Path | None, text: str, who: str, reason: str) -> None:
         partition, span = parse_gap(text)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    found: Any = locate(data)
-    await accept_gap(found, partition, span, who=who, reason=reason.strip())
+    await accept_gap(locate(data), partition, span, who=who, reason=reason.strip())
     typer.echo(f"partition {partition}: raw offsets {span} accepted as lost by {who}: {reason.strip()}")

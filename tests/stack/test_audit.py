@@ -215,8 +215,18 @@ async def test_what_does_not_answer_is_exit_3_and_one_line(bench: AuditBench) ->
 
 
 async def test_a_database_in_which_nothing_was_set_up_says_so(bench: AuditBench) -> None:
-    """The way out is named."""
+    """The way out is named; no verdict is no gap."""
     bench.env["CLICKLEDGER_TOPIC_RAW"] = "clicks.raw.unknown"
     done = _command(bench)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "clickledger setup" in done.stderr
+
+
+async def test_a_missing_topic_is_one_line(bench: AuditBench) -> None:
+    """It is named at once, without the Kafka library's own lines."""
+    async with Admin(bench.kafka) as admin:
+        await admin.delete(bench.kafka.topic_enriched)
+    done = _command(bench)
+    assert done.returncode == 3
+    (line,) = done.stderr.strip().splitlines()
+    assert f"topic {bench.kafka.topic_enriched} does not exist" in line
