@@ -13,6 +13,7 @@ from clickledger.located import Located
 from shared import positions
 from shared.clickhouse import ClickHouse
 from shared.errors import OperatorError
+from shared.kafka import Reader
 
 _GAP: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
@@ -29,9 +30,27 @@ def parse_gap(text: str) -> tuple[int, Span]:
     return int(matched[1]), span
 
 
+async def _raw_end(found: Located, partition: int) -> int:
+    """The next raw offset of a partition. Raises OperatorError when there is no such partition."""
+    raw = Reader(found.kafka, found.kafka.topic_raw, client_id="clickledger-audit")
+    try:
+        await raw.start()
+        partitions = await raw.partitions()
+        if partition not in partitions:
+            raise OperatorError(
+                f"{found.kafka.topic_raw} has {len(partitions)} partitions, none with number {partition}"
+            )
+        return (await raw.end_offsets([partition]))[partition]
+    finally:
+        await raw.close()
+
+
 async def accept_gap(found: Located, partition: int, span: Span, *, who: str, reason: str) -> None:
-    """Write the row. Raises OperatorError when a row is stored inside the gap: then it is none."""
+    """Write the row. Raises OperatorError for what is no gap: rows are stored inside, or the offsets are still to come."""
     record, _ = await read_stream(found)
+    end = await _raw_end(found, partition)
+    if span.last >= end:
+        raise OperatorError(f"partition {partition} of {found.kafka.topic_raw} ends at {end}: {span} is still to come")
     async with ClickHouse(found.clickhouse) as clickhouse:
         sql = (
             "SELECT count() FROM clicks WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} "

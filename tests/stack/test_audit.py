@@ -181,6 +181,10 @@ async def test_an_accepted_gap_is_no_finding_any_more(bench: AuditBench) -> None
     assert _problems(await bench.audit()) == {(0, Problem.MISSING): 10}
     with pytest.raises(OperatorError, match="are stored"):
         await accept_gap(bench.located, 0, Span(10, 20), who="me", reason="none")
+    with pytest.raises(OperatorError, match="still to come"):
+        await accept_gap(bench.located, 0, Span(50, 50), who="me", reason="none")
+    with pytest.raises(OperatorError, match="none with number 4000"):
+        await accept_gap(bench.located, 4000, Span(0, 0), who="me", reason="none")
 
     done = _command(bench, "--accept-gap", "0:10-19", "--who", "me", "--reason", "lost with a disk")
     assert done.returncode == 0, done.stderr
