@@ -55,7 +55,8 @@ async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
             now_ms=time.time_ns() // 1_000_000,
         )
         config = topics.record_topic_config(kafka)
-        await _make_or_grow(admin, kafka, kafka.topic_enriched, plan.enriched_partitions, config, say)
+        if await _make_or_grow(admin, kafka, kafka.topic_enriched, plan.enriched_partitions, config, say) and record:
+            say("clicks that were in it and not stored yet are missing: run 'clickledger refill' once the services run")
         made = await _make_or_grow(admin, kafka, kafka.topic_raw, plan.raw_partitions, config, say)
         if plan.record is None or (not made and await _is_named_by_another(settings, record, plan.record)):
             return
