@@ -201,7 +201,7 @@ def _health_response(runtime: Runtime, path: bytes) -> bytes:
         case b"/readyz":
             reasons = runtime.why_not_ready()
             status = "503 Service Unavailable" if reasons else status
-            body = json.dumps(_not_ready(reasons) if reasons else {"status": "ready"}).encode()
+            body = json.dumps(_not_ready(reasons) if reasons else {"status": "ready", "reasons": []}).encode()
         case b"/metrics":
             body, kind = generate_latest(REGISTRY), CONTENT_TYPE_LATEST
         case _:

@@ -52,3 +52,5 @@ def test_readiness_names_every_reason(tmp_path: Path) -> None:
         "description": "Service Unavailable: no catalog; no Kafka",
         "reasons": ["no catalog", "no Kafka"],
     }
+    ready = _health_response(Runtime("api", RuntimeSettings(data=tmp_path)), b"/readyz")
+    assert json.loads(ready.partition(b"\r\n\r\n")[2]) == {"status": "ready", "reasons": []}
