@@ -83,8 +83,8 @@ def test_wrong_arguments_are_one_line_and_exit_2(arguments: str, capsys: pytest.
 
 
 def test_without_a_stack_the_way_to_start_one_is_named(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
-    """Exit 1, one line."""
-    assert run_command(["audit", "--data", str(tmp_path)]) == 1
+    """One line; for the audit no stack is no verdict."""
+    assert run_command(["audit", "--data", str(tmp_path)]) == 3
     assert "clickledger up" in capsys.readouterr().err
 
 
