@@ -12,7 +12,7 @@ import pytest
 from clickledger.setup import SetupSettings, set_up
 from clickledger.topics import record_topic_config
 from shared.catalog import Catalog, CatalogFollower, Kind, followed
-from shared.errors import OperatorError
+from shared.errors import OperatorError, TransientError
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
 from tests.support.stack import Names, execute
@@ -118,9 +118,14 @@ async def test_a_topic_that_a_client_called_into_being_is_refused(settings: Setu
 
 
 async def test_two_set_ups_at_once_make_one_stream(settings: SetupSettings) -> None:
-    """Two ids for one topic would count its records twice."""
-    said = await asyncio.gather(*(run(settings) for _ in range(3)))
-    assert len([line for lines in said for line in lines if line.startswith("stream ")]) == 1
+    """Two ids for one topic would count its records twice. A busy broker may tell one to run again."""
+    said = await asyncio.gather(*(run(settings) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(lines, TransientError) for lines in said if not isinstance(lines, list)), said
+    finished = [lines for lines in said if isinstance(lines, list)] or [await run(settings)]
+    assert len([line for lines in finished for line in lines if line.startswith("stream ")]) <= 1
+    stream = await stream_of(settings.kafka)
+    assert await run(settings) == []
+    assert await stream_of(settings.kafka) == stream
 
 
 async def test_a_set_up_that_was_cut_off_is_completed(settings: SetupSettings, monkeypatch: pytest.MonkeyPatch) -> None:
