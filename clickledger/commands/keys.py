@@ -35,7 +35,7 @@ def create(
     ],
     expires: _ExpiresOption = None,
     rate_limit: Annotated[
-        int | None, typer.Option("--rate-limit", help="Clicks per second [the tenant's limit].")
+        int | None, typer.Option("--rate-limit", help="Clicks per window (1 s by default) [the tenant's limit].")
     ] = None,
     caller_user_agent: Annotated[
         bool,
