@@ -16,7 +16,9 @@ _PrivacyOption = Annotated[
     str | None, typer.Option("--privacy", help="What happens to addresses: store, truncate (/24, /48) or drop [store].")
 ]
 _ZoneOption = Annotated[str | None, typer.Option("--zone", help="Time zone of the tenant's days in reports [UTC].")]
-_RateOption = Annotated[int | None, typer.Option("--rate-limit", help="Clicks per window (1 s by default) and key [10000].")]
+_RateOption = Annotated[
+    int | None, typer.Option("--rate-limit", help="Clicks per window (1 s by default) and key [10000].")
+]
 
 
 def register(app: typer.Typer) -> None:
