@@ -7,37 +7,31 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support.full_stack import FullStack, clean_env
-from tests.support.pipeline import eventually, load_example_link
+from tests.support.pipeline import eventually
 from tests.support.readme import commands, shell_blocks
 
 COMMAND_S = 150.0
-SECRET = re.compile(r"ckl_[\w-]+")
-LINKS = (
-    "short_url,promotion_id,link_name\nhttps://acme.example/a1,spring,first\nhttps://acme.example/a2,spring,second\n"
-)
 
 
 @pytest.fixture
 def checkout(full_stack: FullStack, tmp_path: Path) -> Path:
-    """A folder like a checkout in which `make up` runs: `.venv`, `.clickledger`, and a file of links."""
+    """A folder like a checkout in which `make up` runs: `.venv` and `.clickledger`."""
     (tmp_path / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     (tmp_path / ".clickledger").symlink_to(full_stack.data, target_is_directory=True)
-    (tmp_path / "links.csv").write_text(LINKS)
     return tmp_path
 
 
-def shell(command: str, folder: Path, env: Mapping[str, str] | None = None) -> str:
+def shell(command: str, folder: Path) -> str:
     """Run a line as a user's shell does; what it printed. Fails unless it ends with 0 and complains of nothing."""
     done = subprocess.run(
         ["/bin/sh", "-c", command],
         cwd=folder,
-        env={**clean_env(), **(env or {})},
+        env=clean_env(),
         capture_output=True,
         text=True,
         timeout=COMMAND_S,
@@ -69,34 +63,15 @@ def a_click_is_seen_by(command: str, folder: Path, send: str) -> bool:
 
 
 def test_the_commands_do_what_they_say(full_stack: FullStack, checkout: Path) -> None:
-    """Each exits with 0, in this order, with nothing filled in but the secret that an earlier one printed."""
-    lines = [line for line in commands(shell_blocks("Use it")[0]) if not line.startswith("make ")]
-    assert len(lines) >= 8
-    assert all(".venv/bin/clickledger" in line for line in lines)
-    secret, printed = "", {}
-    for line in lines:
-        if line.endswith(" tail"):
-            send = ".venv/bin/clickledger send --count 6"
-            assert a_click_is_seen_by(line, checkout, send)
-            continue
-        printed[line] = shell(line.replace("ckl_…", secret), checkout)
-        if found := SECRET.search(printed[line]):
-            secret = found[0]
-    text = "".join(printed.values())
-    for said in ("2 loaded, 0 refused", "verified: each of ", "no gap, no double, no mismatch", "first-steps"):
-        assert said in text
-
-
-def test_the_curl_line_is_answered_as_shown(full_stack: FullStack, checkout: Path) -> None:
-    """The example's click is taken; the answer has the form that the README prints."""
-    load_example_link(full_stack, checkout)
-    (block,) = shell_blocks("Use it")[1:]
-    (line,) = commands(block)
-    assert "http://127.0.0.1:8080/" in line
-    answer = json.loads(
-        shell(
-            line.replace("http://127.0.0.1:8080", full_stack.ready["api"]), checkout, {"KEY": full_stack.ready["key"]}
-        )
-    )
-    (shown,) = re.findall(r"^# (\{.*\})$", block, re.MULTILINE)
-    assert list(answer) == list(json.loads(shown)) == ["transaction-id"]
+    """All of them as one script, with nothing filled in; the last one is the click, answered as the README prints it."""
+    up, use, click = shell_blocks("Use it")
+    assert commands(up) == ["make up"]
+    (tail,) = (line for line in commands(use) if line.endswith(" tail"))
+    script = "set -e\n" + use.replace(tail, ":") + click.replace("http://127.0.0.1:8080", full_stack.ready["api"])
+    printed = shell(script, checkout)
+    for said in ("1 loaded, 0 refused", "2 loaded, 0 refused", "verified: each of ", "Summer sale", "accepted"):
+        assert said in printed
+    assert "no gap, no double, no mismatch" in printed
+    (shown,) = re.findall(r"^# (\{.*\})$", click, re.MULTILINE)
+    assert list(json.loads(printed.splitlines()[-1])) == list(json.loads(shown)) == ["transaction-id"]
+    assert a_click_is_seen_by(tail, checkout, ".venv/bin/clickledger send --count 6")
