@@ -39,11 +39,12 @@ class Admin:
 
     def __init__(self, settings: KafkaSettings, client_id: str = "clickledger-admin") -> None:
         arguments = connection(settings)
+        self._where = f"connecting to Kafka at {settings.kafka_bootstrap} (CLICKLEDGER_KAFKA_BOOTSTRAP)"
         self._timeout_s = settings.kafka_request_timeout_ms / 1000
         self._client = AIOKafkaAdminClient(**arguments, client_id=client_id)
 
     async def __aenter__(self) -> Self:
-        with mapped("connecting the admin client"):
+        with mapped(self._where):
             await asyncio.wait_for(self._client.start(), self._timeout_s)
         return self
 
