@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clickledger import topics
+from shared import positions
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Kind, followed
 from shared.clickhouse import ClickHouse
 from shared.errors import OperatorError, TransientError
@@ -56,7 +57,7 @@ async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
         )
         config = topics.record_topic_config(kafka)
         if await _make_or_grow(admin, kafka, kafka.topic_enriched, plan.enriched_partitions, config, say) and record:
-            say("clicks that were in it and not stored yet are missing: run 'clickledger refill' once the services run")
+            await _enrich_again(kafka, clickhouse, record, say)
         made = await _make_or_grow(admin, kafka, kafka.topic_raw, plan.raw_partitions, config, say)
         if plan.record is None or (not made and await _is_named_by_another(settings, record, plan.record)):
             return
@@ -111,6 +112,22 @@ async def _make_or_grow(
         await admin.grow(name, partitions)
         say(f"topic {name}: grown from {before} to {partitions} partitions")
     return False
+
+
+async def _enrich_again(
+    kafka: KafkaSettings, clickhouse: ClickHouse, record: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Have the enricher go back to where the table ends: what stood in the former topic and is no row yet is gone."""
+    from enricher.refill import ask
+
+    stream, starts = record["stream"], record["start_offsets"]
+    raw_offsets = {}
+    for partition, start in enumerate(starts):
+        ((rows, highest),) = await clickhouse.query(positions.HIGHEST, {"stream": stream, "partition": partition})
+        raw_offsets[partition] = highest + 1 if rows else start
+    async with _catalog_writer(kafka) as writer:
+        await ask(writer, stream, raw_offsets)
+    say(f"topic {kafka.topic_enriched} was made anew: the enricher goes back to the first raw offsets that are no rows")
 
 
 async def _is_named_by_another(

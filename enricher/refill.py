@@ -130,6 +130,17 @@ def rewound(position: Position, requests: Iterable[Request], start_offset: int) 
     return Position(offset, frozenset(request.id for request in wanted))
 
 
+async def ask(
+    writer: CatalogWriter, stream: str, raw_offsets: Mapping[int, int], *, accept_lost: bool = False
+) -> dict[int, str]:
+    """Write the requests (partition -> first raw offset) and return their ids; done as soon as an enricher runs."""
+    ids = {partition: f"{time.time_ns() // 1_000_000:x}{secrets.token_hex(3)}" for partition in raw_offsets}
+    for partition, raw_offset in raw_offsets.items():
+        record = {"v": 1, "raw_offset": raw_offset, "accept_lost": accept_lost}
+        await writer.put(Kind.CONTROL, control_key(stream, partition, ids[partition]), record)
+    return ids
+
+
 async def request(
     kafka: KafkaSettings,
     stream: str,
@@ -144,14 +155,11 @@ async def request(
     `accept_lost` the owner goes *forward* to the offset instead (records lost from Kafka). Raises TransientError when
     no enricher did it within `timeout_s`: the request stands and is done as soon as one runs.
     """
-    ids = {partition: f"{time.time_ns() // 1_000_000:x}{secrets.token_hex(3)}" for partition in raw_offsets}
     producer = Producer(kafka, "clickledger-refill")
     await producer.start()
     try:
         writer = CatalogWriter(kafka, producer)
-        for partition, raw_offset in raw_offsets.items():
-            record = {"v": 1, "raw_offset": raw_offset, "accept_lost": accept_lost}
-            await writer.put(Kind.CONTROL, control_key(stream, partition, ids[partition]), record)
+        ids = await ask(writer, stream, raw_offsets, accept_lost=accept_lost)
         outcomes = await _wait_until_done(kafka, stream, ids, timeout_s)
         for partition, request_id in ids.items():
             await writer.put(Kind.CONTROL, control_key(stream, partition, request_id), None)

@@ -11,6 +11,7 @@ import pytest
 
 from clickledger.setup import SetupSettings, set_up
 from clickledger.topics import record_topic_config
+from enricher.refill import pending_requests
 from shared.catalog import Catalog, CatalogFollower, Kind, followed
 from shared.errors import OperatorError, TransientError
 from shared.kafka import Admin, Producer, TopicSpec
@@ -145,3 +146,25 @@ async def test_a_topic_made_anew_is_a_new_stream(settings: SetupSettings, databa
     execute(database_url, f"INSERT INTO clicks (stream, raw_partition, raw_offset) VALUES ('{before['stream']}', 0, 0)")
     assert await run(settings)
     assert (await stream_of(settings.kafka))["stream"] != before["stream"]
+
+
+async def test_an_enriched_topic_made_anew_rewinds_the_enricher_to_the_table(
+    settings: SetupSettings, database_url: str
+) -> None:
+    """Each partition's enricher is asked to go back to the first raw offset that is no row, or to the stream's start."""
+    await run(settings)
+    stream = (await stream_of(settings.kafka))["stream"]
+    await publish(settings.kafka, settings.kafka.topic_raw)
+    execute(database_url, f"INSERT INTO clicks (stream, raw_partition, raw_offset) VALUES ('{stream}', 0, 6)")
+    async with Admin(settings.kafka) as admin:
+        await admin.delete(settings.kafka.topic_enriched)
+        while settings.kafka.topic_enriched in await admin.topics():
+            await asyncio.sleep(0.1)
+    assert any("goes back" in line for line in await run(settings))
+    with tempfile.TemporaryDirectory() as scratch:
+        follower = CatalogFollower(CATALOG, settings.kafka, Path(scratch), (Kind.CONTROL,))
+        async with followed(Catalog(CATALOG, Path(scratch)), follower) as catalog:
+            await catalog.wait_until_current(20)
+            asked = pending_requests(catalog, stream)
+    assert {partition: [r.raw_offset for r in requests] for partition, requests in asked.items()} == {0: [7], 1: [0]}
+    assert not any("goes back" in line for line in await run(settings))
