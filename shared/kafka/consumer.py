@@ -23,7 +23,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from shared.errors import NotOwned
+from shared.errors import ClickledgerError, NotOwned
 from shared.kafka.client import (
     FETCH_WAIT_MS,
     Record,
@@ -269,8 +269,9 @@ class Consumer:
     async def _positions(self, wanted: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """Stands in for the library's own fetch of committed offsets; it repeats retriable errors."""
         try:
-            found = await self._fetch_committed(wanted)
-        except (kafka_errors.KafkaError, TimeoutError) as exc:
+            with mapped(f"committed offsets of {self.group_id}"):
+                found = await self._fetch_committed(wanted)
+        except ClickledgerError as exc:
             log.warning("committed offsets of %s unknown, asking again: %r", self.group_id, exc)
             raise kafka_errors.GroupLoadInProgressError(str(exc)) from exc
         return {
