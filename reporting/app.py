@@ -15,7 +15,7 @@ from reporting import ctr
 from reporting.authorize import Directory, Reader, find_reader
 from reporting.problems import Refused, add_handlers
 from shared.clickhouse import ClickHouse
-from shared.runtime import Runtime
+from shared.runtime import Runtime, readiness
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class State:
 
 def build_app(state: State) -> FastAPI:
     """The application."""
-    app = FastAPI(title="Clickledger reports", docs_url="/docs", redoc_url=None)
+    app = FastAPI(title="Clickledger reports", docs_url=None, redoc_url=None)
     add_handlers(app)
 
     @app.get("/livez", include_in_schema=False)
@@ -40,7 +40,7 @@ def build_app(state: State) -> FastAPI:
     async def readyz() -> JSONResponse:
         reasons = state.runtime.why_not_ready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-        return JSONResponse({"status": "not ready" if reasons else "ready", "reasons": reasons}, status)
+        return JSONResponse(readiness(reasons), status)
 
     @app.get("/v1/reports/ctr", summary="Clicks and click-through rate by promotion and day")
     async def read_ctr(

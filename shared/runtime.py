@@ -188,8 +188,10 @@ async def serve_health(runtime: Runtime, port: int) -> asyncio.Server:
     return await asyncio.start_server(answer, runtime.settings.health_host, port, limit=REQUEST_BYTES_MAX)
 
 
-def _not_ready(reasons: list[str]) -> dict[str, object]:
-    """The two keys of every error, and the reasons one by one."""
+def readiness(reasons: list[str]) -> dict[str, object]:
+    """The body of `/readyz`: when not ready the two keys of every error, and in any case the reasons one by one."""
+    if not reasons:
+        return {"status": "ready", "reasons": reasons}
     return {"code": "503", "description": f"Service Unavailable: {'; '.join(reasons)}", "reasons": reasons}
 
 
@@ -201,7 +203,7 @@ def _health_response(runtime: Runtime, path: bytes) -> bytes:
         case b"/readyz":
             reasons = runtime.why_not_ready()
             status = "503 Service Unavailable" if reasons else status
-            body = json.dumps(_not_ready(reasons) if reasons else {"status": "ready", "reasons": []}).encode()
+            body = json.dumps(readiness(reasons)).encode()
         case b"/metrics":
             body, kind = generate_latest(REGISTRY), CONTENT_TYPE_LATEST
         case _:

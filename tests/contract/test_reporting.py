@@ -110,7 +110,9 @@ def test_health(own_service: _Service) -> None:
     assert own_service.get("/livez", None) == (200, {"status": "alive"})
     assert own_service.get("/readyz", None)[0] == 200
     own_service.runtime.checks.append(lambda: "no catalog yet")
-    assert own_service.get("/readyz", None) == (503, {"status": "not ready", "reasons": ["no catalog yet"]})
+    status, body = own_service.get("/readyz", None)
+    assert (status, body["code"], body["reasons"]) == (503, "503", ["no catalog yet"])
+    assert "no catalog yet" in body["description"]
 
 
 def test_the_period_defaults_to_thirty_days_of_the_tenants_zone() -> None:
