@@ -133,8 +133,12 @@ async def test_kafka_stands_still(impatient: ApiService, brokers: LocalBrokers) 
     assert any("not known" in reply.json["description"] for reply in replies)
     await api.until(lambda: api.click().status == 200)
     accepted.append(api.click().json["transaction-id"])
-    metrics = api.request("GET", "/metrics", port=api.health_port()).body.decode()
-    assert re.search(r"producers_replaced_total [1-9]", metrics)
+
+    def is_replacement_counted() -> bool:  # counters reach the page within half a second
+        metrics = api.request("GET", "/metrics", port=api.health_port()).body.decode()
+        return re.search(r"producers_replaced_total [1-9]", metrics) is not None
+
+    await api.until(is_replacement_counted)
     keys = Counter(record.key.decode() for record in await api.raw_records() if record.key)
     assert all(keys[transaction_id] == 1 for transaction_id in accepted)
 
