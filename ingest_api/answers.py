@@ -83,6 +83,10 @@ class Refusal(StrEnum):
     CATALOG_STALE = "catalog_stale"
     NOT_DURABLE = "not_durable"
     OVERLOADED = "overloaded"
+    WAIT_TOO_LONG = "wait_too_long"
+    CONNECTIONS_FULL = "connections_full"
+    UNFINISHED_FULL = "unfinished_full"
+    REGISTRATIONS_FULL = "registrations_full"
     OUTCOME_UNKNOWN = "outcome_unknown"
     STOPPING = "stopping"
     INTERNAL_ERROR = "internal_error"
@@ -161,6 +165,10 @@ _TABLE: Final[Mapping[Refusal, tuple[Published, str]]] = {
     Refusal.CATALOG_STALE: (Published.INTERNAL, "The link is not in the last known catalog; try again."),
     Refusal.NOT_DURABLE: (Published.INTERNAL, "The click could not be stored; try again."),
     Refusal.OVERLOADED: (Published.INTERNAL, "Too many clicks are waiting; try again."),
+    Refusal.WAIT_TOO_LONG: (Published.INTERNAL, "Clicks wait too long to be stored; try again."),
+    Refusal.CONNECTIONS_FULL: (Published.INTERNAL, "Too many connections; try again."),
+    Refusal.UNFINISHED_FULL: (Published.INTERNAL, "Too much of unfinished requests is waiting; try again."),
+    Refusal.REGISTRATIONS_FULL: (Published.INTERNAL, "Too many links or promotions are being registered; try again."),
     Refusal.OUTCOME_UNKNOWN: (
         Published.INTERNAL,
         "Whether the click was stored is not known; try again, with an Idempotency-Key to be counted once.",

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -106,11 +107,15 @@ def install_error_answers(app: FastAPI, answers: Answers, count: Callable[[Answe
         text = "; ".join(_describe(error) for error in exc.errors())
         return respond(count(answers.plain(400, text)))
 
+    async def gone(_request: Request, _exc: Exception) -> Response:
+        return Response(status_code=499)  # nobody is there to read it: the client left in mid-body, or was refused
+
     async def bug(_request: Request, _exc: Exception) -> Response:
         return respond(count(answers.refuse(Refusal.INTERNAL_ERROR)))
 
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, wrong_parameters)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, bug)
 
 

@@ -8,6 +8,10 @@ and when the application has finished. An ASGI request starts when it is the hea
 A refusal in mid-request shuts down only the sending side and throws away what still arrives for `linger_s`, since
 closing a socket with unread bytes resets it and takes the answer with it. Time-outs are found by one sweep over all
 connections, so that a request costs no timer.
+
+Nobody starves the others: of one read only `READ_AT_ONCE` bytes are parsed before the other connections have their turn
+(`rest` is what is left); what unfinished requests and answers that nobody takes hold is bounded over all connections, and
+when that or the number of connections is full, whoever has been without progress longest has to go (`pressure.py`).
 """
 
 from __future__ import annotations
@@ -15,18 +19,22 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ingest_api.answers import Answer
 from ingest_api.exchange import Exchange
-from ingest_api.lane import Lane
+from ingest_api.lane import Cut, Lane
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
     from uvicorn.server import ServerState
+
+READ_AT_ONCE: Final = 32_768
+"""Bytes of one connection that are parsed in one go: about 150 small requests, 4 ms."""
 
 
 class Phase(Enum):
@@ -38,6 +46,37 @@ class Phase(Enum):
 
 
 BETWEEN, HEAD, BODY = Phase  # an enum's attribute costs twice a global's look-up, several times per request
+
+
+class Flow(FlowControl):
+    """Flow control that reads on where it stopped: first what was read and not parsed yet, then the socket."""
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._connection = connection
+        self._is_held = False
+        """Somebody asked for no more requests, and nobody has asked for more since."""
+
+    def may_parse(self) -> bool:
+        """Whether more requests may come."""
+        return not self._is_held
+
+    def pause_reading(self) -> None:
+        """No more requests for now."""
+        self._is_held = True
+        super().pause_reading()
+
+    def pause_socket(self) -> None:
+        """Read nothing more from the socket until what was read is parsed."""
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        """More requests may come."""
+        self._is_held = False
+        if self._connection.rest:
+            self._connection.read_rest_soon()
+        else:
+            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -60,30 +99,44 @@ class Connection(HttpToolsProtocol):
         self.begun = 0  # requests that began in the last read
         self.head_read = 0  # bytes read of an unfinished header
         self.head_bytes = 0  # bytes of its finished fields
+        self.slow_bytes = 0  # bytes of an ASGI request's body so far, which its application collects
         self.ended = False
         self.stopping = False
         self.lingering = False
         self.upgrading = False
         self.over_limit = False
         self.since = 0.0
+        """When the last step forward was made: made, request begun, answer written, end begun."""
         self.stalled_since = 0.0
+        self.flow: Flow
+        self.rest = b""
+        """Read and not parsed yet."""
+        self.rest_is_due = False
+        self.held = 0
+        """Bytes of unfinished requests, as the lane has counted them."""
 
     # The socket
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection; one over the limit gets one refusal."""
+        """Count the connection; one over the limit takes an idle one's place, or gets one refusal, or nothing."""
         super().connection_made(transport)
-        self.over_limit = len(self.connections) > self.lane.limits.connections_max
+        self.flow = Flow(self, transport)
         self.since = self.loop.time()
         self.lane.watch(self.loop, cast("set[Connection]", self.connections))
+        if len(self.connections) > self.lane.limits.connections_max:
+            self.over_limit = not self.lane.make_room(self.since)
+        if self.over_limit and not self.lane.add_refused(1):
+            self.cut(Cut.CONNECTIONS_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what waits: accepted clicks are still published, nobody is left to hear it."""
         for exchange in self.queue:
             exchange.disconnect()
         self.queue.clear()
-        self.reading = None
         self.ended = True
+        self._forget_unfinished()
+        if self.over_limit:
+            self.lane.add_refused(-1)
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -99,8 +152,8 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Finish what was accepted, a half-read request too, then close; called once by the server."""
         self.stopping = True
-        if self.lingering or not (self.queue or self.reading or self.phase is not BETWEEN):
-            self.transport.close()
+        if self.lingering or self.is_idle:
+            self._close(linger=False)
         elif self.phase is not HEAD and self.queue and self.reading is None:
             self.queue[-1].answer_last()
 
@@ -118,23 +171,94 @@ class Connection(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """Close a connection that has overstayed its limit for what it is doing. `now`: the loop's clock."""
         limits = self.lane.limits
-        if self.lingering:
-            if now - self.since > limits.linger_s:
-                self.transport.abort()
-        elif self.flow.write_paused:
-            if now - self.stalled_since > limits.write_stall_s:
-                self.transport.abort()
-        elif self.ended:
+        if (why := self._overstayed(now)) is not None:
+            self.cut(why)
+        elif self.ended or self.transport.is_closing():
             return
         elif self.phase is not BETWEEN:
             if now - self.since > limits.request_s:
                 self._refuse_connection(self.lane.refusals.timed_out)
-        elif not self.queue and now - self.since > limits.keep_alive_s:
-            self.transport.close()
+        elif self.is_idle and now - self.since > limits.keep_alive_s:
+            self.close_idle(Cut.IDLE)
+
+    def _overstayed(self, now: float) -> Cut | None:
+        """Why nothing but cutting it off is left; None when there is no reason."""
+        limits, still_s = self.lane.limits, now - self.since
+        if self.transport.is_closing():  # closed, but the client does not take the last answers
+            return Cut.STALLED if still_s > limits.write_stall_s else None
+        if self.lingering:
+            return Cut.LINGERED if still_s > limits.linger_s else None
+        if self.flow.write_paused:
+            return Cut.STALLED if now - self.stalled_since > limits.write_stall_s else None
+        return Cut.CONNECTIONS_FULL if self.over_limit and still_s > limits.linger_s else None
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is here, whole or in part."""
+        return not (self.queue or self.rest) and self.phase is BETWEEN
+
+    @property
+    def waits_for_client(self) -> bool:
+        """It is the client's turn: for a request, or for the rest of one."""
+        return not (self.ended or self.over_limit or self.queue or self.flow.write_paused)
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of answers that the client has not taken."""
+        return self.transport.get_write_buffer_size()
+
+    def close_idle(self, why: Cut) -> None:
+        """Close a connection that owes nobody anything."""
+        self.lane.cut(why)
+        self._close(linger=False)
+
+    def give_way(self, answer: Answer) -> None:
+        """Close without lingering, after a refusal when a request has begun: another needs the room."""
+        if self.is_idle:
+            self.close_idle(Cut.DISPLACED)
+            return
+        waited_for = bool(self.queue)
+        self._refuse_connection(answer)
+        if not waited_for:
+            self._close(linger=False)
+
+    def cut(self, why: Cut) -> None:
+        """Close at once, counted."""
+        self.lane.cut(why)
+        self.transport.abort()
 
     def abort(self) -> None:
         """Close at once."""
         self.transport.abort()
+
+    # Reading in turns
+
+    def hold(self, size: int) -> None:
+        """Note how many bytes this connection's unfinished requests hold now."""
+        if size != self.held:
+            size, self.held = size - self.held, size
+            self.lane.hold(size)
+
+    def read_rest_soon(self) -> None:
+        """Parse what is left of the last read when the other connections have had their turn."""
+        if not self.rest_is_due:
+            self.rest_is_due = True
+            self.loop.call_soon(self._read_rest)
+
+    def _read_rest(self) -> None:
+        self.rest_is_due = False
+        if self.ended:
+            self.rest = b""
+        if not self.rest or not self.flow.may_parse():
+            return
+        piece, self.rest = self.rest[:READ_AT_ONCE], self.rest[READ_AT_ONCE:]
+        self.parse(piece)
+        if self.flow.may_parse() and not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def parse(self, data: bytes) -> None:
+        """Parse what was read."""
+        raise NotImplementedError
 
     def _ask_for_body(self) -> None:
         """Send 100 Continue once, if the client waits for it and no earlier answer is still to come."""
@@ -162,8 +286,8 @@ class Connection(HttpToolsProtocol):
             self.since = self.loop.time()
         self._take_waiting()
         self.advance()
-        if self.stopping and not self.queue and self.phase is BETWEEN:
-            self.transport.close()
+        if self.stopping and self.is_idle:
+            self._close(linger=False)
 
     def _take_waiting(self) -> None:
         """Take the fast requests that came after an ASGI request which is now answered, up to the next of its kind."""
@@ -204,7 +328,7 @@ class Connection(HttpToolsProtocol):
         if transport.is_closing():
             return
         self.server_state.total_requests += 1
-        last = self.stopping and not self.queue and self.phase is BETWEEN
+        last = self.stopping and self.is_idle
         close = last or answer.close or not exchange.keep_alive
         defaults = self.server_state.default_headers
         transport.write(self.lane.encode(answer, defaults, close=close, head_only=exchange.method == b"HEAD"))
@@ -220,9 +344,12 @@ class Connection(HttpToolsProtocol):
     def _close(self, *, linger: bool) -> None:
         self.ended = True
         self.queue.clear()
-        if linger and self.transport.can_write_eof() and not self.transport.is_closing():
+        self._forget_unfinished()
+        if self.transport.is_closing():
+            return
+        self.since = self.loop.time()
+        if linger and self.transport.can_write_eof():
             self.lingering = True
-            self.since = self.loop.time()
             self.transport.write_eof()
             self.flow.resume_reading()
         else:
@@ -239,13 +366,19 @@ class Connection(HttpToolsProtocol):
         """Answer the request that is being read, in its turn, and read nothing more."""
         method = self.reading.method if self.reading is not None else b""
         if not self._drop_reading():
-            self.transport.close()
+            self._close(linger=False)
             return
         self.ended = True
+        self._forget_unfinished()
         exchange = Exchange(self, None, method, self.url, [], keep_alive=False)
         exchange.answer, exchange.unread = answer, True
         self.queue.append(exchange)
         self.advance()
+
+    def _forget_unfinished(self) -> None:
+        self.reading = None
+        self.rest = b""
+        self.hold(0)
 
     def _drop_reading(self) -> bool:
         """Forget the request that is being read. False if its answer has begun: then only closing is left."""

@@ -180,7 +180,8 @@ def connection_refusals(answers: Answers, settings: ApiSettings) -> Refusals:
         malformed=answers.plain(400, "This is not HTTP/1.1.", close=True),
         head_too_large=answers.plain(400, head, close=True),
         timed_out=answers.plain(408, late, close=True),
-        too_many_connections=answers.refuse(Refusal.OVERLOADED, "Too many connections; try again.", close=True),
+        too_many_connections=answers.refuse(Refusal.CONNECTIONS_FULL, close=True),
+        too_much_unfinished=answers.refuse(Refusal.UNFINISHED_FULL, close=True),
         bug=answers.refuse(Refusal.INTERNAL_ERROR),
     )
 
@@ -195,4 +196,7 @@ def lane_limits(settings: ApiSettings) -> LaneLimits:
         request_s=settings.api_request_timeout_ms / 1000,
         write_stall_s=settings.api_write_stall_ms / 1000,
         linger_s=settings.api_linger_ms / 1000,
+        displace_s=settings.api_displace_ms / 1000,
+        held_bytes_max=settings.api_held_bytes_max,
+        unread_bytes_max=settings.api_unread_bytes_max,
     )

@@ -12,7 +12,7 @@ from typing import cast
 
 import httptools
 
-from ingest_api.connection import BETWEEN, BODY, HEAD, Connection, LingeringTransport
+from ingest_api.connection import BETWEEN, BODY, HEAD, READ_AT_ONCE, Connection, LingeringTransport
 from ingest_api.exchange import Exchange, Headers, head_without_upgrade
 from ingest_api.lane import Lane
 
@@ -29,7 +29,26 @@ class FastLaneProtocol(Connection):
     """One connection. `protocol_class` binds it to its lane, since uvicorn builds it from a class."""
 
     def data_received(self, data: bytes) -> None:
-        """Parse; afterwards look at a request whose body has not come with its header."""
+        """Parse it, a large read in turns with the other connections."""
+        if self.ended:
+            return
+        if len(data) <= READ_AT_ONCE and not self.rest:
+            self.parse(data)
+            return
+        self.rest += data
+        self.flow.pause_socket()
+        self.read_rest_soon()
+
+    def parse(self, data: bytes) -> None:
+        """Parse; afterwards look at a request whose body has not come with its header, and count what is held."""
+        self._feed(data)
+        if self.phase is BETWEEN and not self.rest:
+            self.hold(0)
+        else:
+            body = len(self.reading.body) if self.reading is not None else self.slow_bytes
+            self.hold(len(self.rest) + max(self.head_read, self.head_bytes) + body)
+
+    def _feed(self, data: bytes) -> None:
         if self.ended:
             return
         starts_in_body = self.phase is BODY
@@ -61,6 +80,7 @@ class FastLaneProtocol(Connection):
         self.begun += 1
         self.head_read = self.head_bytes = 0
         self.upgrading = False
+        self.slow_bytes = 0
         self.phase = HEAD
         self.since = self.loop.time()
 
@@ -100,7 +120,8 @@ class FastLaneProtocol(Connection):
         """A piece of the body."""
         reading = self.reading
         if reading is None:
-            if not self.upgrading:
+            if not (self.upgrading or self.cycle.response_complete):
+                self.slow_bytes += len(body)
                 super().on_body(body)
             return
         reading.size += len(body)
@@ -143,6 +164,8 @@ class FastLaneProtocol(Connection):
             self._refuse_reading(answer)
             return
         reading.answer = answer
+        if answer is not None:
+            reading.body = b""
         self._ask_for_body()
 
     def _begin_asgi(self) -> None:
@@ -188,7 +211,7 @@ class FastLaneProtocol(Connection):
         head = head_without_upgrade(method, self.url, version, self.headers, keep_alive=keep_alive)
         self.phase = BETWEEN
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(head + rest)
+        self._feed(head + rest)
 
 
 def protocol_class(lane: Lane) -> type[FastLaneProtocol]:

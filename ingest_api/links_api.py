@@ -7,7 +7,8 @@ with one result per line in order. A key acts on its own tenant; what belongs to
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import orjson
@@ -42,6 +43,10 @@ class _BadRequest(Exception):
         self.status = status
 
 
+class _TooManyAtOnce(Exception):
+    """As many registrations as may be are under way."""
+
+
 class LinksApi:
     """The handlers; each returns an `Answer`."""
 
@@ -49,6 +54,7 @@ class LinksApi:
         self._state = state
         self._registry = registry
         self._tallies = tallies
+        self._registering = 0
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes with their documentation."""
@@ -68,8 +74,10 @@ class LinksApi:
         """Register or replace links."""
 
         async def work(caller: Caller, rate: Rate) -> Answer:
-            lines = await self._lines(request)
-            return self._results("link", await self._registry.put_links(caller.tenant, lines, clock_ms()), rate)
+            body = await self._body(request)
+            with self._one_of_few():
+                lines = self._lines(body)
+                return self._results("link", await self._registry.put_links(caller.tenant, lines, clock_ms()), rate)
 
         return await self._serve(request, work)
 
@@ -77,8 +85,10 @@ class LinksApi:
         """Register or replace promotions."""
 
         async def work(caller: Caller, rate: Rate) -> Answer:
-            lines = await self._lines(request)
-            return self._results("promotion_id", await self._registry.put_promotions(caller.tenant, lines), rate)
+            body = await self._body(request)
+            with self._one_of_few():
+                lines = self._lines(body)
+                return self._results("promotion_id", await self._registry.put_promotions(caller.tenant, lines), rate)
 
         return await self._serve(request, work)
 
@@ -143,6 +153,9 @@ class LinksApi:
             return plain(413, f"The body has more than {exc.bytes_max:,} bytes.", rate, close=True)
         except _BadRequest as exc:
             return plain(exc.status, str(exc), rate)
+        except _TooManyAtOnce:
+            text = describe(Refusal.REGISTRATIONS_FULL)
+            return plain(503, text, _again(rate), reason=Refusal.REGISTRATIONS_FULL)
         except NotAShortUrl as exc:
             return plain(400, f"short_url: {exc}", rate)
         except OutcomeUnknown:
@@ -200,10 +213,24 @@ class LinksApi:
                 headers = (*answer.headers, (b"www-authenticate", b"Bearer"))
                 return plain(401, text, headers, reason=answer.reason)
 
-    async def _lines(self, request: Request) -> list[object]:
+    @contextmanager
+    def _one_of_few(self) -> Iterator[None]:
+        """Bound how many bodies are taken apart at once: records in memory are ten times their bytes."""
+        if self._registering >= self._state.settings.api_catalog_requests_max:
+            raise _TooManyAtOnce
+        self._registering += 1
+        try:
+            yield
+        finally:
+            self._registering -= 1
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._state.settings.api_catalog_bytes_max)
+
+    def _lines(self, body: bytes) -> list[object]:
         """The body's records; a line that is no JSON stands as None."""
         settings = self._state.settings
-        lines = _split(await read_body(request, settings.api_catalog_bytes_max))
+        lines = _split(body)
         if lines is None:
             raise _BadRequest(400, "The body is neither NDJSON nor a JSON array.")
         if len(lines) > settings.api_catalog_lines_max:

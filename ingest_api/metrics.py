@@ -9,6 +9,7 @@ from prometheus_client import Counter, Gauge
 
 from ingest_api.answers import Answer, Refusal, published
 from ingest_api.destination import KafkaDestination
+from ingest_api.lane import Cut, Lane
 from ingest_api.publish import GroupCommit
 
 answers_total = Counter(
@@ -19,6 +20,9 @@ published_total = Counter("clickledger_api_published_clicks", "Clicks acknowledg
 batches_total = Counter("clickledger_api_batches", "Batches sent to Kafka, acknowledged or not")
 producers_total = Counter("clickledger_api_producers_replaced", "Producers that could no longer deliver")
 pending = Gauge("clickledger_api_pending_clicks", "Clicks waiting for Kafka", multiprocess_mode="livesum")
+cut_total = Counter("clickledger_api_connections_cut", "Connections ended without an answer, by reason", ["reason"])
+held = Gauge("clickledger_api_held_bytes", "Bytes of unfinished requests", multiprocess_mode="livesum")
+unread = Gauge("clickledger_api_unread_bytes", "Bytes of answers that clients do not take", multiprocess_mode="livesum")
 connections = Gauge("clickledger_api_connections", "Open connections", multiprocess_mode="livesum")
 
 ACCEPTED: Final = "accepted"
@@ -31,6 +35,7 @@ class Tallies:
         self._reasons: Tally[str] = Tally()
         self._others: Tally[tuple[int, str]] = Tally()
         self._statuses: Tally[int] = Tally()
+        self._cuts: Tally[Cut] = Tally()
         self._seen = Tally[str]()
 
     def answer(self, answer: Answer) -> Answer:
@@ -55,7 +60,11 @@ class Tallies:
             self._others[answer.status, answer.reason] += 1
         return answer
 
-    def flush(self, commit: GroupCommit, destination: KafkaDestination, open_connections: int) -> None:
+    def cut(self, why: Cut) -> None:
+        """Count a connection that was ended without an answer."""
+        self._cuts[why] += 1
+
+    def flush(self, commit: GroupCommit, destination: KafkaDestination, open_connections: int, lane: Lane) -> None:
         """Move all sums to the counters."""
         reasons, self._reasons = self._reasons, Tally()
         statuses, self._statuses = self._statuses, Tally()
@@ -66,11 +75,16 @@ class Tallies:
             answers_total.labels(str(status), reason).inc(count)
         for status, count in statuses.items():
             requests_total.labels(str(status)).inc(count)
+        cuts, self._cuts = self._cuts, Tally()
+        for why, count in cuts.items():
+            cut_total.labels(why).inc(count)
         published_total.inc(self._grown("clicks", commit.clicks))
         batches_total.inc(self._grown("batches", commit.batches))
         producers_total.inc(self._grown("producers", destination.rebuilt))
         pending.set(commit.pending_clicks)
         connections.set(open_connections)
+        held.set(lane.held_bytes)
+        unread.set(lane.unread_bytes)
 
     def _grown(self, name: str, total: int) -> int:
         grown, self._seen[name] = total - self._seen[name], total

@@ -6,7 +6,9 @@ under way every open group leaves at once; otherwise the groups wait for an ackn
 comes first. A partition never has two groups under way. Clicks without a key all go to one partition until a group of
 that partition leaves (`next_partition`), so that a group is usually one batch instead of a crumb per partition.
 
-What waits is bounded in clicks and bytes; beyond the bound a click is refused before anything was promised.
+What waits is bounded in clicks, bytes and time; beyond a bound a click is refused before anything was promised. The time
+is that of the partition's oldest click whose group has not left: while it is over its bound every further click would wait
+at least as long, so it is told at once instead of being kept (docs/adr/0017).
 """
 
 from __future__ import annotations
@@ -45,10 +47,11 @@ class Destination(Protocol):
 class _Group:
     """Clicks of one partition that travel together."""
 
-    __slots__ = ("bytes", "clicks", "partition", "settles")
+    __slots__ = ("bytes", "clicks", "partition", "settles", "since")
 
-    def __init__(self, partition: int) -> None:
+    def __init__(self, partition: int, now: float) -> None:
         self.partition = partition
+        self.since = now
         self.clicks: list[PendingClick] = []
         self.settles: list[Settle] = []
         self.bytes = 0
@@ -65,6 +68,7 @@ class GroupCommit:
         group_bytes_max: int,
         pending_bytes_max: int,
         pending_clicks_max: int,
+        wait_ms_max: int = 2_000,
         group_ms: int = 3,
         in_flight: int = 2,
     ) -> None:
@@ -74,6 +78,9 @@ class GroupCommit:
         self._group_bytes_max = group_bytes_max
         self._pending_bytes_max = pending_bytes_max
         self._pending_clicks_max = pending_clicks_max
+        self._wait_s_max = wait_ms_max / 1000
+        self._late: frozenset[int] = frozenset()
+        """Partitions whose oldest open group has waited too long."""
         self._group_s = group_ms / 1000
         self._in_flight = in_flight
         self._open: list[_Group] = []  # oldest first
@@ -112,7 +119,8 @@ class GroupCommit:
             return refusal
         group = self._filling.get(click.partition)
         if group is None or group.bytes + size > self._group_bytes_max:
-            group = self._filling[click.partition] = _Group(click.partition)
+            now = asyncio.get_running_loop().time()
+            group = self._filling[click.partition] = _Group(click.partition, now)
             self._open.append(group)
         group.clicks.append(click)
         group.settles.append(settle)
@@ -139,6 +147,8 @@ class GroupCommit:
             return Refusal.NOT_DURABLE
         if self.pending_clicks >= self._pending_clicks_max or self.pending_bytes + size > self._pending_bytes_max:
             return Refusal.OVERLOADED
+        if click.partition in self._late:
+            return Refusal.WAIT_TOO_LONG
         return None
 
     def _look(self) -> None:
@@ -162,6 +172,9 @@ class GroupCommit:
             else:
                 waiting.append(group)
         self._open = waiting
+        if waiting or self._late:
+            since_min = asyncio.get_running_loop().time() - self._wait_s_max
+            self._late = frozenset(group.partition for group in waiting if group.since < since_min)
 
     def _send(self, group: _Group) -> None:
         if self._filling.get(group.partition) is group:

@@ -70,6 +70,7 @@ class Worker:
             group_bytes_max=kafka.kafka_batch_bytes_max - GROUP_MARGIN_BYTES,
             pending_bytes_max=api.api_pending_bytes_max,
             pending_clicks_max=api.api_pending_clicks_max,
+            wait_ms_max=api.api_wait_ms_max,
             group_ms=api.api_group_ms,
             in_flight=api.api_batches_in_flight,
         )
@@ -108,6 +109,7 @@ class Worker:
             connection_refusals(self.state.answers, api),
             lane_limits(api),
             self.tallies.answer,
+            self.tallies.cut,
         )
         registry = Registry(self._catalog_writer, self.catalog)
         surface = Surface(self.state, clicks, batches, self.readiness, registry, self.tallies)
@@ -193,6 +195,6 @@ class Worker:
         self._partitions = stream["partitions"] if stream else 0
 
     def _flush(self) -> None:
-        self.tallies.flush(self.commit, self.destination, len(self.server.server_state.connections))
+        self.tallies.flush(self.commit, self.destination, len(self.server.server_state.connections), self.lane)
         shared_metrics.catalog_version.labels("api").set(self.catalog.version)
         shared_metrics.catalog_age.labels("api").set(self.catalog.age_ms / 1000)

@@ -199,8 +199,30 @@ class ApiSettings(_Group):
         le=30_000,
         description="ms a starting process lets connections wait for catalog and Kafka instead of answering 500",
     )
+    api_wait_ms_max: int = Field(
+        2_000,
+        ge=10,
+        le=60_000,
+        description="ms the oldest click of a partition may wait for its turn to be sent; beyond it new ones get 500",
+    )
     api_connections_max: int = Field(
         10_000, ge=1, le=1_000_000, description="connections per process; about 10 KiB and a file each"
+    )
+    api_displace_ms: int = Field(
+        1_000,
+        ge=0,
+        le=3_600_000,
+        description="ms without progress after which a connection gives way to a new one when there are too many",
+    )
+    api_held_bytes_max: int = Field(
+        67_108_864,
+        ge=1_048_576,
+        description="bytes of unfinished requests per process (64 MiB); beyond it the longest unfinished get 500",
+    )
+    api_unread_bytes_max: int = Field(
+        67_108_864,
+        ge=1_048_576,
+        description="bytes of answers per process that clients do not take (64 MiB); beyond it the largest are cut off",
     )
     api_head_bytes_max: int = Field(
         32_768, ge=1_024, le=1_048_576, description="bytes of a request's line and header fields"
@@ -229,6 +251,22 @@ class ApiSettings(_Group):
     api_catalog_bytes_max: int = Field(
         8_388_608, ge=4_096, le=67_108_864, description="bytes of such a request (8 MiB)"
     )
+    api_catalog_requests_max: int = Field(
+        4,
+        ge=1,
+        le=1_000,
+        description="such requests at once per process; each takes about ten times its bytes; then 503",
+    )
+
+    @model_validator(mode="after")
+    def _largest_request_fits(self) -> Self:
+        largest = max(self.api_batch_bytes_max, self.api_body_bytes_max + self.api_head_bytes_max)
+        if self.api_held_bytes_max < 2 * largest:
+            raise ValueError(
+                f"CLICKLEDGER_API_HELD_BYTES_MAX ({self.api_held_bytes_max}) must be at least twice "
+                f"CLICKLEDGER_API_BATCH_BYTES_MAX ({self.api_batch_bytes_max}), else no batch gets through beside another"
+            )
+        return self
 
 
 class EnricherSettings(_Group):

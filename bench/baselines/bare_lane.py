@@ -38,7 +38,7 @@ def main(port: int) -> None:
     """Serve until killed."""
     refusals = connection_refusals(Answers(), ApiSettings())
     target = b"/campaignapi/resources/v3/shortlinkclicks"
-    http = protocol_class(Lane({target: Constant()}, refusals, LaneLimits(), id))
+    http = protocol_class(Lane({target: Constant()}, refusals, LaneLimits(), id, id))
     uvicorn.run(app, port=port, http=http, loop="uvloop", access_log=False, log_level="warning", lifespan="off")
 
 

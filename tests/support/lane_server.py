@@ -18,7 +18,7 @@ import uvloop
 from ingest_api.answers import Answer, Answers
 from ingest_api.exchange import Exchange, Headers
 from ingest_api.fastlane import protocol_class
-from ingest_api.lane import Lane, LaneLimits, Refusals
+from ingest_api.lane import Cut, Lane, LaneLimits, Refusals
 
 BODY_BYTES_MAX = 4096
 SOCKET_TIMEOUT_S = 20.0
@@ -66,7 +66,7 @@ class ScriptedEndpoint:
 class LaneServer:
     """The running server; `endpoint` shows what was taken."""
 
-    def __init__(self, limits: LaneLimits, graceful_s: int) -> None:
+    def __init__(self, limits: LaneLimits, graceful_s: int, send_buffer_bytes: int) -> None:
         self.endpoint = ScriptedEndpoint()
         self.slow_started: list[str] = []
         self.clients: list[Client] = []
@@ -77,9 +77,11 @@ class LaneServer:
             head_too_large=plain(400, "header too large", close=True),
             timed_out=plain(408, close=True),
             too_many_connections=plain(500, "too many connections", close=True),
+            too_much_unfinished=plain(500, "too much unfinished", close=True),
             bug=plain(500, "bug"),
         )
-        self.lane = Lane({b"/fast": self.endpoint}, refusals, limits, self.counted.append)
+        self.cuts: list[Cut] = []
+        self.lane = Lane({b"/fast": self.endpoint}, refusals, limits, self.counted.append, self.cuts.append)
         config = uvicorn.Config(
             self._application,
             http=protocol_class(self.lane),
@@ -92,7 +94,9 @@ class LaneServer:
             timeout_graceful_shutdown=graceful_s,
         )
         self.server = uvicorn.Server(config)
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        if send_buffer_bytes:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         self.address = self.listener.getsockname()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = threading.Thread(target=self._run)
@@ -141,6 +145,23 @@ class LaneServer:
         self.loop.call_soon_threadsafe(run)
         assert done.wait(SOCKET_TIMEOUT_S)
 
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the server's loop busy meanwhile: what clients send is all there when it looks again."""
+        begun, end = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            begun.set()
+            end.wait(SOCKET_TIMEOUT_S)
+
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(wait)
+        assert begun.wait(SOCKET_TIMEOUT_S)
+        try:
+            yield
+        finally:
+            end.set()
+
     def release(self, index: int, text: bytes) -> None:
         """Answer the held request that was taken as number `index`."""
         self.run_in_loop(lambda: self.endpoint.taken[index].reply(Answer(200, text)))
@@ -158,9 +179,20 @@ class LaneServer:
             threading.Event().wait(0.005)
         raise AssertionError("the condition never held")
 
-    def connect(self) -> Client:
+    def let_time_pass(self) -> None:
+        """Wait until the loop's clock, which has milliseconds, has moved on."""
+        assert self.loop is not None
+        now = self.loop.time()
+        self.wait_until(lambda: self.loop is not None and self.loop.time() > now)
+
+    def connect(self, *, receive_buffer_bytes: int = 0) -> Client:
         """Open a connection."""
-        client = Client(socket.create_connection(self.address, timeout=SOCKET_TIMEOUT_S))
+        sock = socket.socket()
+        sock.settimeout(SOCKET_TIMEOUT_S)
+        if receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        sock.connect(self.address)
+        client = Client(sock)
         self.clients.append(client)
         return client
 
@@ -223,9 +255,11 @@ def post(body: bytes, target: bytes = b"/fast", fields: bytes = b"") -> bytes:
 
 
 @contextmanager
-def lane_server(limits: LaneLimits | None = None, graceful_s: int = 10) -> Iterator[LaneServer]:
-    """Run a server; stop it and join its thread at the end."""
-    server = LaneServer(limits or LaneLimits(), graceful_s)
+def lane_server(
+    limits: LaneLimits | None = None, graceful_s: int = 10, send_buffer_bytes: int = 0
+) -> Iterator[LaneServer]:
+    """Run a server; stop it and join its thread at the end. A small send buffer shows early who does not read."""
+    server = LaneServer(limits or LaneLimits(), graceful_s, send_buffer_bytes)
     server.thread.start()
     try:
         while not server.server.started:

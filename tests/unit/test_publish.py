@@ -251,3 +251,25 @@ async def test_drain_waits_for_everything_taken() -> None:
     destination.acknowledge(1)
     await draining
     assert settled.outcomes == {b"a": None, b"b": None}
+
+
+async def test_a_partition_that_waits_too_long_takes_no_more() -> None:
+    """While a partition's oldest click has waited too long, further ones are refused at once; other partitions go on."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=1, wait_ms_max=20)
+    assert commit.submit(click(b"sent", 0), settled) is None
+    await until(lambda: len(destination.appends) == 1)
+    assert commit.submit(click(b"waits", 0), settled) is None
+    refused = []
+
+    def is_refused() -> bool:
+        refused.append(commit.submit(click(b"more %d" % len(refused), 0), settled))
+        return refused[-1] is not None
+
+    await until(is_refused)
+    assert refused[-1] is Refusal.WAIT_TOO_LONG
+    assert commit.submit(click(b"elsewhere", 1), settled) is None
+    destination.acknowledge(0)
+    await until(lambda: len(destination.appends) == 3)
+    assert commit.submit(click(b"again", 0), settled) is None
+    assert len(destination.appends[2][1] + destination.appends[1][1]) == len(refused) + 1

@@ -1,0 +1,130 @@
+"""The API as a process among clients that behave badly: whoever behaves well gets his 200s, and memory stays.
+
+The long form opens as many connections as a process takes by default: OVERLOAD_CONNECTIONS=10000.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.support.api_service import BATCH, CLICKS, ApiService
+from tests.support.catalog import EXAMPLE_BODY
+from tests.support.crowd import Crowd, raise_own_file_limit, resident_mib
+from tests.support.processes import wait_until
+
+CONNECTIONS = int(os.environ.get("OVERLOAD_CONNECTIONS", "2000"))
+ANSWER_S_MAX = 5.0
+"""The bound that a well-behaved client is promised: less than the 10 s after which clients give up."""
+GROWTH_MIB_MAX = 160
+"""Bounds of held and unread bytes, and 10 KiB a connection."""
+
+
+@pytest.fixture(scope="module")
+def small_api(start_api: Callable[..., ApiService]) -> ApiService:
+    """An API that takes no more connections than the silent crowd alone has."""
+    return start_api(
+        api_connections_max=str(CONNECTIONS),
+        api_displace_ms="50",
+        api_held_bytes_max=str(16 << 20),
+        api_unread_bytes_max=str(16 << 20),
+        api_write_stall_ms="5000",
+        api_rate_limit="1000000",
+    )
+
+
+@pytest.fixture
+def crowd(small_api: ApiService) -> Iterator[Crowd]:
+    """Nobody yet."""
+    raise_own_file_limit()
+    crowd = Crowd(small_api.port)
+    yield crowd
+    crowd.close()
+
+
+def request(api: ApiService, path: str, fields: str, body: bytes) -> bytes:
+    """A request with the ordinary key."""
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.click_key}\r\n{fields}\r\n"
+    return head.encode() + body
+
+
+def click(api: ApiService) -> bytes:
+    """A whole click."""
+    return request(api, CLICKS, f"content-length: {len(EXAMPLE_BODY)}\r\n", EXAMPLE_BODY)
+
+
+def half_batch(api: ApiService) -> bytes:
+    """Half of a batch of 1 MiB."""
+    return request(api, BATCH, "content-type: application/x-ndjson\r\ncontent-length: 1048576\r\n", b" " * (1 << 19))
+
+
+def counted(api: ApiService, series: str) -> float:
+    """The sum of the API's series that match."""
+    text = api.request("GET", "/metrics", port=api.health_port()).body.decode()
+    pattern = series.replace("{", r"\{").replace("}", r"\}")
+    lines = (line for line in text.splitlines() if re.match(f"clickledger_api_{pattern} ", line))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+class WellBehaved:
+    """One client with one connection, which it opens again when it was closed between two requests."""
+
+    def __init__(self, api: ApiService) -> None:
+        self._api = api
+        self._connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=ANSWER_S_MAX)
+        self.reopened = 0
+        self.slowest_s = 0.0
+
+    def click(self) -> int:
+        """The status of one click; fails when there is no answer in time."""
+        fields = {"authorization": f"Bearer {self._api.click_key}", "content-type": "application/json"}
+        begun = time.monotonic()
+        try:
+            self._connection.request("POST", CLICKS, EXAMPLE_BODY, fields)
+            response = self._connection.getresponse()
+        except (ConnectionError, http.client.RemoteDisconnected):
+            self._connection.close()
+            self.reopened += 1
+            assert self.reopened < 5
+            return self.click()
+        response.read()
+        self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+        return response.status
+
+    def close(self) -> None:
+        """Leave."""
+        self._connection.close()
+
+
+def test_silent_slow_deaf_and_greedy_clients(small_api: ApiService, crowd: Crowd) -> None:
+    """Beside a crowd that holds every connection, half-sent bodies and unread answers, a client gets only 200s, in time."""
+    assert small_api.child is not None
+    api, pid = small_api, small_api.child.pid
+    with closing(WellBehaved(api)) as good:
+        assert good.click() == 200
+        before = resident_mib(pid)
+        crowd.add_silent(CONNECTIONS)
+        statuses = {good.click() for _ in range(100)}
+        crowd.add_slow(click(api), 30)
+        crowd.add_slow(half_batch(api)[:400], 30)
+        crowd.add_half_sent(half_batch(api), 80)
+        crowd.add_greedy(click(api) * 1_000, 10)
+        statuses |= {good.click() for _ in range(100)}
+        halfway = resident_mib(pid)
+        statuses |= {good.click() for _ in range(100)}
+        after = resident_mib(pid)
+    assert statuses == {200}
+    assert after - before < GROWTH_MIB_MAX, (before, halfway, after)
+    for name in (
+        'connections_cut_total{reason="displaced"}',
+        'answers_total{code="500",reason="unfinished_full"}',
+        'connections_cut_total{reason="(unread|stalled)"}',
+    ):
+        wait_until(lambda name=name: counted(api, name) > 0, api.child, name)  # type: ignore[misc]
+    print(f"{CONNECTIONS:,} connections: {before}, {halfway}, {after} MiB, slowest answer {good.slowest_s:.3f} s")  # noqa: T201 a figure
