@@ -4,7 +4,7 @@ PYTHON = $(shell for python in python3.11 python3.12 python3.13 python3.14 pytho
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: setup demo up test check bench
+.PHONY: setup demo up test check bench torture
 
 setup: .venv/.jars
 
@@ -23,6 +23,9 @@ check: setup
 
 bench: setup
 	@$(BIN)/python -m bench $(ARGS)
+
+torture: setup # FAULT=kill-sink,kill-all ROUNDS=5 SEED=1; without: all that docs/torture.json lacks
+	@FAULT='$(FAULT)' ROUNDS='$(ROUNDS)' SEED='$(SEED)' $(BIN)/python -m tests.torture
 
 # One stamp for each step of the set-up.
 $(BIN)/python:

@@ -36,6 +36,8 @@ _RECONNECT_S = 0.1
 _BACKOFF_S = (0.1, 5.0)  # first and longest wait before a retry
 _S = 1_000_000_000
 
+OnOutcome = Callable[[Click, Outcome], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -88,12 +90,12 @@ class Pump:
     """One run; use it once."""
 
     def __init__(
-        self, target: Target, source: Iterator[Click], pace: Pace, on_accepted: Callable[[str], None] | None = None
+        self, target: Target, source: Iterator[Click], pace: Pace, on_outcome: OnOutcome | None = None
     ) -> None:
-        """Send what `source` yields; every transaction-id that was answered with 200 goes to `on_accepted`."""
+        """Send what `source` yields; `on_outcome` is told every attempt's click and outcome."""
         self.tally = Tally()
         self._target, self._source, self._pace = target, source, pace
-        self._on_accepted = on_accepted
+        self._on_outcome = on_outcome
         batched = pace.batch > 1
         self._head = target.head(
             BATCH_PATH if batched else SINGLE_PATH, "application/x-ndjson" if batched else "application/json"
@@ -265,11 +267,11 @@ class Pump:
         tally, again = self.tally, []
         for click, outcome in zip(request.clicks, outcomes, strict=True):
             tally.by_code[outcome.code] = tally.by_code.get(outcome.code, 0) + 1
+            if self._on_outcome is not None:
+                self._on_outcome(click, outcome)
             match outcome:
-                case Accepted(transaction_id):
+                case Accepted():
                     tally.accepted += 1
-                    if self._on_accepted is not None:
-                        self._on_accepted(transaction_id)
                 case Uncertain():
                     tally.uncertain += 1
                     again.append(click)

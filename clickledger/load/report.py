@@ -79,7 +79,7 @@ async def execute(run: Run) -> Result:
     Raises Unreachable, FileProblem, OverflowError (more ids than can be kept), and what ClickHouse raises.
     """
     started_ms, bad_lines, ledger = now_ms(), BadLines(), Ledger()
-    keep = ledger.add if run.clickhouse is not None else None
+    keep = ledger.note if run.clickhouse is not None else None
     pump = Pump(run.target, clicks_of(run.plan, now_ms, bad_lines), run.pace, keep)
     with suppress(NotImplementedError, ValueError):  # not on the main thread: no Ctrl-C to catch
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, pump.stop)

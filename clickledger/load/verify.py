@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from clickledger.load.answers import Accepted, Outcome
+from clickledger.load.clicks import Click
+
 IDS_MAX: Final = 10_000_000
 """Ids kept by one run: 160 MB."""
 SLICE_IDS: Final = 20_000
@@ -53,6 +56,11 @@ class Ledger:
         packed = bytes.fromhex(transaction_id.replace("-", ""))
         self._by_tail[packed[-1]] += packed
         self._count += 1
+
+    def note(self, _click: Click, outcome: Outcome) -> None:
+        """Keep the id of an attempt that was answered with 200. Raises OverflowError at the bound."""
+        if isinstance(outcome, Accepted):
+            self.add(outcome.transaction_id)
 
     def slices(self) -> Iterator[tuple[str, str, set[str]]]:
         """Yield (first, last two hex digits, ids that end so): together every id once, and every possible end."""

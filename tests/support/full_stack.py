@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clickledger.stack import layout
 from clickledger.stack.guard import Guard
 from tests.support.clickhouse import http_ok
 from tests.support.processes import Child, wait_until
@@ -76,17 +77,19 @@ class FullStack:
         return Child(self._guard, command, self.folder / "up.log", self._env)
 
 
+def spawn_service(guard: Guard, name: str, log: Path, env: Mapping[str, str]) -> Child:
+    """Start `clickledger <name>` with these settings; it may not be ready yet."""
+    return Child(guard, [sys.executable, "-m", "clickledger", name], log, {**clean_env(), **env})
+
+
+def is_service_ready(name: str, child: Child, data: Path) -> bool:
+    """Whether a service's health endpoint says ready."""
+    port = layout.health_port(data, name, child.pid)
+    return port is not None and http_ok(port, "/readyz")
+
+
 def start_service(guard: Guard, name: str, log: Path, env: Mapping[str, str]) -> Child:
     """Start `clickledger <name>` with these settings and wait until its health endpoint says ready."""
-    child = Child(guard, [sys.executable, "-m", "clickledger", name], log, {**clean_env(), **env})
-    port_file = Path(env["CLICKLEDGER_DATA"]) / "health" / f"{name}-{child.pid}"
-
-    def is_ready() -> bool:
-        try:
-            port = int(port_file.read_text(encoding="ascii"))
-        except (FileNotFoundError, ValueError):  # not written yet
-            return False
-        return http_ok(port, "/readyz")
-
-    wait_until(is_ready, child, name)
+    child = spawn_service(guard, name, log, env)
+    wait_until(lambda: is_service_ready(name, child, Path(env["CLICKLEDGER_DATA"])), child, name)
     return child

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from clickledger.load.answers import CONNECTION_LOST, TIMED_OUT
+from clickledger.load.answers import CONNECTION_LOST, TIMED_OUT, Accepted, Outcome
 from clickledger.load.clicks import Click, Target
 from clickledger.load.pump import Pace, Pump, Unreachable
 
@@ -57,12 +57,17 @@ def _clicks(count: int) -> list[Click]:
 
 @pytest.mark.parametrize("connections", [1, 7])
 async def test_every_click_is_sent_once_and_every_id_is_kept(connections: int) -> None:
-    """Sent = 200 = ids, over one connection or several."""
-    ids: list[str] = []
+    """Sent = 200 = ids, over one connection or several; each outcome is told with its click."""
+    outcomes: dict[str, Outcome] = {}
+
+    def note(click: Click, outcome: Outcome) -> None:
+        outcomes[click.short_url] = outcome
+
     async with _server(_accept) as target:
-        tally = await Pump(target, iter(_clicks(300)), Pace(connections=connections), ids.append).run()
+        tally = await Pump(target, iter(_clicks(300)), Pace(connections=connections), note).run()
     assert (tally.clicks, tally.requests, tally.accepted, tally.uncertain) == (300, 300, 300, 0)
-    assert len(set(ids)) == 300
+    assert set(outcomes) == {click.short_url for click in _clicks(300)}
+    assert len({outcome.transaction_id for outcome in outcomes.values() if isinstance(outcome, Accepted)}) == 300
     assert tally.by_code == {"200": 300}
     assert tally.latency.count == 300
 

@@ -1,0 +1,79 @@
+"""The short form of `make torture`: a round or two of the main faults, and the proof that the judge can find fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clickledger.load.verify import MARK
+from clickledger.stack.guard import Guard
+from tests.support.figures import Figure
+from tests.torture.faults import BY_NAME
+from tests.torture.faults.base import Fault, Scene
+from tests.torture.rounds import Session
+
+ROUNDS = {
+    "kill-api-worker": 1,
+    "kill-enricher": 1,
+    "kill-sink": 2,
+    "kill-clickhouse": 1,
+    "kill-broker": 1,
+    "kill-all": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def session(guard: Guard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """One world for all rounds; at its end all of them are compared once more."""
+    session = Session(guard, tmp_path_factory.mktemp("torture") / "worlds", print)
+    yield session
+    assert session.finish() == []
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_a_fault_loses_and_doubles_nothing(session: Session, name: str, figure: Figure) -> None:
+    """Each 200 is one row, no row is unexplained, the audit is clean."""
+    for number in range(ROUNDS[name]):
+        made = session.run(BY_NAME[name], f"short/{name}/{number}")
+        figure(made.line())
+        assert made.is_good, made.line()
+        assert made.answered > 0
+
+
+class Falsified(Fault):
+    """Rows are deleted, copied and forged behind the back of everything."""
+
+    name = "falsified"
+    rounds = 1
+
+    def inject(self, scene: Scene) -> None:
+        """One row less, one copied, one of an attempt that never was, and one of no run at all."""
+        run = f"short_url LIKE '%{MARK}={scene.load.run}%' AND status = 'accepted'"
+        found = (
+            f"SELECT toString(transaction_id) AS id FROM clicks WHERE {run} ORDER BY raw_offset, raw_partition LIMIT 4"
+        )
+        lost, *others = (row["id"] for row in scene.world.query(found))
+        stray = "generateUUIDv4() AS transaction_id"
+        changes = ("0 AS raw_offset", f"{stray}, 1 AS raw_offset", f"{stray}, 2 AS raw_offset, 'x' AS short_url")
+        for transaction_id, changed in zip(others, changes, strict=True):
+            row = f"(SELECT * FROM clicks WHERE transaction_id = '{transaction_id}' LIMIT 1)"
+            scene.world.sql(f"INSERT INTO clicks SELECT * REPLACE ('forged' AS stream, {changed}) FROM {row}")
+        scene.world.sql(f"ALTER TABLE clicks DELETE WHERE transaction_id = '{lost}' SETTINGS mutations_sync = 2")
+
+    def heal(self, scene: Scene) -> None:
+        """Nothing heals it."""
+
+
+def test_the_judge_finds_a_lost_a_doubled_and_a_stray_row(guard: Guard, tmp_path: Path) -> None:
+    """Each is counted or named, the audit is not clean, and the failed round's folder is kept."""
+    session = Session(guard, tmp_path / "worlds", print)
+    made = session.run(Falsified(), "falsified")
+    assert (made.lost, made.double) == (1, 1)
+    found = " | ".join(made.problems)
+    assert "1 rows from nowhere" in found
+    assert "1 rows of no run, 0 expected" in found
+    assert "audit: NOT clean" in found
+    assert not made.is_good
+    assert (session.kept[0] / "sink.log").exists()
