@@ -2,9 +2,10 @@
 PYTHON = $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 BIN = .venv/bin
+CODE = clickledger enricher ingest_api reporting shared sink bench tools
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: setup demo up test check bench torture
+.PHONY: setup demo up test check audit-deps bench torture
 
 setup: .venv/.jars
 
@@ -20,6 +21,11 @@ test: setup
 check: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy && $(BIN)/lint-imports
+	@$(BIN)/bandit -q -c pyproject.toml -r $(CODE) && $(BIN)/python -m tools.audit_dependencies
+
+# Unlike in `check`, a database of known vulnerabilities that cannot be reached is a failure.
+audit-deps: setup
+	@$(BIN)/python -m tools.audit_dependencies --strict
 
 bench: setup
 	@$(BIN)/python -m bench $(ARGS)
