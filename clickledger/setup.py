@@ -74,7 +74,12 @@ async def _apply_table(clickhouse: ClickHouse, say: Callable[[str], None]) -> No
 
 
 async def _has_rows(clickhouse: ClickHouse, stream: str) -> bool:
-    rows = await clickhouse.query("SELECT 1 FROM clicks WHERE stream = {stream:String} LIMIT 1", {"stream": stream})
+    """Whether the stream has rows, or had: seals tell of those that expired."""
+    rows = await clickhouse.query(
+        "SELECT 1 FROM clicks WHERE stream = {stream:String} LIMIT 1 "
+        "UNION ALL SELECT 1 FROM seals WHERE stream = {stream:String} LIMIT 1",
+        {"stream": stream},
+    )
     return bool(rows)
 
 
@@ -123,8 +128,8 @@ async def _enrich_again(
     stream, starts = record["stream"], record["start_offsets"]
     raw_offsets = {}
     for partition, start in enumerate(starts):
-        ((rows, highest),) = await clickhouse.query(positions.HIGHEST, {"stream": stream, "partition": partition})
-        raw_offsets[partition] = highest + 1 if rows else start
+        highest = await positions.highest(clickhouse, stream, partition)
+        raw_offsets[partition] = start if highest is None else highest + 1
     async with _catalog_writer(kafka) as writer:
         await ask(writer, stream, raw_offsets)
     say(f"topic {kafka.topic_enriched} was made anew: the enricher goes back to the first raw offsets that are no rows")

@@ -11,11 +11,23 @@ from typing import Final, NamedTuple
 from shared.clickhouse import ClickHouse
 
 HIGHEST: Final = """
-SELECT count(), max(raw_offset)
-FROM clicks
-WHERE stream = {stream:String} AND raw_partition = {partition:UInt16}
+SELECT max(is_there), max(last)
+FROM
+(
+    SELECT count() > 0 AS is_there, max(raw_offset) AS last
+    FROM clicks
+    WHERE stream = {stream:String} AND raw_partition = {partition:UInt16}
+    UNION ALL
+    SELECT count() > 0 AS is_there, max(raw_last) AS last
+    FROM seals
+    WHERE stream = {stream:String} AND raw_partition = {partition:UInt16}
+)
 """
-"""Rows and highest stored raw offset of one partition, answered from the projection `positions`."""
+"""Whether a partition has rows or seals, and the highest raw offset of both, answered from two projections.
+
+Rows expire in another order than they came, so the highest row may be gone while lower ones stand. What is sealed was
+stored, so nothing up to a seal's end may be stored again.
+"""
 
 AUDIT: Final = """
 SELECT raw_partition, countIf(is_inside), uniqExactIf(raw_offset, is_inside), maxIf(raw_offset, is_inside),
@@ -113,9 +125,9 @@ class AcceptedGap(NamedTuple):
 
 
 async def highest(clickhouse: ClickHouse, stream: str, partition: int) -> int | None:
-    """The highest stored raw offset of a partition, None when no row is stored. Raises as ClickHouse does."""
-    ((rows, last),) = await clickhouse.query(HIGHEST, {"stream": stream, "partition": partition})
-    return int(last) if rows else None
+    """The highest raw offset of a partition that is stored or sealed, None without any. Raises as ClickHouse does."""
+    ((is_there, last),) = await clickhouse.query(HIGHEST, {"stream": stream, "partition": partition})
+    return int(last) if is_there else None
 
 
 async def positions(

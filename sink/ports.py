@@ -37,7 +37,7 @@ class Table(Protocol):
         """Hold one of the member's places for inserting."""
 
     async def highest(self) -> int:
-        """The highest stored raw offset; the stream's start - 1 when there is none."""
+        """The highest raw offset that is stored or sealed; the stream's start - 1 when there is none."""
 
     async def accepted_copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, str]:
         """The click digest of the accepted row, up to `raw_before`, of each asked id that has one."""

@@ -82,7 +82,7 @@ class PartitionTable:
             yield
 
     async def highest(self) -> int:
-        """The highest stored raw offset; the stream's start - 1 when there is none."""
+        """The highest raw offset that is stored or sealed; the stream's start - 1 when there is none."""
         stored = await highest_stored(self._store.clickhouse, self._stream, self._partition)
         return self.start - 1 if stored is None else stored
 

@@ -7,7 +7,7 @@ before and after each effect. Inserts are modelled as ClickHouse makes them: the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ import orjson
 
 from shared.errors import NotOwned, OutcomeUnknown, TransientError
 from shared.events import HEADER_SUSPECT, Status, encode_raw_offset
+from shared.seals import StoredBlock, due_range
 from sink.blocks import Block, Intake, Limits, Unbuildable
 from sink.plans import Plan
 from sink.ports import Bounds
@@ -28,6 +29,8 @@ STREAM = "s1"
 BOUNDS = Bounds()
 LIMITS = Limits(rows_max=4, bytes_max=1 << 20, age_ms=0)
 IDLE = "idle"
+SEAL_AGE_MS = 120_000
+"""Age of a row when it may be sealed: longer than an insert can be in flight, and than a new part can be lost."""
 
 
 class Record(NamedTuple):
@@ -73,6 +76,12 @@ class World:
     parts: list[Part] = field(default_factory=list)
     tokens: dict[str, None] = field(default_factory=dict)
     server_starts: int = 0
+    seals: list[tuple[int, int]] = field(default_factory=list)
+    """First and last raw offset of each, in the order in which they were written."""
+    measured: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges that some sealer has read and may still write as seals, a stopped one long after."""
+    expired: list[Part] = field(default_factory=list)
+    """Rows that were stored, sealed and deleted by TTL."""
 
     def write(self, raw_offset: int) -> None:
         """Append an enriched record."""
@@ -97,9 +106,44 @@ class World:
         """Every stored row."""
         return [row for part in self.parts for row in part.rows.values()]
 
+    def sealed_last(self) -> int:
+        """The end of the last seal."""
+        return max((last for _, last in self.seals), default=-1)
+
     def highest(self) -> int:
-        """The highest stored raw offset."""
-        return max((raw for part in self.parts for raw in part.rows), default=-1)
+        """The highest raw offset that is stored or sealed."""
+        return max(self.sealed_last(), *(raw for part in self.parts for raw in part.rows), -1)
+
+    def measure_seal(self) -> None:
+        """A sealer reads which range is due; its rows must be there, each once."""
+        after = self.sealed_last()
+        blocks = sorted(
+            StoredBlock(min(part.rows), max(part.rows), len(part.rows), int(part.inserted_s * 1000))
+            for part in self.parts
+            if max(part.rows) > after
+        )
+        last = due_range(blocks, now_ms=int(self.now_s * 1000), every_ms=60_000, age_ms=SEAL_AGE_MS, rows_max=6)
+        if last is not None:
+            stored = sorted(raw for part in self.parts for raw in part.rows if after < raw <= last)
+            assert stored == list(range(after + 1, last + 1)), "a range that is due does not verify"
+            self.measured.append((after + 1, last))
+
+    def write_seal(self, index: int) -> None:
+        """A sealer writes what it measured; ClickHouse takes one seal of each beginning (its token)."""
+        first, last = self.measured.pop(index)
+        if first not in [known for known, _ in self.seals]:
+            self.seals.append((first, last))
+
+    def expire(self, raws: Collection[int]) -> None:
+        """Delete rows by TTL, in any order."""
+        self.expired += [
+            Part(gone, part.inserted_s)
+            for part in self.parts
+            if (gone := {raw: row for raw, row in part.rows.items() if raw in raws})
+        ]
+        for part in self.parts:
+            part.rows = {raw: row for raw, row in part.rows.items() if raw not in raws}
+        self.parts = [part for part in self.parts if part.rows]
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 
 from shared.errors import OperatorError
 from shared.events import ENRICHED_FIELDS
+from shared.seals import COLUMNS, COLUMNS_VERSION, EXPIRES_AT, PERSONAL
 from sink.ddl import Migration, migrations, missing
 from sink.start import refuse_times, refuse_window
 
@@ -25,10 +26,25 @@ def test_columns_are_the_enriched_records_keys() -> None:
 
 
 def test_files_are_numbered_without_holes() -> None:
-    """1, 2, 3, … and every statement stands alone."""
+    """1, 2, 3, … and every statement stands alone and can be repeated."""
     known = migrations()
     assert [migration.version for migration in known] == list(range(1, len(known) + 1))
-    assert all(s.startswith("CREATE ") for migration in known for s in migration.statements)
+    repeatable = re.compile(
+        r"CREATE TABLE IF NOT EXISTS |CREATE OR REPLACE VIEW |ALTER TABLE \w+ (ADD INDEX IF NOT EXISTS|MODIFY TTL) "
+    )
+    assert all(repeatable.match(s) for migration in known for s in migration.statements)
+
+
+def test_the_hashed_columns_are_the_tables() -> None:
+    """A column that is added to the table needs a new version of the list, so that old seals stay valid."""
+    names = [*(field.name for field in ENRICHED_FIELDS), "block_at", "inserted_at"]
+    assert list(COLUMNS[COLUMNS_VERSION]) == names
+    assert PERSONAL.keys() <= set(names)
+
+
+def test_rows_expire_when_seals_say() -> None:
+    """The table's TTL and the expiry that is written into seals are one expression."""
+    assert f"MODIFY TTL {EXPIRES_AT}" in (DDL / "0004_seals.sql").read_text(encoding="utf-8")
 
 
 def test_only_what_is_missing_is_applied() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shared.events import Status
 from shared.ids import keyed_id
 from sink.suspects import REMEMBER_S
-from tests.support.sink_model import IDLE, Process, World
+from tests.support.sink_model import IDLE, SEAL_AGE_MS, Part, Process, World
 
+EXPIRY_S = REMEMBER_S + 100
+"""Age of a row when TTL may delete it; in truth days. Copies of a click that come so far apart both count."""
 POINTS = st.sampled_from(["commit", "highest", "insert", IDLE])
 
 
@@ -123,7 +126,7 @@ class SinkMachine(RuleBasedStateMachine):
         """Inserts in flight are cut short, perhaps between token and part."""
         self.world.server_starts += 1
 
-    @precondition(lambda self: len(self.world.parts) > 1)
+    @precondition(lambda self: len(self.world.parts) > 1 and self._is_young(self.world.parts[-1]))
     @rule(forget_token=st.booleans())
     def last_part_is_lost(self, *, forget_token: bool) -> None:
         """The disk loses the newest part; the server restarts, with or without the part's token.
@@ -138,11 +141,49 @@ class SinkMachine(RuleBasedStateMachine):
         if forget_token:
             self.world.tokens.popitem()
 
+    def _is_young(self, part: Part) -> bool:
+        return self.world.now_s - part.inserted_s < SEAL_AGE_MS / 1000
+
+    # --- sealing, by an owner or by a former one, and expiry
+
+    @precondition(lambda self: self.world.highest() > self.world.sealed_last())
+    @rule(is_written=st.booleans())
+    def a_range_is_measured(self, *, is_written: bool) -> None:
+        """A sealer waits until a range is due and reads it; it writes the seal at once, or is stopped before."""
+        self.world.now_s += 2 * SEAL_AGE_MS / 1000
+        self.world.measure_seal()
+        if is_written and self.world.measured:
+            self.world.write_seal(-1)
+
+    @precondition(lambda self: self.world.measured)
+    @rule(data=st.data())
+    def a_stopped_sealer_goes_on(self, data: st.DataObject) -> None:
+        """It writes what it read, perhaps long ago."""
+        self.world.write_seal(data.draw(st.integers(0, len(self.world.measured) - 1)))
+
+    @precondition(lambda self: any(row["raw_offset"] <= self.world.sealed_last() for row in self.world.rows()))
+    @rule(data=st.data())
+    def rows_expire(self, data: st.DataObject) -> None:
+        """In another order than they came: old rows that are sealed, any of them."""
+        self.world.now_s += EXPIRY_S
+        sealed = [row["raw_offset"] for row in self.world.rows() if row["raw_offset"] <= self.world.sealed_last()]
+        highest = data.draw(st.sampled_from([sealed, sealed[-1:]]))
+        self.world.expire(data.draw(st.sets(st.sampled_from(highest), min_size=1)))
+
+    @invariant()
+    def seals_are_a_chain(self) -> None:
+        """Each begins where the one before it ended."""
+        ends = [-1, *(last for _, last in self.world.seals)]
+        assert [first for first, _ in self.world.seals] == [end + 1 for end in ends[:-1]]
+
     @invariant()
     def no_row_stands_twice(self) -> None:
         """At no moment does an offset have two rows."""
-        counts = Counter(row["raw_offset"] for row in self.world.rows())
+        counts = Counter(row["raw_offset"] for row in self._ever_stored())
         assert all(count == 1 for count in counts.values()), counts
+
+    def _ever_stored(self) -> list[dict[str, Any]]:
+        return [*self.world.rows(), *(row for part in self.world.expired for row in part.rows.values())]
 
     def teardown(self) -> None:
         """Left alone, with every gap refilled, the last owner brings every offset into the table."""
@@ -155,14 +196,14 @@ class SinkMachine(RuleBasedStateMachine):
             if self.world.highest() == len(self.world.written) - 1 and owner.is_idle:
                 break
             owner.step()
-        rows = sorted(self.world.rows(), key=lambda row: row["raw_offset"])
+        rows = sorted(self._ever_stored(), key=lambda row: row["raw_offset"])
         assert [row["raw_offset"] for row in rows] == list(range(len(self.world.written)))
         self._each_id_is_accepted_once()
 
     def _each_id_is_accepted_once(self) -> None:
-        stored_s = {raw: part.inserted_s for part in self.world.parts for raw in part.rows}
+        stored_s = {raw: part.inserted_s for part in [*self.world.parts, *self.world.expired] for raw in part.rows}
         accepted: dict[str, list[int]] = {}
-        for row in self.world.rows():
+        for row in self._ever_stored():
             if row["status"] == Status.ACCEPTED:
                 accepted.setdefault(row["transaction_id"], []).append(row["raw_offset"])
         assert len(accepted) == len({transaction_id for transaction_id, _ in self.world.written.values()})

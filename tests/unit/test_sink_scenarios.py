@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 import pytest
 
@@ -104,3 +105,24 @@ def test_a_token_without_its_part_gets_the_next_one(world: World) -> None:
     world.tokens["s1-0-7-7#1"] = None
     settle(world, owner)
     assert "s1-0-7-7#4" in world.tokens
+
+
+@pytest.mark.parametrize("expired", [range(7), [6], [2, 6]], ids=["all", "the highest", "some"])
+@pytest.mark.parametrize("handover", ["none", "restart", "lost group"])
+def test_expired_rows_are_not_stored_again(world: World, expired: Collection[int], handover: str) -> None:
+    """The seal tells how far the table was, whichever rows are gone, to the same owner, the next one, or a lost group."""
+    former = Process(world)
+    former.go_to(IDLE, answered=True)
+    world.now_s += 10_000
+    while world.sealed_last() < 6:
+        world.measure_seal()
+        world.write_seal(0)
+    world.expire(expired)
+    write(world, 3)
+    if handover == "lost group":
+        world.committed = None
+    owner = former if handover == "none" else Process(world)
+    for _ in range(200):
+        owner.step()
+    stored = Counter(row["raw_offset"] for row in world.rows())
+    assert stored == Counter(set(range(10)) - set(expired))
