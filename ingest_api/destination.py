@@ -1,30 +1,46 @@
-"""Kafka as the place where clicks become durable: a supervised producer that is replaced when it can no longer deliver.
+"""Where clicks become durable: Kafka through a supervised producer, and the spool while Kafka does not take them.
 
-An idempotent producer whose sequence broke, or whose sender ended, never delivers again; one whose acknowledgements
-stay away again and again may not either. Both are closed with a bound and replaced; meanwhile nothing is taken.
+Theory of operation. A batch that is not acknowledged in time has an unknown outcome, and an idempotent producer may never
+deliver again after that (its sequence broke, its sender ended, its leader is gone). So the first such batch retires the
+producer: nothing new goes through it, every wait for it ends, it is closed with a bound and only then another one is
+built. What it held goes to the spool and is answered from there; it may be in Kafka as well, which is why everything
+from the spool is published as suspect, and only while a producer is connected: then every earlier one is closed.
+
+A new producer is not trusted with live clicks while the spool has clicks to prove it with: a broker that accepts
+connections but no records would cost every round of clicks the whole time-out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ingest_api.handler import PendingClick
+from ingest_api.spool import Spool, Spoolable, SpoolReason
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.kafka import Producer
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_IN_A_ROW_MAX: Final = 3
-"""Batches without acknowledgement, with none in between, before the producer is replaced."""
 CHECK_EVERY_S: Final = 0.25
+CLOSE_S_MAX: Final = 2.0
+"""How long a retired producer may still deliver what it holds; its clicks are safe elsewhere."""
 RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 1.0
-"""Every click is refused meanwhile: a try each second costs little."""
+"""Clicks are refused or spooled meanwhile: a try each second costs little."""
 SUSPECT_HEADER: Final = (("suspect", b"1"),)
+
+
+class Publishable(Spoolable, Protocol):
+    """What a Kafka record needs."""
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it carries the header `suspect`."""
 
 
 class KafkaDestination:
@@ -35,10 +51,14 @@ class KafkaDestination:
         self._topic = topic
         self._ack_timeout_ms = ack_timeout_ms
         self._producer: Producer | None = None
-        self._unknown_in_a_row = 0
+        self._retired = asyncio.Event()
         self._why_not = "not connected to Kafka yet"
+        self.is_proved = True
+        """Whether a batch was acknowledged since the last producer was given up."""
         self.rebuilt = 0
         """Producers replaced; a counter for metrics."""
+        self.clicks = 0
+        """Clicks acknowledged; a counter for metrics."""
 
     def why_not_ready(self) -> str:
         """Why nothing is taken now; empty when connected."""
@@ -50,7 +70,7 @@ class KafkaDestination:
             raise TransientError(self._why_not)
         return self._producer
 
-    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
         """Append all clicks as one batch; returns when every in-sync replica has it. Errors as `Destination`."""
         producer = self.producer()
         batch = producer.new_batch()
@@ -63,10 +83,11 @@ class KafkaDestination:
                 raise DataError(f"{len(clicks)} clicks do not fit one batch of {self._topic}/{partition}")
         try:
             await producer.send_batch(self._topic, partition, batch, timeout_ms=self._ack_timeout_ms)
-        except OutcomeUnknown:
-            self._unknown_in_a_row += 1
+        except OutcomeUnknown as exc:
+            self._retire(producer, str(exc))
             raise
-        self._unknown_in_a_row = 0
+        self.is_proved = True
+        self.clicks += len(clicks)
 
     async def run(self) -> None:
         """Connect, watch, replace; for ever. On cancellation the producer is flushed and closed, with a bound."""
@@ -85,20 +106,73 @@ class KafkaDestination:
             await self._use(producer)
 
     async def _use(self, producer: Producer) -> None:
-        """Offer this producer until it is broken."""
-        self._producer, self._why_not, self._unknown_in_a_row = producer, "", 0
+        """Offer this producer until it is broken, then close it: the next one is built when it is dead."""
+        self._retired.clear()
+        self._producer, self._why_not = producer, ""
         try:
-            while not (why := self._why_broken(producer)):  # noqa: ASYNC110 the client reports its death to nobody
-                await asyncio.sleep(CHECK_EVERY_S)
+            while not (why := producer.is_broken):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._retired.wait(), CHECK_EVERY_S)
+            self._retire(producer, why)
             self.rebuilt += 1
-            log.error("the producer is replaced: %s", why)
-            self._why_not = f"the producer is being replaced: {why}"
         finally:
             self._producer = None
             self._why_not = self._why_not or "stopping"
-            await producer.close()
+            await producer.close(CLOSE_S_MAX)
 
-    def _why_broken(self, producer: Producer) -> str:
-        if self._unknown_in_a_row >= UNKNOWN_IN_A_ROW_MAX:
-            return f"{self._unknown_in_a_row} batches in a row were not acknowledged"
-        return producer.is_broken
+    def _retire(self, producer: Producer, why: str) -> None:
+        """Give a producer up, at once and for good."""
+        if producer is not self._producer:
+            return  # a late answer to an earlier one
+        log.error("the producer is replaced: %s", why)
+        self._producer, self.is_proved = None, False
+        self._why_not = f"the producer is being replaced: {why}"
+        self._retired.set()
+        producer.retire(why)
+
+
+class KafkaOrSpool:
+    """Kafka first; what Kafka does not acknowledge, for whatever reason but the data's own, goes to the spool."""
+
+    def __init__(self, kafka: KafkaDestination, spool: Spool | None) -> None:
+        """`spool` None: switched off; then the caller hears what Kafka said."""
+        self._kafka = kafka
+        self._spool = spool
+
+    def why_not_ready(self) -> str:
+        """Why a click can be made durable neither here nor there; empty when it can."""
+        why_not = self._kafka.why_not_ready()
+        if not why_not or self._spool is None:
+            return why_not
+        why_not_spooled = self._spool.why_not_ready()
+        return f"{why_not}; {why_not_spooled}" if why_not_spooled else ""
+
+    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+        """Make all of them durable. Errors as `Destination`."""
+        if self._spool is None:
+            await self._kafka.append(partition, clicks)
+            return
+        reason, cause = self._why_spool_at_once(self._spool), None
+        if reason is None:
+            try:
+                await self._kafka.append(partition, clicks)
+            except OutcomeUnknown as exc:
+                reason, cause = SpoolReason.OUTCOME_UNKNOWN, exc
+            except (TransientError, OperatorError) as exc:
+                log.warning("%d clicks go to the spool: %s", len(clicks), exc)
+                reason = SpoolReason.NOT_SENT
+            else:
+                return
+        try:
+            await self._spool.append(partition, clicks, reason)
+        except TransientError as exc:
+            if cause is not None:
+                raise OutcomeUnknown(f"{cause}; {exc}") from exc
+            raise
+
+    def _why_spool_at_once(self, spool: Spool) -> SpoolReason | None:
+        if self._kafka.why_not_ready():
+            return SpoolReason.NOT_CONNECTED
+        if not self._kafka.is_proved and spool.folder.clicks:
+            return SpoolReason.NOT_PROVED
+        return None

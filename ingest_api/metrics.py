@@ -11,6 +11,9 @@ from ingest_api.answers import Answer, Refusal, published
 from ingest_api.destination import KafkaDestination
 from ingest_api.lane import Cut, Lane
 from ingest_api.publish import GroupCommit
+from ingest_api.replay import Replayer
+from ingest_api.spool import Spool
+from ingest_api.spools import Spools
 
 answers_total = Counter(
     "clickledger_api_answers", "Clicks answered and other requests refused, by code and reason", ["code", "reason"]
@@ -19,10 +22,22 @@ requests_total = Counter("clickledger_api_requests", "Requests answered with an 
 published_total = Counter("clickledger_api_published_clicks", "Clicks acknowledged by Kafka")
 batches_total = Counter("clickledger_api_batches", "Batches sent to Kafka, acknowledged or not")
 producers_total = Counter("clickledger_api_producers_replaced", "Producers that could no longer deliver")
-pending = Gauge("clickledger_api_pending_clicks", "Clicks waiting for Kafka", multiprocess_mode="livesum")
 cut_total = Counter("clickledger_api_connections_cut", "Connections ended without an answer, by reason", ["reason"])
 held = Gauge("clickledger_api_held_bytes", "Bytes of unfinished requests", multiprocess_mode="livesum")
 unread = Gauge("clickledger_api_unread_bytes", "Bytes of answers that clients do not take", multiprocess_mode="livesum")
+pending = Gauge("clickledger_api_pending_clicks", "Clicks waiting for Kafka or the spool", multiprocess_mode="livesum")
+spooled_total = Counter(
+    "clickledger_api_spooled_clicks", "Clicks kept on disk, by why Kafka did not take them", ["reason"]
+)
+spool_refused_total = Counter("clickledger_api_spool_refused_clicks", "Clicks that neither Kafka nor the spool took")
+replayed_total = Counter("clickledger_api_replayed_clicks", "Clicks of the spool acknowledged by Kafka")
+set_aside_total = Counter("clickledger_api_spool_set_aside", "Pieces of the spool that could not be published: damage")
+spool_clicks = Gauge("clickledger_api_spool_clicks", "Clicks on disk, not in Kafka yet", multiprocess_mode="livesum")
+spool_bytes = Gauge("clickledger_api_spool_bytes", "Bytes of the spool on disk", multiprocess_mode="livesum")
+spool_age = Gauge("clickledger_api_spool_age_seconds", "Age of the oldest click on disk", multiprocess_mode="livemax")
+spool_set_aside = Gauge(
+    "clickledger_api_spool_set_aside_files", "Side files that wait for a human", multiprocess_mode="livesum"
+)
 connections = Gauge("clickledger_api_connections", "Open connections", multiprocess_mode="livesum")
 
 ACCEPTED: Final = "accepted"
@@ -64,7 +79,7 @@ class Tallies:
         """Count a connection that was ended without an answer."""
         self._cuts[why] += 1
 
-    def flush(self, commit: GroupCommit, destination: KafkaDestination, open_connections: int, lane: Lane) -> None:
+    def flush(self, commit: GroupCommit, kafka: KafkaDestination, open_connections: int, lane: Lane) -> None:
         """Move all sums to the counters."""
         reasons, self._reasons = self._reasons, Tally()
         statuses, self._statuses = self._statuses, Tally()
@@ -78,13 +93,27 @@ class Tallies:
         cuts, self._cuts = self._cuts, Tally()
         for why, count in cuts.items():
             cut_total.labels(why).inc(count)
-        published_total.inc(self._grown("clicks", commit.clicks))
+        published_total.inc(self._grown("clicks", kafka.clicks))
         batches_total.inc(self._grown("batches", commit.batches))
-        producers_total.inc(self._grown("producers", destination.rebuilt))
+        producers_total.inc(self._grown("producers", kafka.rebuilt))
         pending.set(commit.pending_clicks)
         connections.set(open_connections)
         held.set(lane.held_bytes)
         unread.set(lane.unread_bytes)
+
+    def flush_spools(self, own: Spool | None, spools: Spools, replayer: Replayer, now_ms: int) -> None:
+        """The same for the spool."""
+        if own is not None:
+            for reason, count in own.spooled.items():
+                spooled_total.labels(reason).inc(self._grown(f"spooled {reason}", count))
+            spool_refused_total.inc(self._grown("spool refused", own.refused))
+        replayed_total.inc(self._grown("replayed", replayer.replayed))
+        set_aside_total.inc(self._grown("set aside", replayer.set_aside))
+        spool_clicks.set(spools.clicks)
+        spool_bytes.set(spools.bytes)
+        spool_set_aside.set(spools.set_aside)
+        oldest_at_ms = spools.oldest_at_ms
+        spool_age.set(0 if oldest_at_ms is None else max(0, now_ms - oldest_at_ms) / 1000)
 
     def _grown(self, name: str, total: int) -> int:
         grown, self._seen[name] = total - self._seen[name], total

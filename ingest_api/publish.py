@@ -32,7 +32,7 @@ Settle = Callable[[PendingClick, Refusal | None], None]
 
 
 class Destination(Protocol):
-    """A place where clicks become durable: Kafka, and later a spool beside it."""
+    """A place where clicks become durable: Kafka, and the spool beside it."""
 
     async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
         """Make all of them durable, within a bounded time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ingest_api.publish import GroupCommit
@@ -19,9 +20,10 @@ class CatalogHealth(Protocol):
 class Readiness:
     """The two questions of `/readyz`."""
 
-    def __init__(self, catalog: CatalogHealth, commit: GroupCommit) -> None:
+    def __init__(self, catalog: CatalogHealth, commit: GroupCommit, is_stopping: Callable[[], bool]) -> None:
         self._catalog = catalog
         self._commit = commit
+        self._is_stopping = is_stopping
 
     def why_no_catalog(self) -> str:
         """Why there is no catalog to look links and keys up in; empty when there is one."""
@@ -39,6 +41,8 @@ class Readiness:
 
     def reasons(self) -> list[str]:
         """Everything that is missing."""
+        if self._is_stopping():
+            return ["stopping"]
         return [why for why in (self.why_no_catalog(), self.why_not_durable()) if why]
 
     @property

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -13,17 +14,22 @@ import uvicorn
 from ingest_api import metrics
 from ingest_api.app import Surface, create_app
 from ingest_api.config import ServiceSettings, raise_file_limit
-from ingest_api.destination import KafkaDestination
-from ingest_api.endpoints import BatchPath, ClickPath, connection_refusals, hot_paths, lane_limits
+from ingest_api.destination import KafkaDestination, KafkaOrSpool
+from ingest_api.endpoints import BatchPath, ClickPath, clock_ms, connection_refusals, hot_paths, lane_limits
 from ingest_api.fastlane import protocol_class
 from ingest_api.handler import HandlerState
 from ingest_api.lane import Lane
 from ingest_api.publish import GroupCommit
 from ingest_api.readiness import Readiness
 from ingest_api.registry import Registry
+from ingest_api.replay import Replayer
+from ingest_api.spool import Spool
+from ingest_api.spool_folder import SpoolFolder
+from ingest_api.spools import Spools
 from ingest_api.throttle import FailureLimiter, Throttle, WorkerSeat, open_cells
 from shared import metrics as shared_metrics
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter
+from shared.errors import OperatorError
 from shared.kafka import Producer
 from shared.runtime import Runtime
 
@@ -34,6 +40,8 @@ FAILURE_SLOTS: Final = 65_536
 GROUP_MARGIN_BYTES: Final = 4_096
 """Room that a Kafka batch needs beside its records."""
 FLUSH_EVERY_S: Final = 0.5
+SPOOLS: Final = "spool"
+"""The folder of spools below the API's own."""
 
 
 class _Server(uvicorn.Server):
@@ -59,15 +67,28 @@ class Worker:
         self.catalog = Catalog(settings.catalog, self.catalog_path)
         self._partitions = 0
         self._seen_version = -1
-        self.destination = KafkaDestination(
+        self.kafka = KafkaDestination(
             lambda: Producer(kafka, f"clickledger-api-{settings.runtime.node}"),
             kafka.topic_raw,
             ack_timeout_ms=api.api_ack_timeout_ms,
         )
-        self.commit = GroupCommit(
-            self.destination,
+        batch_bytes_max = kafka.kafka_batch_bytes_max - GROUP_MARGIN_BYTES
+        self.spool = self._own_spool(folder / SPOOLS) if api.api_spool else None
+        self.replayer = Replayer(self.kafka, lambda: self._partitions, batch_bytes_max)
+        self.spools = Spools(
+            folder / SPOOLS,
+            self.spool,
+            self.kafka,
+            self.replayer,
             partitions=lambda: self._partitions,
-            group_bytes_max=kafka.kafka_batch_bytes_max - GROUP_MARGIN_BYTES,
+            writer=self._catalog_writer,
+            node=settings.runtime.node,
+            heard_ms=api.api_spool_heard_ms,
+        )
+        self.commit = GroupCommit(
+            KafkaOrSpool(self.kafka, self.spool),
+            partitions=lambda: self._partitions,
+            group_bytes_max=batch_bytes_max,
             pending_bytes_max=api.api_pending_bytes_max,
             pending_clicks_max=api.api_pending_clicks_max,
             wait_ms_max=api.api_wait_ms_max,
@@ -76,8 +97,16 @@ class Worker:
         )
         self.state = self._handler_state()
         self.tallies = metrics.Tallies()
-        self.readiness = Readiness(self.catalog, self.commit)
+        self.readiness = Readiness(self.catalog, self.commit, runtime.stopping.is_set)
         self.server = self._server()
+
+    def _own_spool(self, root: Path) -> Spool:
+        api = self._settings.api
+        try:
+            folder = SpoolFolder.claim_first(root)
+        except OSError as exc:
+            raise OperatorError(f"{root}: no spool can be kept here: {exc}; see CLICKLEDGER_API_SPOOL") from exc
+        return Spool(folder, bytes_max=api.api_spool_bytes_max, free_bytes_min=api.api_spool_free_bytes_min)
 
     def _handler_state(self) -> HandlerState:
         api = self._settings.api
@@ -130,15 +159,19 @@ class Worker:
         )
 
     def _catalog_writer(self) -> CatalogWriter:
-        return CatalogWriter(self._settings.kafka, self.destination.producer())
+        return CatalogWriter(self._settings.kafka, self.kafka.producer())
 
     async def run(self, listener: socket.socket, *, follow: bool) -> None:
         """Serve on `listener` until the runtime is to stop. `follow`: apply the catalog topic in this process too."""
         self._runtime.checks += [self.readiness.why_no_catalog, self.readiness.why_not_durable]
+        producing = asyncio.create_task(self.kafka.run(), name="producer")
         background = {
-            asyncio.create_task(self.destination.run(), name="producer"),
             asyncio.create_task(self._refresh(), name="refresh"),
+            asyncio.create_task(self.spools.replay(), name="replay"),
+            asyncio.create_task(self.spools.register(), name="registrations"),
         }
+        if self.spool is not None:
+            background.add(asyncio.create_task(self.spool.watch(), name="spool"))
         if follow:
             follower = CatalogFollower(self._settings.catalog, self._settings.kafka, self.catalog_path)
             background.add(asyncio.create_task(follower.run(), name="catalog follower"))
@@ -146,19 +179,21 @@ class Worker:
             await self._be_patient()
             serving = asyncio.create_task(self.server.serve(sockets=[listener]), name="server")
             stopping = asyncio.create_task(self._runtime.stopping.wait(), name="stopping")
-            await asyncio.wait([serving, stopping, *background], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([serving, stopping, producing, *background], return_when=asyncio.FIRST_COMPLETED)
             self.server.should_exit = True
             stopping.cancel()
             await serving
             await self.lane.abort_rest()
             await self.commit.drain()
-            for task in background:
+            for task in (producing, *background):
                 if task.done():
                     task.result()
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
+            await _cancel(background)
+            await self.spools.leave()  # needs the producer
+            await _cancel({producing})
+            if self.spool is not None:
+                await self.spool.close()
             self._flush()
 
     async def _be_patient(self) -> None:
@@ -172,7 +207,7 @@ class Worker:
             await self._runtime.pause(0.02)
 
     def _is_early(self) -> bool:
-        return bool(self.readiness.reasons()) or not self.catalog.is_current
+        return bool(self.readiness.reasons() or self.kafka.why_not_ready()) or not self.catalog.is_current
 
     async def _refresh(self) -> None:
         """Renew the catalog's snapshot many times a second, and the metrics now and then."""
@@ -195,6 +230,13 @@ class Worker:
         self._partitions = stream["partitions"] if stream else 0
 
     def _flush(self) -> None:
-        self.tallies.flush(self.commit, self.destination, len(self.server.server_state.connections), self.lane)
+        self.tallies.flush(self.commit, self.kafka, len(self.server.server_state.connections), self.lane)
+        self.tallies.flush_spools(self.spool, self.spools, self.replayer, clock_ms())
         shared_metrics.catalog_version.labels("api").set(self.catalog.version)
         shared_metrics.catalog_age.labels("api").set(self.catalog.age_ms / 1000)
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

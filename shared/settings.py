@@ -117,6 +117,11 @@ class CatalogSettings(_Group):
     catalog_age_ms_max: int = Field(
         86_400_000, ge=1_000, description="ms a catalog may serve without news from Kafka (24 h)"
     )
+    catalog_spool_silence_ms_max: int = Field(
+        60_000,
+        ge=1_000,
+        description="ms without a sign of life after which the audit misses a spool; they come every 10 s",
+    )
 
 
 class ApiSettings(_Group):
@@ -179,7 +184,30 @@ class ApiSettings(_Group):
         90, ge=1, le=3_650, description="days a click counts after its message was sent, for a tenant without its own"
     )
     api_ack_timeout_ms: int = Field(
-        5_000, ge=100, le=60_000, description="ms to wait for a batch's acknowledgement; then its outcome is unknown"
+        1_000,
+        ge=100,
+        le=60_000,
+        description="ms to wait for a batch's acknowledgement; then its clicks go to the spool (without one: 500)",
+    )
+    api_spool: bool = Field(
+        default=True,
+        description="keep clicks on disk while Kafka does not take them, and answer 200; `false`: such clicks get 500",
+    )
+    api_spool_bytes_max: int = Field(
+        1 << 30,
+        ge=65_536,
+        description="bytes of the spool of each process (1 GiB: a million clicks or more); beyond it 500, try again",
+    )
+    api_spool_free_bytes_min: int = Field(
+        512 << 20,
+        ge=0,
+        description="bytes that the spool leaves free on its disk (512 MiB), which holds the catalog's copy too",
+    )
+    api_spool_heard_ms: int = Field(
+        10_000,
+        ge=100,
+        le=60_000,
+        description="ms between a spool's signs of life in the catalog, by which the audit knows of it",
     )
     api_group_ms: int = Field(
         3, ge=0, le=1_000, description="ms clicks wait for company while batches are under way; adds to their latency"
@@ -188,7 +216,9 @@ class ApiSettings(_Group):
         2, ge=1, le=64, description="batches under way per process before clicks wait for company"
     )
     api_pending_clicks_max: int = Field(
-        50_000, ge=1, description="accepted clicks per process that wait for Kafka; beyond it 500, try again"
+        50_000,
+        ge=1,
+        description="accepted clicks per process that wait for Kafka or the spool; beyond it 500, try again",
     )
     api_pending_bytes_max: int = Field(
         67_108_864, ge=1_048_576, description="bytes of those clicks' records per process (64 MiB)"

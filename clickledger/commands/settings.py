@@ -76,6 +76,8 @@ def _bounds() -> Iterator[tuple[str, str]]:
 def _allowed(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(map(_code, schema["enum"]))
+    if schema.get("type") == "boolean":
+        return "`true`, `false`"
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
         return f"{low:,} to {high:,}"
@@ -111,4 +113,6 @@ def _default_text(field: FieldInfo) -> str:
     default: Any = field.default
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
+    if isinstance(default, bool):
+        return str(default).lower()
     return "" if default is None else str(default)

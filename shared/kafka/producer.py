@@ -3,7 +3,7 @@
 The library wakes waiters for a partition unfairly (some starve), so batches queue here, per partition, in order. An
 idempotent batch never expires inside the library: the wait for its acknowledgement is bounded here, and after it the
 outcome is *unknown*. A producer whose sequence broke or whose sender died does not recover: `is_broken` says so, the
-owner closes it with a bound and builds another.
+owner closes it with a bound and builds another. `retire` ends all waits at once, for an owner that gave it up.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Producer:
         self._client_id = client_id
         self._producer: AIOKafkaProducer | None = None
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
+        self._waits: set[asyncio.Timeout] = set()
         self._broken: str = ""
 
     @property
@@ -97,14 +98,26 @@ class Producer:
         what = f"producing {batch.record_count()} records to {topic}/{partition}"
         acquired = False
         try:
-            async with asyncio.timeout(timeout_s):
-                async with lock:
-                    acquired = True
-                    return await self._append(topic, partition, batch, what)
+            async with asyncio.timeout(timeout_s) as wait:
+                self._waits.add(wait)
+                try:
+                    async with lock:
+                        acquired = True
+                        return await self._append(topic, partition, batch, what)
+                finally:
+                    self._waits.discard(wait)
         except TimeoutError as exc:
             if not acquired:
-                raise TransientError(f"{what}: earlier batches filled the queue for {timeout_s:.1f} s") from exc
-            raise OutcomeUnknown(f"{what}: no acknowledgement within {timeout_s:.1f} s") from exc
+                late = f"earlier batches filled the queue for {timeout_s:.1f} s"
+                raise TransientError(f"{what}: {self._broken or late}") from exc
+            raise OutcomeUnknown(f"{what}: {self._broken or f'no acknowledgement within {timeout_s:.1f} s'}") from exc
+
+    def retire(self, why: str) -> None:
+        """Take nothing any more and end every wait now: what was sent has an unknown outcome. `close` is still due."""
+        self._broken = self._broken or why
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(asyncio.get_running_loop().time())
 
     async def _append(self, topic: str, partition: int, batch: Batch, what: str) -> int:
         if reason := self.is_broken:
@@ -116,6 +129,8 @@ class Producer:
         except kafka_errors.KafkaError as exc:
             if isinstance(exc, (kafka_errors.OutOfOrderSequenceNumber, kafka_errors.UnknownProducerId)):
                 self._broken = f"sequence of {topic}/{partition} broken: {type(exc).__name__}"
+            if why := self.is_broken:  # a sender that ended fails what it had sent, too
+                raise OutcomeUnknown(f"{what}: {why}") from exc
             raise map_error(exc, what, writing=True) from exc
         except (AssertionError, ValueError) as exc:
             raise DataError(f"{what}: {exc}") from exc

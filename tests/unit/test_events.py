@@ -25,6 +25,7 @@ from shared.events import (
     encode_raw,
     encode_raw_offset,
     is_suspect,
+    mark_replayed,
     raw_offset_of,
     raw_origin,
 )
@@ -172,3 +173,72 @@ def test_suspect_is_a_header() -> None:
     """Only the value 1 marks a suspect."""
     assert is_suspect([("raw_offset", b"x"), ("suspect", b"1")])
     assert not is_suspect([("suspect", b"0")])
+
+
+@given(
+    tenant=st.text(),
+    key_id=st.text(),
+    node=st.text(),
+    source=st.sampled_from(Source),
+    suspect=st.booleans(),
+    body=st.dictionaries(st.text(), st.text() | st.booleans()),
+)
+def test_marking_as_replayed_changes_two_fields_only(
+    tenant: str, key_id: str, node: str, source: Source, *, suspect: bool, body: dict[str, Any]
+) -> None:
+    """A replayed record decodes to the same click, but for `source` and `suspect`; every other byte is as it was."""
+
+    def encode(source: Source, *, suspect: bool) -> bytes:
+        return encode_raw(
+            transaction_id=b"01900000-0000-7005-8000-000000000001",
+            received_at_ms=1_718_000_000_123,
+            origin=raw_origin(tenant, key_id, node, source),
+            suspect=suspect,
+            clicked_at_ignored=False,
+            catalog_version=42,
+            link=LINK,
+            click=orjson.dumps(body),
+        )
+
+    assert mark_replayed(encode(source, suspect=suspect)) == encode(Source.SPOOL, suspect=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'a","source":"api","suspect":false,',
+        ',"source":"api","suspect":false,"',
+        '\\","source":"x',
+        "\\",
+        '"',
+        '\\\\"',
+        '{"v":1,"source":"api","suspect":false}',
+        "\n",
+        "é\x00",
+    ],
+)
+def test_names_inside_strings_do_not_fool_the_marking(name: str) -> None:
+    """A tenant, key, node, link or body that spells out our own fields is copied, never edited."""
+    text = orjson.dumps(name)
+    value = encode_raw(
+        transaction_id=b"01900000-0000-7005-8000-000000000001",
+        received_at_ms=1,
+        origin=raw_origin(name, name, name, Source.BATCH),
+        suspect=False,
+        clicked_at_ignored=True,
+        catalog_version=1,
+        link=b'{"source":"api","suspect":false,"name":%b}' % text,
+        click=b'{"source":"api","suspect":false,%b:%b}' % (text, text),
+        caller_user_agent=text,
+    )
+    before, after = orjson.loads(value), orjson.loads(mark_replayed(value))
+    assert after == before | {"source": "spool", "suspect": True}
+
+
+@given(st.binary(max_size=200))
+def test_marking_refuses_what_is_no_record(value: bytes) -> None:
+    """Bytes that this version did not write are a DataError, never an edited something."""
+    with pytest.raises(DataError):
+        mark_replayed(value)
+    with pytest.raises(DataError):
+        mark_replayed(golden_raw().replace(b'"source":"api",', b"", 1))

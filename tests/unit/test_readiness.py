@@ -23,4 +23,5 @@ def test_reasons(catalog: dict[str, Any], reasons: list[str]) -> None:
     """A catalog that is not there, not whole or too old each has its own words; then Kafka is asked."""
     found = SimpleNamespace(**({"is_ready": False, "age_ms": 90_000} | catalog))
     commit = SimpleNamespace(why_not_ready=lambda: "no Kafka")
-    assert Readiness(cast("Any", found), cast("Any", commit)).reasons() == reasons
+    assert Readiness(cast("Any", found), cast("Any", commit), lambda: False).reasons() == reasons
+    assert Readiness(cast("Any", found), cast("Any", commit), lambda: True).reasons() == ["stopping"]
