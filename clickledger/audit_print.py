@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from clickledger.audit_spools import spool_id
 from clickledger.exit_codes import ExitCode
 from clickledger.output import print_table
 
@@ -53,6 +54,10 @@ def as_record(report: AuditReport) -> dict[str, Any]:
         "former_streams": [_verdict_record(verdict) for verdict in report.former],
         "accepted_gaps": [gap._asdict() for gap in report.gaps],
         "spools": list(report.spools),
+        "spool_findings": [
+            {"spool": each.spool, "problem": str(each.problem), "count": each.size, "detail": each.detail}
+            for each in report.spool_findings
+        ],
     }
 
 
@@ -98,10 +103,12 @@ def print_report(report: AuditReport) -> None:
             f"accepted gap: partition {gap.partition}, raw offsets {gap.first}-{gap.last}, by {gap.accepted_by}: {gap.reason}"
         )
     for spool in report.spools:
-        typer.echo(f"spool: {', '.join(f'{name} {value}' for name, value in spool.items())}")
+        typer.echo(f"spool {spool_id(spool)}: {spool['clicks']:,} clicks, {spool['bytes']:,} bytes")
     for verdict in (*report.former, report.current):
         for finding in verdict.findings:
             typer.echo(f"{finding.problem.upper()}: partition {finding.partition}, {finding.size:,}: {finding.detail}")
+    for lying in report.spool_findings:
+        typer.echo(f"{lying.problem.upper()}: {lying.spool}: {lying.detail}")
     typer.echo(last_line(report))
 
 
@@ -111,6 +118,7 @@ def last_line(report: AuditReport) -> str:
     partitions = len(report.current.partitions)
     if not report.is_clean:
         found = len(report.current.findings) + sum(len(verdict.findings) for verdict in report.former)
+        found += len(report.spool_findings)
         return f"NOT clean: {found} findings in {rows:,} rows on {partitions} partitions"
     if report.not_stored:
         waiting = ", ".join(f"{count:,} of partition {partition}" for partition, count in report.not_stored.items())

@@ -25,6 +25,7 @@ from clickledger.audit import (
     judge_partition,
     sample_offsets,
 )
+from clickledger.audit_spools import SpoolFinding, is_settled, judge_spools, spool_id
 from clickledger.directory import read_catalog
 from clickledger.located import Located
 from shared import positions
@@ -37,6 +38,7 @@ from sink.member import group_id
 from sink.plans import decode_plan
 
 _POLL_S = 0.2
+_SPOOL_POLL_S = 0.5  # each look reads the catalog
 _RETRY_S = 0.5
 _PATIENCE_S = 5.0  # for an audit that does not wait: a coordinator that loads, a reset connection
 _READ_S = 20.0  # to read one record of each partition
@@ -61,14 +63,15 @@ class AuditReport:
     """streams of topics that are no more"""
     gaps: tuple[positions.AcceptedGap, ...] = ()
     spools: tuple[Mapping[str, Any], ...] = ()
-    """clicks that API machines keep on disk, not in Kafka yet"""
+    """where API machines keep clicks on disk while Kafka does not take them"""
+    spool_findings: tuple[SpoolFinding, ...] = ()
     not_stored: dict[int, int] = field(default_factory=dict)
     """partition -> records that were still not stored when waiting ended"""
 
     @property
     def is_clean(self) -> bool:
-        """Whether no stream has a finding."""
-        return self.current.is_clean and all(verdict.is_clean for verdict in self.former)
+        """Whether neither a stream nor a spool has a finding."""
+        return self.current.is_clean and all(verdict.is_clean for verdict in self.former) and not self.spool_findings
 
 
 async def read_stream(found: Located) -> tuple[StreamRecord, tuple[Mapping[str, Any], ...]]:
@@ -84,7 +87,8 @@ async def read_stream(found: Located) -> tuple[StreamRecord, tuple[Mapping[str, 
 async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditReport:
     """Audit the current stream, and former ones as far as the table alone can tell.
 
-    With `wait`, first wait until everything that is in Kafka now is stored, at most `timeout_s`. What does not answer
+    With `wait`, first wait until each spool has said that it holds no click, then until everything that is in Kafka then
+    is stored, together at most `timeout_s`. What does not answer
     for a moment (a broker or a server that restarts) is asked again within that time, else for a few seconds.
     Raises TransientError when that does not help, OperatorError when a human must act first.
     """
@@ -100,6 +104,13 @@ async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditRep
 
 async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
     record, spools = await read_stream(found)
+    before = {spool_id(spool): int(spool["heard_at"]) for spool in spools}
+    while wait_deadline is not None and not all(is_settled(spool, before) for spool in spools):
+        if time.monotonic() >= wait_deadline:
+            break
+        await asyncio.sleep(_SPOOL_POLL_S)
+        record, spools = await read_stream(found)
+    findings = judge_spools(spools, time.time_ns() // 1_000_000, found.catalog.catalog_spool_silence_ms_max)
     await _check_topics(found)
     raw = Reader(found.kafka, found.kafka.topic_raw, client_id="clickledger-audit")
     enriched = Reader(found.kafka, found.kafka.topic_enriched, client_id="clickledger-audit")
@@ -114,7 +125,7 @@ async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
     finally:
         await raw.close()
         await enriched.close()
-    return AuditReport(current, former, gaps, spools, not_stored)
+    return AuditReport(current, former, gaps, spools, findings, not_stored)
 
 
 async def _check_topics(found: Located) -> None:

@@ -120,7 +120,7 @@ class CatalogSettings(_Group):
     catalog_spool_silence_ms_max: int = Field(
         60_000,
         ge=1_000,
-        description="ms without a sign of life after which the audit misses a spool; they come every 10 s",
+        description="ms without a sign of life after which the audit misses a spool; 20 of them",
     )
 
 
@@ -204,10 +204,10 @@ class ApiSettings(_Group):
         description="bytes that the spool leaves free on its disk (512 MiB), which holds the catalog's copy too",
     )
     api_spool_heard_ms: int = Field(
-        10_000,
+        3_000,
         ge=100,
         le=60_000,
-        description="ms between a spool's signs of life in the catalog, by which the audit knows of it",
+        description="ms between a spool's signs of life in the catalog; `audit --wait` waits for the next one of each",
     )
     api_group_ms: int = Field(
         3, ge=0, le=1_000, description="ms clicks wait for company while batches are under way; adds to their latency"

@@ -6,10 +6,7 @@ import asyncio
 import os
 import re
 import signal
-from collections import Counter
 from collections.abc import Callable
-
-import pytest
 
 from ingest_api.spool_folder import segment_files
 from shared.events import Source, decode_raw, is_suspect
