@@ -10,6 +10,7 @@ from shared.errors import OperatorError
 
 def test_stop_shorter_than_an_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop must leave time for what still waits for Kafka; the message names both settings."""
+    monkeypatch.setenv("CLICKLEDGER_API_ACK_TIMEOUT_MS", "5000")
     monkeypatch.setenv("CLICKLEDGER_STOP_DEADLINE_MS", "10000")
     with pytest.raises(OperatorError, match=r"API_ACK_TIMEOUT_MS.*STOP_DEADLINE_MS"):
         ServiceSettings.load()
