@@ -21,6 +21,8 @@ ROUNDS = {
     "kill-clickhouse": 1,
     "kill-broker": 1,
     "kill-all": 1,
+    "stop-sink": 1,
+    "too-many-parts": 1,
 }
 
 

@@ -1,11 +1,12 @@
-"""A sink that kills itself with -9 at a chosen point: `python -m tests.support.sink_faults after:insert:2`.
+"""A sink that kills or stops itself at a chosen point: `python -m tests.support.sink_faults after:insert:2[:STOP]`.
 
-Points: `before` or `after` the n-th `commit`, `highest` or `insert` of the process. After means that it took effect and
-that its answer was lost.
+Points: `before`, `during` or `after` the n-th `commit`, `highest` or `insert` of the process. During means that the
+request is on its way; after, that it took effect and that its answer was lost. The signal is KILL unless named.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -17,28 +18,34 @@ from sink.member import PartitionGroup
 from sink.table import PartitionTable
 
 _OWNERS: dict[str, Any] = {"commit": PartitionGroup, "highest": PartitionTable, "insert": PartitionTable}
+_ON_ITS_WAY_S = 0.002
 
 
-def arm(when: str, call: str, number: int) -> None:
-    """Replace a port's method by one that kills the process."""
+def arm(when: str, call: str, number: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Replace a port's method by one that signals the process."""
     method: Callable[..., Coroutine[Any, Any, Any]] = getattr(_OWNERS[call], call)
     calls = 0
+
+    def strike() -> None:
+        os.kill(os.getpid(), by)
 
     async def faulty(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        mine = calls
-        if when == "before" and mine == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        is_it = calls == number
+        if when == "before" and is_it:
+            strike()
+        if when == "during" and is_it:
+            asyncio.get_running_loop().call_later(_ON_ITS_WAY_S, strike)
         result = await method(*args, **kwargs)
-        if when == "after" and mine == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if when == "after" and is_it:
+            strike()
         return result
 
     setattr(_OWNERS[call], call, faulty)
 
 
 if __name__ == "__main__":
-    when, call, number = sys.argv[1].split(":")
-    arm(when, call, int(number))
+    when, call, number, *by = sys.argv[1].split(":")
+    arm(when, call, int(number), signal.Signals[f"SIG{by[0]}"] if by else signal.SIGKILL)
     sys.exit(service.main())

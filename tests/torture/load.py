@@ -53,7 +53,8 @@ class Load:
     run: str = field(default_factory=new_run_id)
     books: Books = field(default_factory=Books)
     answers: Stall = field(default_factory=Stall)
-    rows: Stall = field(default_factory=Stall)
+    rows: dict[int, Stall] = field(default_factory=dict)
+    """by partition"""
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -125,10 +126,17 @@ class Load:
             self._loop.close()
 
     def _watch_rows(self) -> None:
-        known = 0
+        known: dict[int, int] = {}
+        sql = "SELECT raw_partition AS partition, count() AS rows FROM clicks GROUP BY raw_partition"
         while self._is_sending.is_set():
-            for row in self.world.query("SELECT count() AS rows FROM clicks"):
-                if int(row["rows"]) > known:
-                    known = int(row["rows"])
-                    self.rows.beat(time.monotonic())
+            for row in self.world.query(sql):
+                partition, rows = int(row["partition"]), int(row["rows"])
+                if rows > known.get(partition, -1):
+                    known[partition] = rows
+                    self.rows.setdefault(partition, Stall()).beat(time.monotonic())
             time.sleep(ROWS_POLL_S)
+
+    @property
+    def longest_without_row_s(self) -> float:
+        """The longest time in which one of the partitions got no row."""
+        return max((stall.longest_s for stall in self.rows.values()), default=0.0)

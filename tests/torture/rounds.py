@@ -103,10 +103,12 @@ class Session:
             verdict = asyncio.run(judge(world, load))
             self._fill(made, verdict)
             made.problems += fault.problems(scene)
+        finally:
+            fault.tidy(scene)
         made.sent, made.refused = load.books.sent, load.books.refused
         made.answered, made.unknown = load.tally.accepted, load.tally.uncertain
         made.by_code = dict(sorted(load.tally.by_code.items()))
-        made.stall_answers_s, made.stall_rows_s = load.answers.longest_s, load.rows.longest_s
+        made.stall_answers_s, made.stall_rows_s = load.answers.longest_s, load.longest_without_row_s
         made.notes = scene.notes
         made.deaths = world.deaths - deaths
         made.seconds = time.monotonic() - began

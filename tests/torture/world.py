@@ -31,6 +31,7 @@ from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse, http_ok
 from tests.support.full_stack import clean_env, is_service_ready, spawn_service
+from tests.support.pipeline import assignments
 from tests.support.processes import Child
 from tests.support.stack import execute
 
@@ -52,6 +53,12 @@ class Shape:
     settings: tuple[tuple[str, str], ...] = ()
     """further CLICKLEDGER_* variables of the services"""
     services: tuple[str, ...] = ("api", "enricher", "sink")
+    modules: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """what is run instead of a service: (service, module and its arguments)"""
+
+    def module(self, service: str) -> tuple[str, ...] | None:
+        """What is run instead of this service; None: itself."""
+        return dict(self.modules).get(service)
 
 
 @dataclass(slots=True)
@@ -150,15 +157,29 @@ class World:
 
     def add(self, name: str, *, module: Sequence[str] | None = None, **settings: str) -> Member:
         """Start one more process of a service; it may not be ready yet."""
-        member = Member(name, {**self.env, **settings}, module)
+        service = name.partition("-")[0]
+        member = Member(name, {**self.env, **settings}, module or self.shape.module(service))
         self.members[name] = member
         self.start(name)
         return member
 
     def remove(self, name: str) -> None:
-        """Kill a member and forget it."""
-        member = self.members.pop(name)
-        member.running.kill()
+        """Kill a member and forget it; harmless when there is none."""
+        if (member := self.members.pop(name, None)) is not None:
+            member.running.kill()
+
+    def assigned(self, name: str) -> list[list[int]]:
+        """Every assignment of partitions that a member has logged, in order."""
+        return assignments(self.members[name].running)
+
+    def wait_assigned(self, name: str, more_than: int = 0) -> None:
+        """Wait until a member owns partitions, by an assignment after its first `more_than` ones."""
+        self.wait(lambda: any(self.assigned(name)[more_than:]), f"{name} owns partitions")
+
+    def is_stopped(self, name: str) -> bool:
+        """Whether SIGSTOP has reached a member; Linux only."""
+        fields = Path(f"/proc/{self.pid(name)}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return fields[0] == "T"
 
     def workers(self) -> list[int]:
         """Process ids of the API's workers."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.torture.faults import kills
+from tests.torture.faults import clickhouse, kills, pauses, takeovers
 from tests.torture.faults.base import Fault
 
-FAULTS: tuple[Fault, ...] = (*kills.FAULTS,)
+FAULTS: tuple[Fault, ...] = (*kills.FAULTS, *takeovers.FAULTS, *pauses.FAULTS, *clickhouse.FAULTS)
 BY_NAME = {fault.name: fault for fault in FAULTS}

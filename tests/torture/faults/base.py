@@ -53,3 +53,6 @@ class Fault:
     def problems(self, scene: Scene) -> list[str]:
         """What is not as promised beyond the oracle's questions, after the load has ended."""
         return []
+
+    def tidy(self, scene: Scene) -> None:
+        """Take away what only this round needed, whatever its end."""
