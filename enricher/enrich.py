@@ -39,6 +39,7 @@ from enricher.row import (
     expires_at_ms,
     privacy_of,
     put_position,
+    replay_of_text,
     retention_ms_of,
     text_of,
     time_ms_of,
@@ -155,7 +156,7 @@ def put_origin(row: Row, context: Context) -> None:
     row["source"] = click.source
     row["node"] = click.node
     row["catalog_version"] = click.catalog_version
-    row["replay_of"] = bounded("/".join(map(str, click.replay_of)), NAME_BYTES_MAX) if click.replay_of else ""
+    row["replay_of"] = replay_of_text(click.replay_of)
     row["agent_rules"] = context.tools.agents.agent_rules
     row["bot_rules"] = context.tools.agents.bot_rules
     row["geo_rules"] = context.tools.addresses.version

@@ -21,17 +21,18 @@ from enricher.row import (
     expires_at_ms,
     privacy_of,
     put_position,
+    replay_of_text,
     retention_ms_of,
 )
 from enricher.texts import bounded
-from shared.events import RawClick, Reason, Status
+from shared.events import MalformedRaw, RawClick, Reason, Status, decode_position
 
 
 def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: int, reason: Reason) -> Row:
     """The row of a record that is no click: its position, its bytes, and what little is known of it."""
     row = dict(EMPTY)
     put_position(row, raw, now_ms)
-    hint = _tenant_hint(raw.value, tools.raw_bytes_max)
+    hint, replay_of = _hints(raw.value, tools.raw_bytes_max)
     tenant = tools.directory.tenant(hint) if hint else None
     received_at_ms = next(
         ms
@@ -44,6 +45,7 @@ def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: 
     row["received_at"] = row["clicked_at"] = received_at_ms
     row["expires_at"] = expires_at_ms(received_at_ms, retention_ms_of(tenant), now_ms)
     row["tenant"] = hint
+    row["replay_of"] = replay_of
     row["catalog_version"] = -1
     if click is not None:
         row["key_id"] = bounded(click.key_id, ID_BYTES_MAX)
@@ -64,13 +66,19 @@ def _id_of_malformed(raw: RawRecord, click: RawClick | None) -> str:
     return f"{digest[:8]}-{digest[8:12]}-8{raw.partition & 0xFFF:03x}-8{digest[13:16]}-{digest[16:28]}"
 
 
-def _tenant_hint(value: bytes | None, bytes_max: int) -> str:
-    """The tenant that a malformed record names, '' when it names none."""
+def _hints(value: bytes | None, bytes_max: int) -> tuple[str, str]:
+    """The tenant and the replayed row that a malformed record names, each '' when it names none."""
     if not value or len(value) > bytes_max:
-        return ""
+        return "", ""
     try:
         record = orjson.loads(value)
     except orjson.JSONDecodeError:
-        return ""
-    tenant = record.get("tenant") if isinstance(record, dict) else None
-    return tenant if isinstance(tenant, str) and len(tenant.encode()) <= ID_BYTES_MAX else ""
+        return "", ""
+    if not isinstance(record, dict):
+        return "", ""
+    tenant = record.get("tenant")
+    try:
+        replay_of = replay_of_text(decode_position(record.get("replay_of")))
+    except MalformedRaw:
+        replay_of = ""
+    return tenant if isinstance(tenant, str) and len(tenant.encode()) <= ID_BYTES_MAX else "", replay_of

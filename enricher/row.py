@@ -41,6 +41,7 @@ RAW_BYTES_MAX: Final = 600_000
 """Larger records are not ours (a body has at most 16 KiB); with base64 the row still fits a Kafka batch of 1 MiB."""
 ROW_BYTES_MAX: Final = 150_000
 """Bytes of a row without its `raw`, every string at its bound and escaped."""
+REPLAY_OF_BYTES_MAX: Final = 512
 CATALOG_VERSION_MAX: Final = 2**63 - 1
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -108,13 +109,14 @@ def put_position(row: Row, raw: RawRecord, now_ms: int) -> None:
 def encode_row(raw: RawRecord, row: Row) -> EnrichedRecord:
     """The Kafka record of a finished row. The keys stand in order already, as `encode_enriched` would write them."""
     headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw.offset))]
-    if row["suspect"]:
+    if row["suspect"] or row["replay_of"]:  # a replay is compared with others of its row, whatever became of it
         headers.append((HEADER_SUSPECT, b"1"))
+    is_late = row["received_at"] < raw.timestamp_ms <= row["enriched_at"]
     return EnrichedRecord(
         key=row["transaction_id"].encode(),
         value=orjson.dumps(row),
         headers=headers,
-        timestamp_ms=row["received_at"],
+        timestamp_ms=raw.timestamp_ms if is_late else row["received_at"],  # Kafka's retention counts from it
         status=row["status"],
         reason=row["reason"] or Reason.NONE,
     )
@@ -133,6 +135,11 @@ def privacy_of(tenant: Tenant | None) -> Privacy:
 def expires_at_ms(received_at_ms: int, retention_ms: int, now_ms: int) -> int:
     """When the row may be deleted (contract.md, Retention), within what the table holds."""
     return min(max(received_at_ms + retention_ms, now_ms + KEPT_AFTER_ENRICHING_MS), TIME_MS_MAX)
+
+
+def replay_of_text(replay_of: tuple[str, int, int] | None) -> str:
+    """`stream/partition/offset` of the row that was reprocessed, '' when the record is no replay."""
+    return bounded("/".join(map(str, replay_of)), REPLAY_OF_BYTES_MAX) if replay_of else ""
 
 
 def text_of(value: object, bytes_max: int) -> str:

@@ -222,7 +222,7 @@ def decode_raw(value: bytes | None) -> RawClick:
         node=record["node"],
         source=source,
         suspect=record["suspect"],
-        replay_of=_decode_position(record.get("replay_of")),
+        replay_of=decode_position(record.get("replay_of")),
         clicked_at_ignored=record["clicked_at_ignored"],
         catalog_version=record["catalog_version"],
         link=record["link"],
@@ -243,7 +243,8 @@ def _decode_object(value: bytes | None) -> dict[str, Any]:
     return record
 
 
-def _decode_position(value: object) -> tuple[str, int, int] | None:
+def decode_position(value: object) -> tuple[str, int, int] | None:
+    """`replay_of` of a raw record: (stream, partition, offset), or None. Raises MalformedRaw."""
     if value is None:
         return None
     match value:

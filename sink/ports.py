@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sink.blocks import Block, Unbuildable
 from sink.plans import Plan
-from sink.suspects import Asked
+from sink.suspects import Asked, Copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,14 @@ class Table(Protocol):
     async def highest(self) -> int:
         """The highest raw offset that is stored or sealed; the stream's start - 1 when there is none."""
 
-    async def accepted_copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, str]:
-        """The click digest of the accepted row, up to `raw_before`, of each asked id that has one."""
+    async def copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, Copies]:
+        """What each asked id has among the rows up to `raw_before`; ids without such a row are left out."""
 
     async def recent_suspects(self) -> Sequence[tuple[bytes, float]]:
-        """(id, seconds from its insert to the partition's latest) of what was stored as suspect a short while ago."""
+        """(id, seconds from its insert to the partition's latest) of what was stored as suspect a short while ago.
+
+        The newest first, and at most one more than are remembered.
+        """
 
     async def insert(self, body: bytes, token: str) -> None:
         """Insert a block as one part."""

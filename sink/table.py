@@ -10,18 +10,19 @@ from typing import Any, Final
 from shared.clickhouse import ClickHouse
 from shared.errors import OutcomeUnknown
 from shared.positions import highest as highest_stored
-from sink.suspects import REMEMBER_S, Asked
+from sink.suspects import REMEMBER_S, REMEMBERED_MAX, Asked, Copies
 
 RAW_TIMES: Final = "input_format_read_datetime_number_as_raw_value"
 """Servers that know this setting read integers as seconds without it; those that do not, read milliseconds."""
-IDS_PER_QUERY: Final = 5_000
-"""Ids in one look-up: 200 KB of text; more are asked for in several queries."""
-QUERY_BYTES_MAX: Final = 1 << 20
+IDS_PER_QUERY: Final = 10_000
+"""Ids in one look-up, as many as a block has rows by default: 400 KB of text, with replays 1 MB."""
+QUERY_BYTES_MAX: Final = 4 << 20
 
 _COPIES: Final = """
-SELECT toString(transaction_id), any(click_digest)
+SELECT toString(transaction_id), countIf(status = 'accepted'), anyIf(click_digest, status = 'accepted'),
+    groupUniqArrayIf(replay_of, {is_asked_replay})
 FROM clicks
-WHERE status = 'accepted'
+WHERE (status = 'accepted' OR {is_asked_replay})
     AND NOT (stream = {{stream:String}} AND raw_partition = {{partition:UInt16}} AND raw_offset > {{before:Int64}})
     AND ({conditions})
 GROUP BY transaction_id
@@ -34,7 +35,10 @@ SELECT toString(transaction_id), toUnixTimestamp64Milli(latest) - toUnixTimestam
 FROM clicks
 WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} AND suspect AND status = 'accepted'
     AND inserted_at >= latest - toIntervalSecond({seconds:UInt32})
+ORDER BY inserted_at DESC
+LIMIT {limit:UInt32}
 """
+"""The newest first: what the limit leaves out has no longer to be remembered than the last that it lets through."""
 
 
 def insert_settings(*, raw_times: bool, timeout_s: float) -> dict[str, Any]:
@@ -86,20 +90,23 @@ class PartitionTable:
         stored = await highest_stored(self._store.clickhouse, self._stream, self._partition)
         return self.start - 1 if stored is None else stored
 
-    async def accepted_copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, str]:
-        """The click digest of the accepted row, up to `raw_before`, of each asked id that has one."""
-        found: dict[str, str] = {}
+    async def copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, Copies]:
+        """What each asked id has among the rows up to `raw_before`; ids without such a row are left out."""
+        found: dict[str, Copies] = {}
         for begin in range(0, len(asked), IDS_PER_QUERY):
-            sql = _COPIES.format(conditions=_conditions(asked[begin : begin + IDS_PER_QUERY]))
+            some = asked[begin : begin + IDS_PER_QUERY]
+            sql = _COPIES.format(conditions=_conditions(some), is_asked_replay=_is_asked_replay(some))
             rows = await self._store.clickhouse.query(
                 sql, self._parameters | {"before": raw_before}, {"max_query_size": QUERY_BYTES_MAX}
             )
-            found.update((str(transaction_id), str(digest)) for transaction_id, digest in rows)
+            for transaction_id, accepted, digest, replays in rows:
+                found[str(transaction_id)] = Copies(str(digest) if accepted else None, frozenset(replays))
         return found
 
     async def recent_suspects(self) -> Sequence[tuple[bytes, float]]:
         """(id, seconds from its insert to the partition's latest) of what was stored as suspect a short while ago."""
-        rows = await self._store.clickhouse.query(_SUSPECTS, self._parameters | {"seconds": round(REMEMBER_S)})
+        bounds = {"seconds": round(REMEMBER_S), "limit": REMEMBERED_MAX + 1}
+        rows = await self._store.clickhouse.query(_SUSPECTS, self._parameters | bounds)
         return [(str(transaction_id).encode(), age_ms / 1000) for transaction_id, age_ms in rows]
 
     async def insert(self, body: bytes, token: str) -> None:
@@ -116,6 +123,12 @@ class PartitionTable:
             await asyncio.wait_for(call, self._store.timeout_s)
         except TimeoutError as exc:
             raise OutcomeUnknown(f"ClickHouse: {what}: no answer within {self._store.timeout_s} s") from exc
+
+
+def _is_asked_replay(asked: Sequence[Asked]) -> str:
+    """SQL that is true for rows whose `replay_of` (letters, digits, `_-/` only) is asked about."""
+    replays = sorted({replay for question in asked for replay in question.replays})
+    return f"replay_of IN ({','.join(map(repr, replays))})" if replays else "false"
 
 
 def _conditions(asked: Sequence[Asked]) -> str:

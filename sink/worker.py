@@ -267,7 +267,7 @@ class Owner:
         watched = self._remembered.watched(block.rows)
         if watched:
             rows = [row for row in block.rows if row.raw_offset not in poison]
-            stored = await self.table.accepted_copies(questions(rows, watched), block.plan.raw_before)
+            stored = await self.table.copies(questions(rows, watched), block.plan.raw_before)
             replaced = rewritten(rows, watched, stored)
         for raw_offset, row in poison.items():
             replaced[raw_offset] = not_storable(row, self.stream, self.partition, self.clock.wall_ms())

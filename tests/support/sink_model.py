@@ -20,7 +20,7 @@ from shared.seals import StoredBlock, due_range
 from sink.blocks import Block, Intake, Limits, Unbuildable
 from sink.plans import Plan
 from sink.ports import Bounds
-from sink.suspects import REMEMBER_S, Asked
+from sink.suspects import REMEMBER_S, Asked, Copies
 from sink.worker import Owner
 
 T = TypeVar("T")
@@ -95,6 +95,7 @@ class World:
                 "transaction_id": transaction_id,
                 "status": Status.ACCEPTED,
                 "suspect": suspect,
+                "replay_of": "",
                 "received_at": 1_700_000_000_000,
                 "expires_at": 1_800_000_000_000,
             }
@@ -161,18 +162,20 @@ class ModelTable:
         """Ask the table."""
         return await Op("highest", self.world.highest)
 
-    async def accepted_copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, str]:
-        """Look up accepted rows before the block."""
-        ids = {question.transaction_id for question in asked}
+    async def copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, Copies]:
+        """Look up rows before the block."""
 
-        def look() -> dict[str, str]:
-            return {
-                row["transaction_id"]: ""
-                for row in self.world.rows()
-                if row["transaction_id"] in ids and row["status"] == Status.ACCEPTED and row["raw_offset"] <= raw_before
-            }
+        def look() -> dict[str, Copies]:
+            before = [row for row in self.world.rows() if row["raw_offset"] <= raw_before]
+            found = {}
+            for transaction_id, _, replays in asked:
+                rows = [row for row in before if row["transaction_id"] == transaction_id]
+                is_accepted = any(row["status"] == Status.ACCEPTED for row in rows)
+                seen = frozenset(row["replay_of"] for row in rows) & frozenset(replays)
+                found[transaction_id] = Copies("" if is_accepted else None, seen)
+            return found
 
-        return await Op("accepted_copies", look)
+        return await Op("copies", look)
 
     async def recent_suspects(self) -> Sequence[tuple[bytes, float]]:
         """Reload the suspects of the window that ends with the latest part."""
@@ -378,7 +381,7 @@ class Process:
         """The connection to ClickHouse breaks: an answer on its way is lost."""
         if self.pending is not None and self.pending.name in {
             "highest",
-            "accepted_copies",
+            "copies",
             "recent_suspects",
             "insert",
         }:

@@ -14,7 +14,7 @@ from shared.events import ENRICHED_NAMES
 from shared.ids import keyed_id, uuid7_with_partition
 from sink.blocks import Row
 from sink.poison import find_poison, not_storable
-from sink.suspects import CLOCK_SLACK_MS, REMEMBER_S, Asked, Remembered, questions, rewritten
+from sink.suspects import CLOCK_SLACK_MS, REMEMBER_S, Asked, Copies, Remembered, questions, rewritten
 
 MADE = 1_700_000_000_000
 TIMED = uuid7_with_partition(MADE, 3, b"12345678")
@@ -23,13 +23,15 @@ KEYED = keyed_id("acme", "order-1", 6)
 
 def row(raw_offset: int, transaction_id: str, *, suspect: bool = False, **fields: Any) -> Row:
     """A row with this id."""
-    record = {"status": "accepted", "reason": "", "click_digest": "", "raw": ""} | fields
+    times = {"received_at": MADE, "expires_at": MADE + 90 * 86_400_000}
+    record = {"status": "accepted", "reason": "", "replay_of": "", **times, "click_digest": "", "raw": ""} | fields
     return Row(raw_offset, raw_offset, MADE, transaction_id.encode(), orjson.dumps(record), suspect, is_broken=False)
 
 
-def changed(rows: Sequence[Row], remembered: Remembered, stored: dict[str, str]) -> dict[int, str]:
-    """The reason of each row that becomes a duplicate."""
-    values = rewritten(rows, remembered.watched(rows), stored)
+def changed(rows: Sequence[Row], remembered: Remembered, stored: dict[str, str | Copies]) -> dict[int, str]:
+    """The reason of each row that becomes a duplicate; `stored` has Copies, or the digest of an accepted row."""
+    copies = {key: Copies(found) if isinstance(found, str) else found for key, found in stored.items()}
+    values = rewritten(rows, remembered.watched(rows), copies)
     records = {raw_offset: orjson.loads(value) for raw_offset, value in values.items()}
     assert all(record["status"] == "duplicate" for record in records.values())
     return {raw_offset: record["reason"] for raw_offset, record in records.items()}
@@ -108,6 +110,72 @@ def test_a_keyed_id_is_looked_up_over_the_retention() -> None:
     rows = [row(0, KEYED, suspect=True, received_at=1_000_000_000, expires_at=1_100_000_000)]
     (asked,) = questions(rows, Remembered().watched(rows))
     assert asked.not_before_ms == 900_000_000 - CLOCK_SLACK_MS
+
+
+@pytest.mark.parametrize(
+    ("transaction_id", "fields", "not_before_ms"),
+    [
+        (TIMED, {}, MADE - CLOCK_SLACK_MS),
+        (TIMED, {"received_at": MADE - 7}, MADE - 7 - CLOCK_SLACK_MS),
+        ("ffffffff-ffff-7fff-8000-000000000000", {}, MADE - CLOCK_SLACK_MS),
+        ("ffffffff-ffff-7fff-8000-000000000000", {"received_at": 1 << 62}, 4_102_444_800_000),
+        (TIMED, {"received_at": -(1 << 62)}, 0),
+        (TIMED, {"received_at": "yesterday"}, 0),
+    ],
+)
+def test_no_record_makes_a_time_that_the_table_cannot_hold(
+    transaction_id: str, fields: dict[str, Any], not_before_ms: int
+) -> None:
+    """An id not made by us, or a record not written by us, may carry any number."""
+    rows = [row(0, transaction_id, suspect=True, **fields)]
+    assert [asked.not_before_ms for asked in questions(rows, Remembered().watched(rows))] == [not_before_ms]
+
+
+X, Y = "s1/3/7", "s1/3/8"
+
+
+@pytest.mark.parametrize("status", ["accepted", "duplicate", "rejected", "malformed"])
+def test_a_further_replay_of_one_row_is_a_duplicate(status: str) -> None:
+    """Whatever became of the first; in one block, and against the table. Replays of different rows are none of each other."""
+    rows = [row(n, KEYED, suspect=True, status=status, replay_of=replay) for n, replay in enumerate((X, X))]
+    assert changed(rows, Remembered(), {}) == {1: "replayed"}
+    assert changed(rows[:1], Remembered(), {KEYED: Copies(None, frozenset({X}))}) == {0: "replayed"}
+    assert changed(rows[:1], Remembered(), {KEYED: Copies(None, frozenset({Y}))}) == {}
+    (asked,) = questions(rows, Remembered().watched(rows))
+    assert asked.replays == (X, X)
+
+
+def test_a_replay_of_a_replay_counts_once() -> None:
+    """A chain in one block: rejected, then accepted; the next copy of the click is a duplicate."""
+    rows = [
+        row(0, TIMED, suspect=True, status="rejected", replay_of=X),
+        row(1, TIMED, suspect=True, replay_of=Y),
+        row(2, TIMED, suspect=True, replay_of="s1/3/9"),
+    ]
+    assert changed(rows, Remembered(), {}) == {2: "replayed"}
+
+
+@pytest.mark.parametrize("bad", ["s1/3", "s'1/3/7", "s1/3/7 ", "s1/\u0663/7", 7, None, ["s1", 3, 7], "x" * 65 + "/1/1"])
+def test_what_is_no_position_is_never_asked(bad: object) -> None:
+    """The words of a foreign record do not get into a query."""
+    rows = [row(n, TIMED, suspect=True, status="rejected", replay_of=bad) for n in range(2)]
+    assert [asked.replays for asked in questions(rows, Remembered().watched(rows))] == [()]
+    assert changed(rows, Remembered(), {}) == {}
+
+
+def test_a_flood_of_suspects_takes_no_more_memory() -> None:
+    """Beyond the limit every id is watched, until the last of the flood is as old as what is remembered may be."""
+    remembered = Remembered(ids_max=3)
+    remembered.add([b"%d" % n for n in range(3)], 100.0)
+    rows = [row(5, TIMED)]
+    assert remembered.watched(rows) == frozenset()
+    remembered.add([b"2", b"3"], 150.0)
+    assert len(remembered) == 3
+    assert remembered.watched(rows) == {TIMED.encode()}
+    remembered.prune(149.0 + REMEMBER_S)
+    assert (len(remembered), remembered.watched(rows)) == (1, {TIMED.encode()})
+    remembered.prune(150.0 + REMEMBER_S)
+    assert (len(remembered), remembered.watched(rows)) == (0, frozenset())
 
 
 def test_other_fields_stay_as_they_are() -> None:
