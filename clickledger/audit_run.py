@@ -128,6 +128,32 @@ async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
     return AuditReport(current, former, gaps, spools, findings, not_stored)
 
 
+async def wait_until_stored(found: Located, timeout_s: float) -> tuple[str, dict[int, int]]:
+    """Wait until all that is in Kafka now is stored; the stream, and the end offset of each partition at that time.
+
+    Raises TransientError when it is not within `timeout_s`, or something does not answer; OperatorError.
+    """
+    deadline = time.monotonic() + timeout_s
+    record, _ = await read_stream(found)
+    await _check_topics(found)
+    raw = Reader(found.kafka, found.kafka.topic_raw, client_id="clickledger-audit")
+    enriched = Reader(found.kafka, found.kafka.topic_enriched, client_id="clickledger-audit")
+    try:
+        await raw.start()
+        await enriched.start()
+        ends = await raw.end_offsets(await raw.partitions())
+        async with ClickHouse(found.clickhouse) as clickhouse, Admin(found.kafka, "clickledger-audit") as admin:
+            not_stored = await _Auditor(record, raw, enriched, clickhouse, admin).wait(deadline)
+    finally:
+        await raw.close()
+        await enriched.close()
+    if not_stored:
+        raise TransientError(
+            f"{sum(not_stored.values()):,} records in Kafka are not stored after {timeout_s:.0f} s: clickledger audit shows where"
+        )
+    return record.stream, ends
+
+
 async def _check_topics(found: Located) -> None:
     """Raise OperatorError for a missing topic: a reader would wait for it until its time-out."""
     async with Admin(found.kafka, "clickledger-audit") as admin:

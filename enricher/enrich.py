@@ -79,7 +79,7 @@ def enrich(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = 
     try:
         _check_size(raw, tools.raw_bytes_max)
         click = decode_raw(raw.value)
-        _check_record(raw, click, now_ms)
+        check_record(raw, click, now_ms)
         _check_catalog(click, tools.directory, catalog_end)
         row = _run_steps(raw, click, tools, now_ms)
     except MalformedRaw as exc:
@@ -96,8 +96,8 @@ def _check_size(raw: RawRecord, bytes_max: int) -> None:
         raise MalformedRaw(Reason.TOO_LARGE, f"{len(raw.value)} bytes, limit {bytes_max}")
 
 
-def _check_record(raw: RawRecord, click: RawClick, now_ms: int) -> None:
-    """What `decode_raw` cannot know: that the record's fields can be stored and belong to its key."""
+def check_record(raw: RawRecord, click: RawClick, now_ms: int) -> None:
+    """What `decode_raw` cannot know: that the record's fields can be stored and belong to its key. Raises MalformedRaw."""
     if UUID.fullmatch(click.transaction_id) is None:
         raise MalformedRaw(Reason.FIELD_INVALID, "transaction_id is no UUID")
     if raw.key != click.transaction_id.encode():
