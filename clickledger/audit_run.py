@@ -28,11 +28,13 @@ from clickledger.audit import (
 from clickledger.audit_spools import SpoolFinding, is_settled, judge_spools, spool_id
 from clickledger.directory import read_catalog
 from clickledger.located import Located
+from enricher.malformed import ids_of_malformed
+from enricher.row import UUID, RawRecord
 from shared import positions
 from shared.catalog import Kind
 from shared.clickhouse import ClickHouse
 from shared.errors import OffsetLost, OperatorError, TransientError
-from shared.events import raw_offset_of
+from shared.events import MalformedRaw, decode_raw, raw_offset_of
 from shared.kafka import Admin, Reader, Record
 from sink.member import group_id
 from sink.plans import decode_plan
@@ -305,20 +307,38 @@ class _Auditor:
             replace(
                 each,
                 samples=[
-                    Sample(offset, in_kafka.get((each.partition, offset)), in_table.get((each.partition, offset), ()))
+                    _sample(
+                        offset, in_kafka.get((each.partition, offset), ()), in_table.get((each.partition, offset), ())
+                    )
                     for offset in wanted[each.partition]
                 ],
             )
             for each in facts
         ]
 
-    async def _ids_in_kafka(self, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:
-        found: dict[tuple[int, int], str] = {}
+    async def _ids_in_kafka(self, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], tuple[str, ...]]:
+        """The ids that the rows of some records may have: one, but for records that another producer wrote."""
+        found: dict[tuple[int, int], tuple[str, ...]] = {}
         for index in range(max(map(len, wanted.values()), default=0)):
             batch = {partition: offsets[index] for partition, offsets in wanted.items() if index < len(offsets)}
             for partition, record in (await read_each(self.raw, batch)).items():
-                found[partition, record.offset] = (record.key or b"").decode("ascii", "replace")
+                found[partition, record.offset] = self._row_ids(partition, record)
         return found
+
+    def _row_ids(self, partition: int, record: Record) -> tuple[str, ...]:
+        key = (record.key or b"").decode("ascii", "replace")
+        if UUID.fullmatch(key):
+            return (key,)
+        raw = RawRecord(self.stream, partition, record.offset, record.key, record.value, record.timestamp)
+        try:
+            return tuple(ids_of_malformed(raw, decode_raw(record.value)))
+        except MalformedRaw:
+            return tuple(ids_of_malformed(raw, None))
+
+
+def _sample(offset: int, in_kafka: Sequence[str], in_table: tuple[str, ...]) -> Sample:
+    """Compare with the id in Kafka that the table has, if it has one of them."""
+    return Sample(offset, next((one for one in in_kafka if one in in_table), next(iter(in_kafka), None)), in_table)
 
 
 def _with_position(facts: Mapping[int, PartitionFacts], position: positions.Position) -> PartitionFacts:

@@ -39,7 +39,7 @@ def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: 
         for ms in (click.received_at_ms if click else 0, raw.timestamp_ms, now_ms)
         if ms == now_ms or TIME_MS_MIN <= ms <= min(TIME_MS_MAX, now_ms + RECEIVED_AHEAD_MS_MAX)
     )
-    row["transaction_id"] = _id_of_malformed(raw, click)
+    row["transaction_id"] = ids_of_malformed(raw, click)[0]
     row["status"] = Status.MALFORMED
     row["reason"] = reason
     row["received_at"] = row["clicked_at"] = received_at_ms
@@ -56,14 +56,16 @@ def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: 
     return row
 
 
-def _id_of_malformed(raw: RawRecord, click: RawClick | None) -> str:
-    """The record's own id (its key first: audit compares keys), else one made of its position: the same every time."""
-    for own in ((raw.key or b"").decode("ascii", "replace"), click.transaction_id if click else ""):
-        if UUID.fullmatch(own):
-            return own
+def ids_of_malformed(raw: RawRecord, click: RawClick | None) -> list[str]:
+    """The ids that a malformed record's row may have, the first is taken where `click` is known.
+
+    The record's own (its key, its click's), and one made of its position: the same every time.
+    """
+    named = ((raw.key or b"").decode("ascii", "replace"), click.transaction_id if click else "")
     digest = hashlib.sha256(f"clickledger-position\0{raw.stream}\0{raw.partition}\0{raw.offset}".encode()).hexdigest()
     # Version 8 (RFC 9562, 5.8) with the partition in `rand_a`, as in shared.ids.
-    return f"{digest[:8]}-{digest[8:12]}-8{raw.partition & 0xFFF:03x}-8{digest[13:16]}-{digest[16:28]}"
+    made = f"{digest[:8]}-{digest[8:12]}-8{raw.partition & 0xFFF:03x}-8{digest[13:16]}-{digest[16:28]}"
+    return [*filter(UUID.fullmatch, named), made]
 
 
 def _hints(value: bytes | None, bytes_max: int) -> tuple[str, str]:

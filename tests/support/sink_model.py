@@ -1,20 +1,19 @@
 """A small Kafka partition and a small ClickHouse table for the sink's `Owner`, driven one step at a time.
 
-`Owner` runs unchanged. Each call of a port is an `Op`: the owner's coroutine is suspended until the test lets the
-operation take effect, and then again until the test delivers its answer, so it can be crashed, overtaken or failed
-before and after each effect. Inserts are modelled as ClickHouse makes them: the token and the part are two steps.
+`Owner` runs unchanged, each call of a port is an `Op` (stepping.py). Inserts are modelled as ClickHouse makes them: the
+token and the part are two steps, and tokens that are older than any insert can be are forgotten when the test says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import orjson
 
-from shared.errors import NotOwned, OutcomeUnknown, TransientError
+from shared.errors import DataError, NotOwned, OutcomeUnknown, TransientError
 from shared.events import HEADER_SUSPECT, Status, encode_raw_offset
 from shared.seals import StoredBlock, due_range
 from sink.blocks import Block, Intake, Limits, Unbuildable
@@ -22,13 +21,11 @@ from sink.plans import Plan
 from sink.ports import Bounds
 from sink.suspects import REMEMBER_S, Asked, Copies
 from sink.worker import Owner
-
-T = TypeVar("T")
+from tests.support.stepping import IDLE, Op, Stepped
 
 STREAM = "s1"
 BOUNDS = Bounds()
 LIMITS = Limits(rows_max=4, bytes_max=1 << 20, age_ms=0)
-IDLE = "idle"
 SEAL_AGE_MS = 120_000
 """Age of a row when it may be sealed: longer than an insert can be in flight, and than a new part can be lost."""
 
@@ -41,17 +38,6 @@ class Record(NamedTuple):
     key: bytes
     value: bytes
     headers: tuple[tuple[str, bytes], ...]
-
-
-@dataclass
-class Op(Generic[T]):
-    """One operation of a port: what it does when it takes effect, and what it is called."""
-
-    name: str
-    effect: Callable[[], T]
-
-    def __await__(self) -> Generator[Op[T], T, T]:
-        return (yield self)
 
 
 @dataclass
@@ -71,10 +57,14 @@ class World:
     log: list[Record] = field(default_factory=list)
     written: dict[int, tuple[str, bool]] = field(default_factory=dict)
     """(transaction-id, suspect) of each raw offset."""
+    replay_of: dict[int, str] = field(default_factory=dict)
     committed: tuple[int, str] | None = None
     generation: int = 0
     parts: list[Part] = field(default_factory=list)
-    tokens: dict[str, None] = field(default_factory=dict)
+    tokens: dict[str, float] = field(default_factory=dict)
+    """When each token was recorded."""
+    poison: set[int] = field(default_factory=set)
+    """Raw offsets of records that ClickHouse refuses."""
     server_starts: int = 0
     seals: list[tuple[int, int]] = field(default_factory=list)
     """First and last raw offset of each, in the order in which they were written."""
@@ -95,13 +85,19 @@ class World:
                 "transaction_id": transaction_id,
                 "status": Status.ACCEPTED,
                 "suspect": suspect,
-                "replay_of": "",
+                "replay_of": self.replay_of.get(raw_offset, ""),
+                "is_poison": raw_offset in self.poison,
                 "received_at": 1_700_000_000_000,
                 "expires_at": 1_800_000_000_000,
             }
         )
         headers = [("raw_offset", encode_raw_offset(raw_offset))] + ([(HEADER_SUSPECT, b"1")] if suspect else [])
         self.log.append(Record(len(self.log), 1_700_000_000_000, transaction_id.encode(), value, tuple(headers)))
+
+    def forget_old_tokens(self) -> None:
+        """The window moves on. Its least size covers more time than an answer of the table and an insert last."""
+        oldest_s = self.now_s - BOUNDS.settle_s
+        self.tokens = {token: at_s for token, at_s in self.tokens.items() if at_s >= oldest_s}
 
     def rows(self) -> list[dict[str, Any]]:
         """Every stored row."""
@@ -156,7 +152,13 @@ class ModelTable:
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """There is always a place."""
-        return nullcontext()
+
+        @asynccontextmanager
+        async def hold() -> AsyncIterator[None]:
+            await Op("turn", lambda: None)
+            yield
+
+        return hold()
 
     async def highest(self) -> int:
         """Ask the table."""
@@ -204,10 +206,11 @@ class ModelTable:
 
         def begin() -> bool:
             check()
+            refuse_poison(rows.values())
             if token in world.tokens:
                 return False
             if world.token_first:
-                world.tokens[token] = None
+                world.tokens[token] = world.now_s
             return True
 
         def finish() -> None:
@@ -215,13 +218,20 @@ class ModelTable:
             if not world.token_first and token in world.tokens:
                 return
             world.parts.append(Part(rows, world.now_s))
-            world.tokens[token] = None
+            world.tokens.setdefault(token, world.now_s)
 
         if await Op("insert", begin):
             await Op("insert", finish)
 
     async def probe(self, body: bytes) -> None:
-        """Every row can be stored."""
+        """As an insert, without an effect."""
+        await Op("probe", lambda: refuse_poison(map(orjson.loads, body.splitlines())))
+
+
+def refuse_poison(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise DataError where a row cannot be stored."""
+    if any(row.get("is_poison") for row in rows):
+        raise DataError("a value that no column takes")
 
 
 @dataclass
@@ -316,7 +326,7 @@ class SilentWatch:
         return lambda *args: self.seen.append((name, args))
 
 
-class Process:
+class Process(Stepped):
     """One member's owner coroutine. It lives on after it lost the partition, until it notices or is crashed."""
 
     def __init__(self, world: World, fetch: int = 2) -> None:
@@ -333,44 +343,7 @@ class Process:
             watch=self.watch,
             bounds=BOUNDS,
         )
-        self._run: Coroutine[Op[Any], Any, None] = owner.run()
-        self.pending: Op[Any] | None = self._run.send(None)
-        self._answer: tuple[Any, Exception | None] | None = None
-
-    def step(self, fault: str = "none") -> None:
-        """Let the pending operation take effect, or deliver its answer.
-
-        `fault`: `before` fails it without effect, `after` loses the answer of an effect.
-        """
-        if self.pending is None:
-            return
-        if self._answer is None:
-            self._answer = self._take_effect(self.pending, fault)
-            return
-        (result, error), self._answer = self._answer, None
-        try:
-            self.pending = self._run.send(result) if error is None else self._run.throw(error)
-        except NotOwned:
-            self.pending = None
-
-    def go_to(self, name: str, *, answered: bool) -> None:
-        """Step at least once, and on until the next operation of this name: before its effect, or with its answer under way."""
-        for _ in range(300):
-            self.step()
-            if self.pending is None:
-                return
-            if self.pending.name == name and (self._answer is not None) == answered:
-                return
-
-    def _take_effect(self, op: Op[Any], fault: str) -> tuple[Any, Exception | None]:
-        can_fail = op.name not in {"pause", "read", IDLE}
-        if fault == "before" and can_fail:
-            return None, TransientError("injected")
-        try:
-            result = op.effect()
-        except (NotOwned, TransientError) as exc:
-            return None, exc
-        return (None, OutcomeUnknown("injected")) if fault == "after" and can_fail else (result, None)
+        super().__init__(owner.run())
 
     @property
     def is_idle(self) -> bool:
@@ -384,10 +357,6 @@ class Process:
             "copies",
             "recent_suspects",
             "insert",
+            "probe",
         }:
-            self._answer = None, OutcomeUnknown("connection lost")
-
-    def crash(self) -> None:
-        """End at once."""
-        self._run.close()
-        self.pending = None
+            self.lose_answer()

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shared.events import Status
 from shared.ids import keyed_id
 from sink.suspects import REMEMBER_S
-from tests.support.sink_model import IDLE, SEAL_AGE_MS, Part, Process, World
+from tests.support.sink_model import SEAL_AGE_MS, Part, Process, World
+from tests.support.stepping import IDLE
 
 EXPIRY_S = REMEMBER_S + 100
 """Age of a row when TTL may delete it; in truth days. Copies of a click that come so far apart both count."""
@@ -122,6 +123,11 @@ class SinkMachine(RuleBasedStateMachine):
     # --- ClickHouse
 
     @rule()
+    def the_window_moves_on(self) -> None:
+        """Tokens of blocks of long ago are forgotten."""
+        self.world.forget_old_tokens()
+
+    @rule()
     def server_restarts(self) -> None:
         """Inserts in flight are cut short, perhaps between token and part."""
         self.world.server_starts += 1
@@ -138,7 +144,7 @@ class SinkMachine(RuleBasedStateMachine):
         for process in self.processes:
             process.disconnect()
         self.world.parts.pop()
-        if forget_token:
+        if forget_token and self.world.tokens:
             self.world.tokens.popitem()
 
     def _is_young(self, part: Part) -> bool:

@@ -9,7 +9,8 @@ import pytest
 
 from shared.ids import keyed_id
 from sink.plans import decode_plan
-from tests.support.sink_model import IDLE, Process, World
+from tests.support.sink_model import Process, World
+from tests.support.stepping import IDLE
 
 
 def write(world: World, count: int) -> None:
@@ -101,8 +102,8 @@ def test_a_token_without_its_part_gets_the_next_one(world: World) -> None:
     owner.go_to(IDLE, answered=True)
     write(world, 1)
     for attempt in range(1, 4):
-        world.tokens["s1-0-7-7" + (f"#{attempt}" if attempt > 1 else "")] = None
-    world.tokens["s1-0-7-7#1"] = None
+        world.tokens["s1-0-7-7" + (f"#{attempt}" if attempt > 1 else "")] = world.now_s
+    world.tokens["s1-0-7-7#1"] = world.now_s
     settle(world, owner)
     assert "s1-0-7-7#4" in world.tokens
 
