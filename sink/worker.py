@@ -15,7 +15,8 @@ from __future__ import annotations
 import functools
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, assert_never
 
 from shared.clickhouse import UnknownClickHouseError
@@ -269,19 +270,40 @@ class Owner:
             rows = [row for row in block.rows if row.raw_offset not in poison]
             stored = await self.table.copies(questions(rows, watched), block.plan.raw_before)
             replaced = rewritten(rows, watched, stored)
-        for raw_offset, row in poison.items():
-            replaced[raw_offset] = not_storable(row, self.stream, self.partition, self.clock.wall_ms())
+        replaced |= self._stand_ins(poison.values())
         return encode_body(block.rows, block_at_ms(block.rows[0]), replaced), replaced
 
-    async def _find_poison(self, block: Block, cause: Exception) -> None:
-        """Find the rows that ClickHouse refuses. Raises OperatorError when it refuses the block but none of its rows."""
-        at_ms = block_at_ms(block.rows[0])
+    def _stand_ins(self, rows: Iterable[Row]) -> dict[int, bytes]:
+        now_ms = self.clock.wall_ms()
+        return {row.raw_offset: not_storable(row, self.stream, self.partition, now_ms) for row in rows}
 
-        async def probe(rows: Sequence[Row]) -> None:
-            await self.table.probe(encode_body(rows, at_ms, {}))
+    async def _find_poison(self, block: Block, cause: Exception) -> None:
+        """Find the rows that ClickHouse refuses. Raises OperatorError when it refuses the block but none of its rows.
+
+        An error of no known class may be the server's: then the rows are at fault only if `malformed` rows in their
+        place are taken, and they themselves are still refused after that.
+        """
+        at_ms = block_at_ms(block.rows[0])
+        is_unknown = isinstance(cause, UnknownClickHouseError)
+
+        async def probe(rows: Sequence[Row], replaced: Mapping[int, bytes] = MappingProxyType({})) -> None:
+            try:
+                await self.table.probe(encode_body(rows, at_ms, replaced))
+            except UnknownClickHouseError as exc:
+                if not is_unknown:
+                    raise
+                raise DataError(str(exc)) from exc
 
         candidates = [row for row in block.rows if not row.is_broken and row.raw_offset not in self._poison]
         found = await find_poison(candidates, probe)
+        if found and is_unknown:
+            try:
+                await probe(found, self._stand_ins(found))
+            except DataError as exc:
+                raise OperatorError(f"partition {self.partition}: ClickHouse takes no rows: {exc}") from exc
+            found = await find_poison(found, probe)
+            if not found:
+                return
         if not found:
             raise OperatorError(
                 f"partition {self.partition}, raw offsets {block.rows[0].raw_offset} to {block.rows[-1].raw_offset}: "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from shared.clickhouse import UnknownClickHouseError
 from shared.errors import DataError, NotOwned, OutcomeUnknown, TransientError
 from shared.events import HEADER_SUSPECT, Status, encode_raw_offset
 from shared.seals import StoredBlock, due_range
@@ -65,6 +66,12 @@ class World:
     """When each token was recorded."""
     poison: set[int] = field(default_factory=set)
     """Raw offsets of records that ClickHouse refuses."""
+    rejected: set[int] = field(default_factory=set)
+    """Raw offsets of records that the enricher rejected."""
+    odd: set[int] = field(default_factory=set)
+    """Raw offsets of records that ClickHouse refuses with an error of no known class."""
+    odd_errors: int = 0
+    """How many inserts and probes will still be answered with an error of no known class."""
     server_starts: int = 0
     seals: list[tuple[int, int]] = field(default_factory=list)
     """First and last raw offset of each, in the order in which they were written."""
@@ -83,10 +90,11 @@ class World:
                 "raw_partition": 0,
                 "raw_offset": raw_offset,
                 "transaction_id": transaction_id,
-                "status": Status.ACCEPTED,
+                "status": Status.REJECTED if raw_offset in self.rejected else Status.ACCEPTED,
                 "suspect": suspect,
                 "replay_of": self.replay_of.get(raw_offset, ""),
                 "is_poison": raw_offset in self.poison,
+                "is_odd": raw_offset in self.odd,
                 "received_at": 1_700_000_000_000,
                 "expires_at": 1_800_000_000_000,
             }
@@ -98,6 +106,20 @@ class World:
         """The window moves on. Its least size covers more time than an answer of the table and an insert last."""
         oldest_s = self.now_s - BOUNDS.settle_s
         self.tokens = {token: at_s for token, at_s in self.tokens.items() if at_s >= oldest_s}
+
+    def forget_tokens_of(self, part: Part) -> None:
+        """The token of a lost part is lost with it, whichever attempt it was."""
+        name = f"{STREAM}-0-{min(part.rows)}-{max(part.rows)}"
+        self.tokens = {token: at_s for token, at_s in self.tokens.items() if token.partition("#")[0] != name}
+
+    def refuse(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Raise DataError where a row cannot be stored, and the odd error while there are any."""
+        kinds = [(row.get("is_odd"), row.get("is_poison")) for row in rows]
+        if self.odd_errors or any(is_odd for is_odd, _ in kinds):
+            self.odd_errors = max(0, self.odd_errors - 1)
+            raise UnknownClickHouseError("code 4711")
+        if any(is_poison for _, is_poison in kinds):
+            raise DataError("a value that no column takes")
 
     def rows(self) -> list[dict[str, Any]]:
         """Every stored row."""
@@ -206,7 +228,7 @@ class ModelTable:
 
         def begin() -> bool:
             check()
-            refuse_poison(rows.values())
+            world.refuse(rows.values())
             if token in world.tokens:
                 return False
             if world.token_first:
@@ -225,13 +247,7 @@ class ModelTable:
 
     async def probe(self, body: bytes) -> None:
         """As an insert, without an effect."""
-        await Op("probe", lambda: refuse_poison(map(orjson.loads, body.splitlines())))
-
-
-def refuse_poison(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise DataError where a row cannot be stored."""
-    if any(row.get("is_poison") for row in rows):
-        raise DataError("a value that no column takes")
+        await Op("probe", lambda: self.world.refuse(map(orjson.loads, body.splitlines())))
 
 
 @dataclass
