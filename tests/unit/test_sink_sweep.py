@@ -124,7 +124,7 @@ def test_every_line_of_the_loop_is_reached() -> None:
         for scenario in SCENARIOS:
             world = begin(scenario, token_first=True)
             points = len(operations(world, Process(world)))
-            endings = (Ending.PART_LOST, Ending.SLEEPS_AFTER) if scenario == "ordinary" else ()
+            endings = (Ending.PART_LOST, Ending.SLEEPS_BEFORE, Ending.SLEEPS_LONG)
             for ending, point in product(endings, range(points)):
                 run_case(Case(scenario, point, "", ending), token_first=True)
 
