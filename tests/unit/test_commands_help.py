@@ -17,6 +17,7 @@ _COMMANDS = [
     "send",
     "audit",
     "refill",
+    "reprocess",
     "sql",
     "tail",
     "report ctr",
