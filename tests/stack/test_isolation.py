@@ -1,0 +1,233 @@
+"""Two tenants on one stack: neither sees or hits what is the other's, whatever the endpoint, and no answer tells of it.
+
+Every route of both OpenAPI documents has a case here; a new route without one fails.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.api_service import BATCH, CLICKS, Reply
+from tests.support.full_stack import FullStack
+from tests.support.pipeline import audit_is_clean, eventually, query, succeed
+
+REPORT = "/v1/reports/ctr"
+THEIRS, NOTHING = "http://isolated.example/theirs", "http://isolated.example/nought"
+"""A short URL of the other tenant, and one that nobody has; as long as each other."""
+THEIR_PROMOTION, NO_PROMOTION = "their-promotion", "nono-promotion"
+
+quick = settings(deadline=None, database=None, max_examples=25, suppress_health_check=list(HealthCheck))
+
+
+class Tenant(NamedTuple):
+    """One tenant's keys on a stack."""
+
+    stack: FullStack
+    clicks: str
+    admin: str
+    reports: str
+
+    def ask(self, method: str, path: str, body: Any = None) -> Reply:
+        """One request with the key that the path needs."""
+        where = self.stack.ready["reports" if path.startswith(REPORT) else "api"]
+        key = self.reports if path.startswith(REPORT) else self.clicks if path in (CLICKS, BATCH) else self.admin
+        connection = http.client.HTTPConnection(str(urlsplit(where).hostname), urlsplit(where).port, timeout=30)
+        try:
+            text = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            fields = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+            connection.request(method, path, text, fields)
+            response = connection.getresponse()
+            return Reply(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def tenants(full_stack: FullStack) -> tuple[Tenant, Tenant]:
+    """The stack's own tenant, and another one that has a link, a promotion and a click."""
+    ready = full_stack.ready
+    ours = Tenant(full_stack, ready["key"], ready["admin_key"], ready["reports_key"])
+    succeed(full_stack, "tenants", "create", "isolated")
+    grants = ("shortlinkclicks", "admin", "reports")
+    keys = [succeed(full_stack, "keys", "create", "--tenant", "isolated", "--grants", each).strip() for each in grants]
+    theirs = Tenant(full_stack, *keys)
+    link = {"short_url": THEIRS, "promotion_id": THEIR_PROMOTION, "recipient": "them", "match": "prefix"}
+    eventually(lambda: theirs.ask("POST", "/v1/links", link).status == 200, "the other tenant's link")
+    promotion = {"promotion_id": THEIR_PROMOTION, "name": "Theirs", "sent": 5, "delivered": 5}
+    assert theirs.ask("POST", "/v1/promotions", promotion).status == 200
+    assert theirs.ask("POST", CLICKS, {"short-url": THEIRS}).status == 200
+    eventually(lambda: bool(rows_of_theirs(theirs)), "the other tenant's click in its report")
+    return ours, theirs
+
+
+def rows_of_theirs(theirs: Tenant) -> list[dict[str, Any]]:
+    """The other tenant's report."""
+    rows: list[dict[str, Any]] = theirs.ask("GET", REPORT).json["rows"]
+    return rows
+
+
+def as_asked(reply: Reply) -> tuple[int, bytes]:
+    """Status and body, with the names that the request itself had taken out."""
+    return reply.status, re.sub(rb"theirs|nought|their-promotion|nono-promotion", b"NAME", reply.body)
+
+
+def same(ours: Tenant, ask: Callable[[Tenant, str], Reply], theirs: str, nothing: str) -> Reply:
+    """What is asked about the other tenant's thing is answered as about a thing that nobody has."""
+    found = ask(ours, theirs)
+    assert as_asked(found) == as_asked(ask(ours, nothing))
+    return found
+
+
+def click(ours: Tenant, end: str) -> None:
+    """A click on another tenant's link is 1003, as on no link."""
+    found = same(ours, lambda who, url: who.ask("POST", CLICKS, {"short-url": url}), THEIRS + end, NOTHING + end)
+    assert (found.status, found.json["code"]) == (499, "1003")
+
+
+def batch(ours: Tenant, end: str) -> None:
+    """The same in a batch."""
+    found = same(ours, lambda who, url: who.ask("POST", BATCH, [{"short-url": url}]), THEIRS + end, NOTHING + end)
+    assert [line["code"] for line in found.json] == ["1003"]
+
+
+def get_link(ours: Tenant, end: str) -> None:
+    """Another tenant's link cannot be read."""
+    found = same(ours, lambda who, url: who.ask("GET", by_url(url)), THEIRS + end, NOTHING + end)
+    assert found.status == 404
+
+
+def delete_link(ours: Tenant, end: str) -> None:
+    """Another tenant's link cannot be deleted."""
+    found = same(ours, lambda who, url: who.ask("DELETE", by_url(url)), THEIRS + end, NOTHING + end)
+    assert found.status == 404
+
+
+def resolve_link(ours: Tenant, end: str) -> None:
+    """The dry run says the same of another tenant's link and of none."""
+    same(ours, lambda who, url: who.ask("POST", "/v1/links/resolve", {"short-url": url}), THEIRS + end, NOTHING + end)
+
+
+def register_link(ours: Tenant, end: str) -> None:
+    """Another tenant's short URL cannot be taken. That somebody has it must be told; whose it is must not."""
+    found = ours.ask("POST", "/v1/links", {"short_url": THEIRS, "promotion_id": "ours"}).json
+    assert [line["code"] for line in found] == ["409"]
+    assert "isolated" not in found[0]["description"]
+
+
+def register_promotion(ours: Tenant, end: str) -> None:
+    """A promotion with another tenant's id is one's own."""
+    assert ours.ask("POST", "/v1/promotions", {"promotion_id": THEIR_PROMOTION, "name": "Ours"}).status == 200
+    assert ours.ask("GET", by_id(THEIR_PROMOTION)).json["name"] == "Ours"
+    assert ours.ask("DELETE", by_id(THEIR_PROMOTION)).status == 200
+
+
+def get_promotion(ours: Tenant, end: str) -> None:
+    """Another tenant's promotion cannot be read."""
+    assert same(ours, lambda who, name: who.ask("GET", by_id(name)), THEIR_PROMOTION, NO_PROMOTION).status == 404
+
+
+def delete_promotion(ours: Tenant, end: str) -> None:
+    """Nor deleted."""
+    assert same(ours, lambda who, name: who.ask("DELETE", by_id(name)), THEIR_PROMOTION, NO_PROMOTION).status == 404
+
+
+def report(ours: Tenant, end: str) -> None:
+    """A report has one's own promotions only, whichever is asked for."""
+    found = same(ours, lambda who, name: who.ask("GET", f"{REPORT}?promotion_id={name}"), THEIR_PROMOTION, NO_PROMOTION)
+    assert found.json["rows"] == []
+    assert THEIR_PROMOTION not in ours.ask("GET", REPORT).body.decode()
+
+
+def health(ours: Tenant, end: str) -> None:
+    """Nothing here is a tenant's."""
+    for path in ("/livez", "/readyz"):
+        assert b"isolated" not in ours.ask("GET", path).body
+
+
+def by_url(url: str) -> str:
+    """The path of one link."""
+    return f"/v1/links?short_url={quote(url, safe='')}"
+
+
+def by_id(name: str) -> str:
+    """The path of one promotion."""
+    return f"/v1/promotions?promotion_id={name}"
+
+
+CASES: Mapping[str, Callable[[Tenant, str], None]] = {
+    f"POST {CLICKS}": click,
+    f"POST {BATCH}": batch,
+    "POST /v1/links": register_link,
+    "GET /v1/links": get_link,
+    "DELETE /v1/links": delete_link,
+    "POST /v1/links/resolve": resolve_link,
+    "POST /v1/promotions": register_promotion,
+    "GET /v1/promotions": get_promotion,
+    "DELETE /v1/promotions": delete_promotion,
+    "GET /livez": health,
+    "GET /readyz": health,
+    f"GET {REPORT}": report,
+}
+"""Route -> what a tenant must not be able to do there; the text after `http://…` is the end of the URL that it tries."""
+
+
+def test_every_route_has_a_case(full_stack: FullStack) -> None:
+    """The routes of both documents are those of the cases."""
+    routes = set()
+    for name in ("api", "reports"):
+        where = urlsplit(full_stack.ready[name])
+        connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=30)
+        connection.request("GET", "/openapi.json")
+        paths = json.loads(connection.getresponse().read())["paths"]
+        connection.close()
+        routes |= {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert routes == set(CASES)
+
+
+@pytest.mark.parametrize("route", CASES)
+def test_what_is_another_tenants(tenants: tuple[Tenant, Tenant], route: str) -> None:
+    """By any spelling of its short URL, and below it, another tenant's link is as if it did not exist."""
+    ours, _ = tenants
+    ends = st.sampled_from(("", "/", "?a=b", "#c", ".", "/.", "/x/..", "/%2e", "/below", "/below/it?x", ")", " "))
+
+    @quick
+    @given(ends)
+    def run(end: str) -> None:
+        CASES[route](ours, end)
+
+    run()
+
+
+def test_one_idempotency_key_of_two_tenants(tenants: tuple[Tenant, Tenant]) -> None:
+    """The same key of two tenants is two clicks, and neither is the other's duplicate."""
+    ours, theirs = tenants
+    ids = []
+    for who, url in ((ours, ours.stack.ready["short_url"]), (theirs, THEIRS)):
+        found = who.ask("POST", BATCH, [{"short-url": url, "idempotency-key": "isolation"}]).json
+        ids.append(found[0]["transaction-id"])
+    assert ids[0] != ids[1]
+    sql = f"SELECT tenant, status FROM clicks WHERE transaction_id IN ('{ids[0]}', '{ids[1]}') ORDER BY tenant"
+    eventually(lambda: len(query(ours.stack, sql)) == 2, "both clicks in the table")
+    assert [row["tenant"] for row in query(ours.stack, sql)] == ["default", "isolated"]
+
+
+def test_nothing_of_theirs_was_touched(tenants: tuple[Tenant, Tenant]) -> None:
+    """After all that was tried: link, promotion and report of the other tenant are as they were, and rows are its own."""
+    ours, theirs = tenants
+    for route in CASES.values():
+        route(ours, "")
+    assert theirs.ask("GET", by_url(THEIRS)).json["recipient"] == "them"
+    assert theirs.ask("GET", by_id(THEIR_PROMOTION)).json["name"] == "Theirs"
+    assert {row["promotion_id"] for row in rows_of_theirs(theirs)} == {THEIR_PROMOTION}
+    audit_is_clean(ours.stack)
+    mixed = "SELECT count() AS rows FROM clicks WHERE (tenant = 'isolated') != (link LIKE 'isolated.example/%')"
+    assert query(ours.stack, mixed)[0]["rows"] in (0, "0")
