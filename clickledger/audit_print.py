@@ -41,14 +41,14 @@ def exit_code(report: AuditReport) -> int:
     """Give the exit status: a finding is worse than what is still on its way."""
     if not report.is_clean:
         return ExitCode.FAILED
-    return ExitCode.UNREACHABLE if report.not_stored else ExitCode.OK
+    return ExitCode.UNREACHABLE if report.not_stored or report.spools_unheard else ExitCode.OK
 
 
 def as_record(report: AuditReport) -> dict[str, Any]:
     """Give the report as one JSON object."""
     return {
         "clean": report.is_clean,
-        "stored": not report.not_stored,
+        "stored": not report.not_stored and not report.spools_unheard,
         **_verdict_record(report.current),
         "not_stored": {str(partition): count for partition, count in report.not_stored.items()},
         "former_streams": [_verdict_record(verdict) for verdict in report.former],
@@ -123,5 +123,8 @@ def last_line(report: AuditReport) -> str:
     if report.not_stored:
         waiting = ", ".join(f"{count:,} of partition {partition}" for partition, count in report.not_stored.items())
         return f"not stored in time: {waiting}; no gap, double or mismatch in the {rows:,} rows so far"
+    if report.spools_unheard:
+        silent = ", ".join(report.spools_unheard)
+        return f"no verdict: nothing was heard in time of spool {silent}; all else is clean: {rows:,} rows"
     flight = f", {report.current.in_flight:,} in flight" if report.current.in_flight else ""
     return f"clean: {rows:,} rows on {partitions} partitions, no gap, no double, no mismatch{flight}"

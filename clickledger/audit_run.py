@@ -67,6 +67,8 @@ class AuditReport:
     spools: tuple[Mapping[str, Any], ...] = ()
     """where API machines keep clicks on disk while Kafka does not take them"""
     spool_findings: tuple[SpoolFinding, ...] = ()
+    spools_unheard: tuple[str, ...] = ()
+    """spools without a sign of life since waiting began"""
     not_stored: dict[int, int] = field(default_factory=dict)
     """partition -> records that were still not stored when waiting ended"""
 
@@ -90,8 +92,8 @@ async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditRep
     """Audit the current stream, and former ones as far as the table alone can tell.
 
     With `wait`, first wait until each spool has said that it holds no click, then until everything that is in Kafka then
-    is stored, together at most `timeout_s`. What does not answer
-    for a moment (a broker or a server that restarts) is asked again within that time, else for a few seconds.
+    is stored, together at most `timeout_s`. What does not answer for a moment (a broker or a server that restarts) is
+    asked again within that time, else for a few seconds.
     Raises TransientError when that does not help, OperatorError when a human must act first.
     """
     deadline = time.monotonic() + (timeout_s if wait else _PATIENCE_S)
@@ -107,8 +109,10 @@ async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditRep
 async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
     record, spools = await read_stream(found)
     before = {spool_id(spool): int(spool["heard_at"]) for spool in spools}
-    while wait_deadline is not None and not all(is_settled(spool, before) for spool in spools):
-        if time.monotonic() >= wait_deadline:
+    unheard: list[str] = []
+    while wait_deadline is not None:
+        unheard = [spool_id(spool) for spool in spools if not is_settled(spool, before)]
+        if not unheard or time.monotonic() >= wait_deadline:
             break
         await asyncio.sleep(_SPOOL_POLL_S)
         record, spools = await read_stream(found)
@@ -127,7 +131,7 @@ async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
     finally:
         await raw.close()
         await enriched.close()
-    return AuditReport(current, former, gaps, spools, findings, not_stored)
+    return AuditReport(current, former, gaps, spools, findings, tuple(unheard), not_stored)
 
 
 async def wait_until_stored(found: Located, timeout_s: float) -> tuple[str, dict[int, int]]:

@@ -146,6 +146,15 @@ async def registered(found: Located) -> list[dict[str, Any]]:
         return [orjson.loads(value) for _, value in catalog.scan(Kind.SPOOL)]
 
 
+async def hold_clicks(found: Located) -> bool:
+    """Whether a spool says that it holds clicks, or nobody can say."""
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            return any(record.get("clicks") for record in await registered(found))
+    except (TimeoutError, TransientError):
+        return True
+
+
 async def forget(found: Located, spool: str, *, who: str, reason: str) -> Mapping[str, Any]:
     """Delete a spool's record for good; its last one. The reason stays in the topic until it is compacted.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -89,6 +91,7 @@ def send(
     from clickledger.load.plan import Plan
     from clickledger.load.pump import Pace
     from clickledger.load.report import Run, new_run_id
+    from clickledger.spools import hold_clicks
 
     base, secret, stack = api_access(data, url, key)
     try:
@@ -100,7 +103,9 @@ def send(
     plan = Plan(new_run_id(), known, count, seed, file, is_marked=verify, shift_ms=shift_ms)
     pace = Pace(rate, connections, batch, duration, timeout, retries)
     located = locate(data) if verify else None
-    run = Run(target, plan, pace, located.clickhouse if located else None, verify_timeout)
+    run = Run(target, plan, pace, verify_timeout_s=verify_timeout)
+    if located is not None:
+        run = replace(run, clickhouse=located.clickhouse, spools_hold=partial(hold_clicks, located))
     raise typer.Exit(_execute(run, as_json=as_json))
 
 

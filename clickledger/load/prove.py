@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from clickledger.load.verify import Ledger, Mismatches, StoredRow, pattern
@@ -32,12 +32,19 @@ GROUP BY id
 
 
 async def wait_until_stored(
-    clickhouse: ClickHouse, run: str, ids: int, *, started_ms: int, timeout_s: float, quiet_s: float = 3.0
+    clickhouse: ClickHouse,
+    run: str,
+    ids: int,
+    *,
+    started_ms: int,
+    timeout_s: float,
+    quiet_s: float = 3.0,
+    spools_hold: Callable[[], Awaitable[bool]] | None = None,
 ) -> None:
     """Wait until the table has at least `ids` distinct ids of the run, or nothing new came for `timeout_s`.
 
-    After that many ids are there, waits until no more came for `quiet_s`: a row too many must have its chance to be
-    seen. Raises nothing for rows that stay away, the comparison will name them, and nothing for a ClickHouse that is
+    After that many ids are there, waits until no more came for `quiet_s` and no spool holds clicks (`spools_hold()`): a
+    row too many must have its chance to be seen. Raises nothing for rows that stay away, the comparison will name them, and nothing for a ClickHouse that is
     away for less than `timeout_s`.
     """
     last_change, found = time.monotonic(), -1
@@ -52,7 +59,9 @@ async def wait_until_stored(
         if now_found != found:
             last_change, found = time.monotonic(), now_found
         still_s = time.monotonic() - last_change
-        if still_s >= (quiet_s if found >= ids else timeout_s):
+        if still_s >= timeout_s:
+            return
+        if found >= ids and still_s >= quiet_s and (spools_hold is None or not await spools_hold()):
             return
         await asyncio.sleep(_POLL_S)
 

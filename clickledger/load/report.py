@@ -7,7 +7,7 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,8 @@ class Run:
     pace: Pace
     clickhouse: ClickHouseSettings | None = None
     verify_timeout_s: float = 60.0
+    spools_hold: Callable[[], Awaitable[bool]] | None = None
+    """whether clicks lie in spools still; only asked when there is something to prove"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,14 @@ async def _prove(run: Run, ledger: Ledger, started_ms: int) -> Mismatches:
     async with ClickHouse(run.clickhouse) as clickhouse:
         with output.progress() as bar:
             task = bar.add_task("waiting for rows", total=None)
-            await wait_until_stored(clickhouse, run_id, distinct, started_ms=started_ms, timeout_s=run.verify_timeout_s)
+            await wait_until_stored(
+                clickhouse,
+                run_id,
+                distinct,
+                started_ms=started_ms,
+                timeout_s=run.verify_timeout_s,
+                spools_hold=run.spools_hold,
+            )
             bar.update(task, description="comparing ids", total=distinct)
             advance: Callable[[int], None] = lambda ids: bar.advance(task, ids)  # noqa: E731
             return await compare(clickhouse, run_id, ledger, started_ms=started_ms, on_slice=advance)
