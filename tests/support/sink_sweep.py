@@ -28,6 +28,7 @@ class Ending(StrEnum):
     DIES_BEFORE = "dies before the effect"
     DIES_AFTER = "dies after the effect, before the answer"
     FAILS = "the operation fails without effect"
+    REFUSED = "the operation is refused, until a human has acted"
     ANSWER_LOST = "the effect happens, its answer is lost"
     SLEEPS_BEFORE = "sleeps before the effect, another owner does everything, wakes up"
     SLEEPS_AFTER = "sleeps after the effect, another owner does everything, wakes up"
@@ -237,6 +238,9 @@ def _one(process: Process) -> None:
     process.step()
 
 
+FAULTS: Final = {Ending.FAILS: "before", Ending.REFUSED: "refused", Ending.ANSWER_LOST: "after"}
+
+
 def interrupt(world: World, process: Process, ending: Ending) -> None:
     """What the ending does at the point where the process is."""
     match ending:
@@ -245,10 +249,8 @@ def interrupt(world: World, process: Process, ending: Ending) -> None:
         case Ending.DIES_AFTER:
             process.step()
             process.crash()
-        case Ending.FAILS:
-            process.step("before")
-        case Ending.ANSWER_LOST:
-            process.step("after")
+        case Ending.FAILS | Ending.REFUSED | Ending.ANSWER_LOST:
+            process.step(FAULTS[ending])
         case Ending.SLEEPS_AFTER:
             process.step()
         case Ending.SERVER_RESTARTS | Ending.PART_LOST | Ending.PART_AND_TOKEN_LOST:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from shared.errors import ClickledgerError, NotOwned, OutcomeUnknown, TransientError
+from shared.errors import ClickledgerError, NotOwned, OperatorError, OutcomeUnknown, TransientError
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Stepped:
     def step(self, fault: str = "none") -> None:
         """Let the pending operation take effect, or deliver its answer.
 
-        `fault`: `before` fails it without effect, `after` loses the answer of an effect.
+        `fault`: `before` fails it without effect, `refused` too, until a human acts; `after` loses an effect's answer.
         """
         if self.pending is None:
             return
@@ -80,6 +80,8 @@ class Stepped:
         can_fail = op.name not in self.LOCAL
         if fault == "before" and can_fail:
             return None, TransientError("injected")
+        if fault == "refused" and can_fail:
+            return None, OperatorError("injected")
         try:
             result = op.effect()
         except ClickledgerError as exc:

@@ -8,14 +8,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shared.events import Status
 from shared.ids import keyed_id
 from sink.suspects import REMEMBER_S
 from tests.support.sink_model import SEAL_AGE_MS, Part, Process, World
+from tests.support.sink_mutants import MUTANTS, mutated
 from tests.support.stepping import IDLE
 
 EXPIRY_S = REMEMBER_S + 100
@@ -235,3 +243,19 @@ SinkMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestSinkMachine = SinkMachine.TestCase
+
+
+SAME_EXAMPLES = settings(
+    SinkMachine.TestCase.settings,
+    max_examples=3_000,
+    derandomize=True,
+    phases=(Phase.generate,),
+    report_multiple_bugs=False,
+)
+
+
+@pytest.mark.parametrize("missing", MUTANTS)
+def test_the_machine_finds_a_missing_rule(missing: str) -> None:
+    """Without it some history doubles or loses a row. Deterministic: the same examples in each run, until one fails."""
+    with mutated(missing), pytest.raises(AssertionError):
+        run_state_machine_as_test(SinkMachine, settings=SAME_EXAMPLES)

@@ -7,19 +7,15 @@ tests/unit/test_enricher_sweep.py`, from the torture harness by `subprocess`, it
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable
 from itertools import product
-from types import FrameType
-from typing import Any
 
 import pytest
 
 from sink import ports, worker
 from tests.support.sink_model import Process
+from tests.support.sink_mutants import MUTANTS, mutated
 from tests.support.sink_sweep import (
     DEATHS,
     SCENARIOS,
@@ -31,10 +27,9 @@ from tests.support.sink_sweep import (
     run_case,
     second_cases,
 )
+from tests.support.tracing import asynchronous, missed_lines
 
 LEVELS = int(os.environ.get("SWEEP_LEVELS", "1"))
-NAMES = {"next_block": "read"}
-"""Port methods whose operations have another name."""
 
 UNREACHED = {
     "_follow: case Impossible(highest):",
@@ -73,52 +68,15 @@ def test_no_second_death_loses_or_doubles_a_row(scenario: str, token_first: bool
                 run_case(case, token_first=token_first, then=second)
 
 
-def _asynchronous(port: type) -> set[str]:
-    return {
-        NAMES.get(name, name)
-        for name, member in vars(port).items()
-        if inspect.iscoroutinefunction(member) or name == "turn"
-    }
-
-
 def test_every_port_method_is_a_point() -> None:
     """A method that is added to a port without a scenario that calls it fails here."""
-    wanted = set[str]().union(*map(_asynchronous, (ports.Table, ports.Group, ports.Feed, ports.Clock)))
+    wanted = asynchronous([ports.Table, ports.Group, ports.Feed, ports.Clock]) - {"next_block"} | {"turn", "read"}
     seen = {case.operation for scenario in SCENARIOS for case in cases(scenario, token_first=True)}
     assert seen == wanted
 
 
-def _traced(code_file: str, run: Callable[[], None]) -> set[int]:
-    """The lines of a file that ran."""
-    lines: set[int] = set()
-
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-        if frame.f_code.co_filename != code_file:
-            return None
-        if event == "line":
-            lines.add(frame.f_lineno)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        run()
-    finally:
-        sys.settrace(before)
-    return lines
-
-
-def _lines_of(function: Any) -> set[int]:
-    """The lines with code in a function's body."""
-    code = inspect.unwrap(function).__code__
-    return {line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno}
-
-
 def test_every_line_of_the_loop_is_reached() -> None:
     """So "at every operation" is "after every line". Left out: what is raised for a state that cannot be."""
-    methods = [
-        member for name, member in vars(worker.Owner).items() if inspect.isfunction(member) and name != "__init__"
-    ]
 
     def run() -> None:
         for scenario in SCENARIOS:
@@ -128,9 +86,16 @@ def test_every_line_of_the_loop_is_reached() -> None:
             for ending, point in product(endings, range(points)):
                 run_case(Case(scenario, point, "", ending), token_first=True)
 
-    reached = _traced(worker.__file__, run)
-    source = inspect.getsource(worker).splitlines()
-    missed = {
-        f"{method.__name__}: {source[line - 1].strip()}" for method in methods for line in _lines_of(method) - reached
-    }
-    assert missed == UNREACHED
+    assert missed_lines(worker, worker.Owner, run) == UNREACHED
+
+
+@pytest.mark.parametrize("rule", MUTANTS)
+def test_a_missing_rule_is_found(rule: str) -> None:
+    """Some interruption of the ordinary scenario doubles or loses a row, or leaves the owner standing still."""
+
+    def sweep() -> None:
+        for case in cases("ordinary", token_first=False):
+            run_case(case, token_first=False)
+
+    with mutated(rule), pytest.raises(AssertionError):
+        sweep()
