@@ -18,10 +18,12 @@ from typing import Any, Final
 from enricher import metrics
 from enricher.catalog_gate import CatalogGate
 from enricher.feed import Feed
+from enricher.metrics import SERVICE, Alarm
 from enricher.producing import Producing
 from enricher.refill import Request, group_id, pending_requests
 from enricher.row import Tools
 from enricher.worker import OPERATOR_RETRY_S, PartitionWorker
+from shared.alarms import Alarms
 from shared.catalog import Catalog
 from shared.errors import ClickledgerError, ClientBroken, NotOwned, OffsetLost, OperatorError, TransientError
 from shared.kafka import Assignment, Committed, Consumer, Producer
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 POLL_MS: Final = 20
 """How long one look for fetched records waits: a partition that is released in between waits this long at most."""
 RETRY_S: Final = 1.0
+KAFKA_CLOSE_S: Final = 3.0
+"""For leaving the group and closing the connections."""
 LAG_EVERY_S: Final = 5.0
 
 
@@ -108,6 +112,7 @@ class Member:
         self._requests: Mapping[int, Sequence[Request]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
+        self._reading = Alarms[Alarm](SERVICE, f"reading {kafka.topic_raw}", log)
         self._consumer = Consumer(
             kafka,
             kafka.topic_raw,
@@ -121,16 +126,20 @@ class Member:
     @property
     def alarms(self) -> list[str]:
         """Why partitions of ours stand still, for readiness."""
-        return [f"partition {p}: {r.worker.alarm}" for p, r in sorted(self._running.items()) if r.worker.alarm]
+        parts = [self._reading, *(running.worker.alarms for _, running in sorted(self._running.items()))]
+        return [f"{each.name}: {alarm}: {detail}" for each in parts for alarm, detail in each.standing.items()]
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Join, work until `stopping`, finish the batches at hand, leave; once only.
-
-        A bug in a worker ends it with that error. Raises TransientError, OperatorError when the group cannot be joined.
-        """
+    async def start(self) -> None:
+        """Join the group. Raises TransientError, OperatorError when it cannot be joined."""
         self._gate.refresh()
         self._requests = pending_requests(self._catalog, self._stream.id)
         await self._consumer.start()
+
+    async def run(self, stopping: asyncio.Event, finish_s: float) -> None:
+        """Work until `stopping`, finish the batches at hand (at most `finish_s`), leave the group; once only.
+
+        A bug in a worker ends it with that error. Raises TransientError when another member must be built.
+        """
         fetching = asyncio.ensure_future(self._fetch())
         looking = asyncio.ensure_future(self._look())
         told = asyncio.ensure_future(stopping.wait())
@@ -143,7 +152,7 @@ class Member:
         finally:
             for ending in waiting:
                 ending.cancel()
-            await self._leave()
+            await self._leave(finish_s, leave=stopping.is_set())
 
     def look_at_catalog(self) -> None:
         """Renew the catalog's snapshot; wake the workers that are asked to rewind. Raises as `CatalogGate.refresh`."""
@@ -162,14 +171,16 @@ class Member:
             catalog_age.labels("enricher").set(self._catalog.age_ms / 1000)
             await asyncio.sleep(self._look_every_s)
 
-    async def _leave(self) -> None:
+    async def _leave(self, finish_s: float, *, leave: bool) -> None:
+        """End the workers; one that cannot finish its batch is cut off like in a crash: it is written again."""
         self._stopping = True
-        running = list(self._running.values())
-        for each in running:
+        busy = [each.task for each in self._running.values() if each.worker.is_busy]
+        for each in self._running.values():
             each.worker.stop()
-        if running:
-            await asyncio.wait([each.task for each in running], timeout=self._kafka.kafka_request_timeout_ms / 1000)
-        await self._consumer.close()
+        if busy:
+            await asyncio.wait(busy, timeout=finish_s)
+        self._reading.drop()
+        await self._consumer.close(KAFKA_CLOSE_S, leave=leave)
 
     def _abandon(self, why: ClickledgerError) -> None:
         """End all enriching on the spot, and then this member."""
@@ -190,14 +201,15 @@ class Member:
             except ClientBroken:
                 raise  # `run` ends with it; another member is built
             except OperatorError as exc:
-                errors.labels("enricher", "operator").inc()
-                log.error("reading: %s", exc)  # noqa: TRY400  # the message is whole; the trace says nothing more
+                errors.labels(SERVICE, "operator").inc()
+                self._reading.raise_alarm(Alarm.PARTITION_STOPPED, str(exc))
                 await asyncio.sleep(OPERATOR_RETRY_S)
             except TransientError as exc:
-                errors.labels("enricher", "transient").inc()
+                errors.labels(SERVICE, "transient").inc()
                 log.warning("reading: %s", exc)
                 await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
             else:
+                self._reading.clear_alarm(Alarm.PARTITION_STOPPED)
                 self._hand_out(fetched)
             if time.monotonic() - looked_at_s >= LAG_EVERY_S:
                 looked_at_s = time.monotonic()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Final
+
 from prometheus_client import Counter, Gauge
+
+SERVICE: Final = "enricher"
 
 records = Counter(
     "clickledger_enricher_records", "Enriched records acknowledged, by what became of them", ["status", "reason"]
@@ -14,4 +19,25 @@ restarts = Counter(
     "clickledger_enricher_restarts", "Times a partition went back to its committed offset, by cause", ["cause"]
 )
 """`cause`: transient, operator, lost, not_contiguous, refill, not_owned."""
-producers = Counter("clickledger_enricher_producers_replaced", "Producers closed because an outcome was unknown")
+lost = Counter("clickledger_enricher_records_lost", "Raw records that Kafka deleted before they were read")
+producers = Counter("clickledger_enricher_producers_replaced", "Producers closed and built anew, by reason", ["reason"])
+
+
+class ProducerEnd(StrEnum):
+    """Why a producer was replaced."""
+
+    NO_ACKNOWLEDGEMENT = "no_acknowledgement"
+    """A batch was not acknowledged within the request time-out, or its outcome was unknown for another cause."""
+    BROKEN = "broken"
+    """Its sequence broke or its sender task ended."""
+
+
+class Alarm(StrEnum):
+    """Why the enricher or a partition of it stands still; docs/runbook.md has an entry for each."""
+
+    START = "start"
+    """There is no stream to enrich yet, or the group cannot be joined."""
+    PARTITION_STOPPED = "partition_stopped"
+    """A partition cannot go on without a human: raw records are gone, or something is refused."""
+    STALLED = "stalled"
+    """A passing error does not pass."""

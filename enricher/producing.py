@@ -1,20 +1,26 @@
 """One producer for all partitions, replaced when it can no longer be trusted.
 
-After a time-out the outcome of a batch is unknown, and a sequence that broke never heals: such a producer is closed
-with a bound and another is built. A late batch of the old one does no harm: it starts at an offset below which
-everything had been acknowledged.
+An idempotent producer can wedge for ever: its sequence for a partition breaks at a change of leader (every later batch
+is refused with OutOfOrderSequenceNumber), its sender task dies of an error that nobody expected, or a batch is sent again
+and again without an end, since idempotent batches never expire. Whatever the cause, it shows in one of two ways:
+`Producer.is_broken`, or a batch that is not acknowledged within the request time-out. Such a producer is closed with a
+bound and another is built. Its late batches do no harm: each starts at an offset below which everything had been
+acknowledged (`worker.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from enricher import metrics
-from shared.errors import TransientError
+from enricher.metrics import ProducerEnd
 from shared.kafka import Producer
 
-CLOSE_SECONDS_MAX = 2.0
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS_MAX = 1.0
 
 
 class Producing:
@@ -29,18 +35,19 @@ class Producing:
         """A connected producer. Raises TransientError, OperatorError."""
         async with self._lock:
             if self._producer is not None and (reason := self._producer.is_broken):
-                await self._close(reason)
+                await self._close(ProducerEnd.BROKEN, reason)
             if self._producer is None:
                 producer = self._build()
                 await producer.start()
                 self._producer = producer
             return self._producer
 
-    async def give_up(self, producer: Producer) -> None:
+    async def give_up(self, producer: Producer, why: str) -> None:
         """Close a producer whose batch has an unknown outcome, unless another partition already did."""
         async with self._lock:
             if self._producer is producer:
-                await self._close("unknown outcome")
+                reason = ProducerEnd.BROKEN if producer.is_broken else ProducerEnd.NO_ACKNOWLEDGEMENT
+                await self._close(reason, producer.is_broken or why)
 
     async def close(self, deadline_s: float) -> None:
         """Close for good."""
@@ -49,9 +56,10 @@ class Producing:
                 await self._producer.close(deadline_s)
                 self._producer = None
 
-    async def _close(self, reason: str) -> None:
+    async def _close(self, reason: ProducerEnd, why: str) -> None:
         producer, self._producer = self._producer, None
-        metrics.producers.inc()
         if producer is None:
-            raise TransientError(f"no producer to close: {reason}")
+            return
+        metrics.producers.labels(reason).inc()
+        log.warning("the producer is replaced (%s): %s", reason, why)
         await producer.close(CLOSE_SECONDS_MAX)

@@ -15,12 +15,15 @@ from enricher.addresses import AddressBook
 from enricher.agents import load_agent_parser
 from enricher.directory import Directory
 from enricher.member import Member, Stream
+from enricher.metrics import SERVICE, Alarm
 from enricher.places import COUNTRY_FILE, PlaceFiles
 from enricher.producing import Producing
 from enricher.row import Tools, raw_bytes_max
+from shared.alarms import Alarms
 from shared.catalog import Catalog, CatalogFollower, Kind
-from shared.errors import TransientError
+from shared.errors import ClickledgerError, OperatorError, TransientError
 from shared.kafka import Producer
+from shared.metrics import errors
 from shared.runtime import Runtime, instance_slot, run_service
 from shared.settings import CatalogSettings, EnricherSettings, KafkaSettings, RuntimeSettings, load
 
@@ -29,7 +32,9 @@ log = logging.getLogger(__name__)
 KINDS = (Kind.STREAM, Kind.TENANT, Kind.PROMOTION, Kind.CONTROL)
 """What the enricher keeps of the catalog; links travel in the records."""
 SETUP_RETRY_S = 1.0
-PRODUCER_CLOSE_S = 5.0
+PRODUCER_CLOSE_S = 2.0
+FINISH_SHARE = 0.4
+"""Of the time for a graceful stop, how much the batches at hand may take; the rest is for leaving Kafka and for closing."""
 
 
 def main() -> int:
@@ -55,7 +60,8 @@ async def enrich_until_stopped(
     producing = Producing(lambda: Producer(kafka, slot.instance_id))
     runtime.checks.append(lambda: "" if catalog.is_ready else "the catalog is not complete yet")
     try:
-        stream = await _find_stream(runtime, catalog, kafka.topic_raw)
+        progress = _Progress(runtime)
+        stream = await _find_stream(runtime, progress, catalog, kafka.topic_raw)
         if stream is None:
             return
         raw_max = raw_bytes_max(kafka.kafka_batch_bytes_max)
@@ -73,10 +79,10 @@ async def enrich_until_stopped(
                 look_every_s=catalog_settings.catalog_refresh_ms / 1000,
             )
 
-        await _join(runtime, new_member)
+        await _join(runtime, progress, new_member)
     finally:
-        await producing.close(PRODUCER_CLOSE_S)
         follower.cancel()
+        await producing.close(PRODUCER_CLOSE_S)
         await asyncio.wait([follower])
         catalog.close()
         places.close()
@@ -87,7 +93,31 @@ def place_files(setting: str) -> Sequence[Path]:
     return [*(Path(path.strip()) for path in setting.split(",") if path.strip()), COUNTRY_FILE]
 
 
-async def _find_stream(runtime: Runtime, catalog: Catalog, topic: str) -> Stream | None:
+class _Progress:
+    """Why the enricher does not work, for readiness; what a human must mend is an alarm."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.waiting = "starting"
+        self.alarms = Alarms[Alarm](SERVICE, "start", log)
+        runtime.checks.append(lambda: self.waiting)
+
+    def failed(self, what: str, exc: ClickledgerError) -> None:
+        """Count it and show it."""
+        is_operator = isinstance(exc, OperatorError)
+        errors.labels(SERVICE, "operator" if is_operator else "transient").inc()
+        before, self.waiting = self.waiting, f"{what}: {exc}"
+        if is_operator:
+            self.alarms.raise_alarm(Alarm.START, self.waiting)
+        elif self.waiting != before:
+            log.warning("not enriching: %s", self.waiting)
+
+    def works(self) -> None:
+        """Nothing is in the way any more."""
+        self.waiting = ""
+        self.alarms.clear_alarm(Alarm.START)
+
+
+async def _find_stream(runtime: Runtime, progress: _Progress, catalog: Catalog, topic: str) -> Stream | None:
     """The stream record of the raw topic, waited for until `setup` has written it; None when told to stop."""
     while True:
         catalog.refresh()
@@ -95,15 +125,15 @@ async def _find_stream(runtime: Runtime, catalog: Catalog, topic: str) -> Stream
         if record is not None:
             return Stream(record["stream"], record["start_offsets"])
         if catalog.is_current:
-            log.warning("the catalog has no stream for topic %s: run `clickledger setup`", topic)
+            missing = OperatorError(f"the catalog has no stream for topic {topic}: run `clickledger setup`")
+            progress.failed("stream record", missing)
         if await runtime.pause(SETUP_RETRY_S):
             return None
 
 
-async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
+async def _join(runtime: Runtime, progress: _Progress, new_member: Callable[[], Member]) -> None:
     """Work as a member of the group; while Kafka cannot be joined or the catalog is lost, try again."""
-    failure = ""
-    runtime.checks.append(lambda: failure)
+    finish_s = FINISH_SHARE * runtime.settings.stop_deadline_ms / 1000
     while not runtime.stopping.is_set():
         member = new_member()
 
@@ -112,11 +142,11 @@ async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
 
         runtime.checks.append(why_not)
         try:
-            await member.run(runtime.stopping)
-        except TransientError as exc:
-            log.warning("not enriching: %s", exc)
-            failure = str(exc)
+            await member.start()
+            progress.works()
+            await member.run(runtime.stopping, finish_s)
+        except (TransientError, OperatorError) as exc:
+            progress.failed("working", exc)
             await runtime.pause(SETUP_RETRY_S)
-            failure = ""
         finally:
             runtime.checks.remove(why_not)

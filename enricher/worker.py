@@ -24,11 +24,13 @@ from typing import Final, Generic, Protocol, TypeVar
 from enricher import metrics
 from enricher.enrich import CatalogBehind, enrich
 from enricher.feed import Feed
+from enricher.metrics import SERVICE, Alarm
 from enricher.refill import Position, Request, position_of, rewound
 from enricher.row import EnrichedRecord, RawRecord, Tools
+from shared.alarms import Alarms
 from shared.errors import DataError, NotOwned, OffsetLost, OperatorError, OutcomeUnknown, TransientError
 from shared.kafka import Batch, Committed, Record
-from shared.metrics import alarms, errors
+from shared.metrics import errors
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,10 @@ SLICE_S: Final = 0.02
 """How long enriching may keep the event loop: heartbeats of a 6 s session need far less attention."""
 RETRY_S: Final = (0.2, 5.0)
 """First and longest pause after a failure of the environment; doubles in between, jittered."""
-OPERATOR_RETRY_S: Final = 10.0
-"""Pause after an error that a human must mend."""
+OPERATOR_RETRY_S: Final = 5.0
+"""Pause after an error that a human must mend: when it is mended, the partition goes on within this time."""
+STALLED_S: Final = 30.0
+"""How long a partition may fail for passing reasons before that is an alarm: a broker's restart is shorter."""
 REVOKE_WAIT_S: Final = 30.0
 """How long a member that was told it owns nothing waits for the rebalance before it looks again."""
 
@@ -78,7 +82,7 @@ class Producers(Protocol[A]):
     async def get(self) -> A:
         """A connected producer. Raises TransientError, OperatorError."""
 
-    async def give_up(self, producer: A) -> None:
+    async def give_up(self, producer: A, why: str) -> None:
         """Never use this producer again: the outcome of a batch is unknown."""
 
 
@@ -125,8 +129,10 @@ class PartitionWorker(Generic[A]):
         self._pause = pause
         self._position = Position(start_offset)
         self._stopping = False
-        self.alarm = ""
-        """Why this partition stands still until a human acts; '' when it does not."""
+        self._failing_since_s: float | None = None
+        self.is_busy = False
+        """Records are on their way through: a graceful stop lets their batch be committed."""
+        self.alarms = Alarms[Alarm](SERVICE, f"partition {partition}", log)
 
     def stop(self) -> None:
         """End after the present batch."""
@@ -138,18 +144,22 @@ class PartitionWorker(Generic[A]):
         try:
             await self._work()
         finally:
-            self._set_alarm("")
+            self.alarms.drop()
 
     async def _work(self) -> None:
         pause_s = RETRY_S[0]
         while self._goes_on():
+            was_busy, self.is_busy = self.is_busy, False
             try:
                 await self._start_over()
+                if not was_busy:
+                    self._note_progress()
                 while self._goes_on() and not self._has_new_requests():
                     if records := await self._feed.next():
+                        self.is_busy = True
                         await self._pass_on(records)
-                        pause_s = RETRY_S[0]
-                        self._set_alarm("")
+                        self.is_busy, pause_s = False, RETRY_S[0]
+                        self._note_progress()
             except NotOwned as exc:
                 log.info("partition %d is not ours any more: %s", self._partition, exc)
                 await self._group.wait_revoked(REVOKE_WAIT_S)
@@ -157,7 +167,7 @@ class PartitionWorker(Generic[A]):
                 await self._stand_still(exc)
             except (OperatorError, DataError) as exc:
                 self._note("operator", exc)
-                self._set_alarm(str(exc))
+                self.alarms.raise_alarm(Alarm.PARTITION_STOPPED, str(exc))
                 await self._pause(OPERATOR_RETRY_S)
             except TransientError as exc:
                 self._note("unknown_outcome" if isinstance(exc, OutcomeUnknown) else "transient", exc)
@@ -195,8 +205,8 @@ class PartitionWorker(Generic[A]):
             batch, counts, taken = await self._fill(producer, records, done)
             try:
                 await producer.send_batch(self._topic, self._partition, batch)
-            except OutcomeUnknown:
-                await self._producing.give_up(producer)
+            except OutcomeUnknown as exc:
+                await self._producing.give_up(producer, str(exc))
                 raise
             done += taken
             self._position = Position(records[done - 1].offset + 1, self._position.done)
@@ -249,20 +259,28 @@ class PartitionWorker(Generic[A]):
     async def _stand_still(self, lost: OffsetLost) -> None:
         """Stop at records that Kafka no longer has, until a refill request says where to go on."""
         metrics.restarts.labels("lost").inc()
-        self._set_alarm(f"{lost}; to go on without them: clickledger refill --accept-lost")
-        log.error("partition %d stopped: %s", self._partition, self.alarm)
+        metrics.lost.inc(max(0, lost.earliest - lost.wanted))
+        self.alarms.raise_alarm(
+            Alarm.PARTITION_STOPPED, f"{lost}; to go on without them: clickledger refill --accept-lost"
+        )
         while self._goes_on() and not self._has_new_requests():
             await self._feed.wait_for_nudge()
 
     def _note(self, kind: str, exc: Exception) -> None:
-        errors.labels("enricher", kind).inc()
+        errors.labels(SERVICE, kind).inc()
         metrics.restarts.labels(kind).inc()
+        if kind == "operator":
+            return  # the alarm is the log line
         log.warning("partition %d at raw offset %d: %s", self._partition, self._position.next_offset, exc)
+        if self._failing_since_s is None:
+            self._failing_since_s = time.monotonic()
+        elif time.monotonic() - self._failing_since_s >= STALLED_S:
+            self.alarms.raise_alarm(Alarm.STALLED, str(exc))
 
-    def _set_alarm(self, alarm: str) -> None:
-        if bool(alarm) != bool(self.alarm):
-            alarms.labels("enricher", "partition_stopped").inc(1 if alarm else -1)
-        self.alarm = alarm
+    def _note_progress(self) -> None:
+        self._failing_since_s = None
+        for alarm in list(self.alarms.standing):
+            self.alarms.clear_alarm(alarm)
 
 
 def _append(batch: Batch, enriched: EnrichedRecord) -> bool:

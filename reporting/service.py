@@ -53,6 +53,7 @@ async def serve(
                 host=settings.reporting_host,
                 port=settings.reporting_port,
                 log_config=None,
+                timeout_graceful_shutdown=max(1, runtime.settings.stop_deadline_ms // 2000),  # s for answers under way
                 access_log=False,
                 server_header=False,
             )
@@ -64,6 +65,7 @@ async def serve(
             await serving
     finally:
         follower.cancel()
+        await asyncio.wait([follower])
         catalog.close()
 
 

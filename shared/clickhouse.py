@@ -9,46 +9,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver import exceptions as driver_errors
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
+from shared.clickhouse_errors import DATA, OPERATOR, TRANSIENT
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.settings import ClickHouseSettings
 
-TRANSIENT_CODES: Final = frozenset(
-    {
-        3, 32, 33, 95, 96, 159, 164, 198, 202, 203, 209, 210, 225, 236, 241, 242, 252, 254, 285, 286, 289, 319, 373,
-        394, 410, 415, 425, 439, 473, 499, 503, 571, 574, 584, 722, 733, 745, 999,
-    }
-)  # fmt: skip
-"""Overload, time-outs, too many parts (252), memory (241), read-only replica (242), Keeper (225, 999), network (209, 210)."""
-OPERATOR_CODES: Final = frozenset(
-    {16, 36, 46, 47, 60, 81, 82, 115, 117, 161, 162, 191, 192, 193, 194, 195, 196, 243, 291, 307, 359, 396, 446, 492, 497, 516, 598, 702}
-)  # fmt: skip
-"""Authentication, rights, missing tables, databases, columns or settings, quotas, and a full disk (243)."""
-DATA_CODES: Final = frozenset(
-    {6, 10, 26, 27, 38, 41, 43, 53, 69, 70, 72, 128, 130, 131, 190, 321, 349, 376, 407, 441, 452, 469, 675, 676}
-)  # fmt: skip
-"""Values that cannot be parsed, converted or are out of range."""
-
 
 class UnknownClickHouseError(TransientError):
-    """An error code in no class: retry a bounded number of times, then treat it as the data's fault."""
+    """An error code in no class: retry a bounded number of times, then look for a row that causes it."""
 
 
 def error_for(code: int | None, message: str) -> ClickledgerError:
     """Our error for a ClickHouse error code (None: no answer, the outcome is unknown)."""
     if code is None:
         return OutcomeUnknown(message)
-    if code in TRANSIENT_CODES:
+    if code in TRANSIENT:
         return TransientError(message)
-    if code in OPERATOR_CODES:
+    if code in OPERATOR:
         return OperatorError(message)
-    if code in DATA_CODES:
+    if code in DATA:
         return DataError(message)
     return UnknownClickHouseError(message)
 

@@ -46,5 +46,8 @@ class OffsetLost(OperatorError):
         super().__init__(
             f"{topic}/{partition}: offsets {wanted} to {earliest - 1} are no longer in Kafka (retention); "
             f"the earliest is {earliest}"
+            if earliest > wanted
+            else f"{topic}/{partition}: offset {wanted} lies beyond the end, so the topic was cut or made anew; "
+            f"the earliest is {earliest}"
         )
         self.topic, self.partition, self.wanted, self.earliest = topic, partition, wanted, earliest

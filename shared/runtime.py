@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -148,24 +149,32 @@ async def _serve(
     runtime = Runtime(service, settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, runtime.stopping.set)
+        loop.add_signal_handler(number, _stop, runtime)
     server = await serve_health(runtime, health_port)
     runtime.health_port = server.sockets[0].getsockname()[1]
     write_port_file(settings.data, service, runtime.health_port)
     working = asyncio.ensure_future(main(runtime))
-    stopping = asyncio.ensure_future(runtime.stopping.wait())
     try:
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            await asyncio.wait([working], timeout=settings.stop_deadline_ms / 1000)
-        if not working.done():
-            log.error("not stopped within %d ms, leaving all the same", settings.stop_deadline_ms)
-            os._exit(1)
+        await asyncio.wait([working])
         working.result()
         return 0
     finally:
-        stopping.cancel()
         server.close()
+
+
+def _stop(runtime: Runtime) -> None:
+    """Begin a graceful stop, and bound it: not by the event loop, which a library's task may keep from ending."""
+    if runtime.stopping.is_set():
+        return
+    runtime.stopping.set()
+    timer = threading.Timer(runtime.settings.stop_deadline_ms / 1000, _leave, [runtime.settings.stop_deadline_ms])
+    timer.daemon = True
+    timer.start()
+
+
+def _leave(deadline_ms: int) -> None:
+    log.error("not stopped within %d ms, leaving all the same", deadline_ms)
+    os._exit(1)
 
 
 def write_port_file(data: Path, service: str, port: int) -> None:

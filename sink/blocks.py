@@ -172,12 +172,15 @@ class Intake:
     def jump(self, position: int) -> None:
         """Go on at a Kafka offset because the wanted one is gone: by retention, or because the topic was made anew.
 
-        Rows not yet cut are read again; the raw offsets tell whether any are missing. A plan cannot be built any more.
+        Forward, rows not yet cut are kept, since they may be gone from Kafka; backward they are read again, since their
+        Kafka offsets are others now. The raw offsets tell whether any are missing. A plan cannot be built any more.
         """
-        if self._plan is None:
-            self.restart(position, self._cut_raw)
-        else:
+        if self._plan is not None:
             self._is_plan_lost = True
+        elif position >= self.position:
+            self.position = position
+        else:
+            self.restart(position, self._cut_raw)
 
     def reopen_gap(self) -> int | None:
         """Read again from the record behind the open gap when it is accepted by now: the Kafka offset to seek to."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from shared.errors import OffsetLost
 from shared.kafka import Record
 from sink.blocks import Block, Intake, Limits, Range, Unbuildable
 from sink.plans import Plan
@@ -35,6 +36,9 @@ class PartitionFeed:
         self._seek = seek
         self._changed = asyncio.Event()
         self.is_started = False
+        self.finished = asyncio.Event()
+        self._is_finishing = False
+        self._is_out = False  # the owner has a block
 
     async def begin_offset(self) -> int:
         """The earliest record kept in Kafka. Raises TransientError, OperatorError."""
@@ -56,6 +60,8 @@ class PartitionFeed:
         ):
             if count:
                 records_read.labels(outcome).inc(count)
+        if after.taken > taken or self.intake.gap is not None:
+            self._watch.clear_alarm(Alarm.LOST)
         if self.intake.foreign:
             self._watch.foreign(self.intake.take_foreign())
         self._note_gap()
@@ -69,10 +75,18 @@ class PartitionFeed:
             self._seek(position)
             self._note_gap()
 
-    def jump(self, position: int) -> None:
-        """The wanted records are no longer in Kafka: go on at `position`, the earliest."""
-        self.intake.jump(position)
-        self._seek(position)
+    def jump(self, lost: OffsetLost) -> None:
+        """The wanted records are no longer in Kafka: go on at the earliest; an alarm stands until it is known what is missing."""
+        self._watch.lost(lost, self.intake.taken + 1)
+        self.intake.jump(lost.earliest)
+        self._seek(lost.earliest)
+        self._changed.set()
+
+    def finish(self) -> None:
+        """Hand out no further block; `finished` is set as soon as the owner has committed the one at hand."""
+        self._is_finishing = True
+        if not self._is_out:
+            self.finished.set()
         self._changed.set()
 
     def is_full(self, bytes_max: int) -> bool:
@@ -90,21 +104,28 @@ class PartitionFeed:
 
     async def next_block(self) -> Block | Unbuildable:
         """Wait until a block is due."""
-        while (wait_ms := self.intake.due_in_ms(self._limits, _now_ms())) != 0:
+        self._is_out = False
+        while (wait_ms := self._due_in_ms()) != 0:
+            if self._is_finishing:
+                self.finished.set()
             self._changed.clear()
             try:
                 async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
                     await self._changed.wait()
             except TimeoutError:
                 continue
+        self._is_out = True
         return self.intake.cut(self._limits)
 
     def due_block(self) -> Block | None:
         """A block that is due already."""
-        if self.intake.has_plan or self.intake.due_in_ms(self._limits, _now_ms()) != 0:
+        if self.intake.has_plan or self._due_in_ms() != 0:
             return None
         block = self.intake.cut(self._limits)
         return block if isinstance(block, Block) else None
+
+    def _due_in_ms(self) -> int | None:
+        return None if self._is_finishing else self.intake.due_in_ms(self._limits, _now_ms())
 
     def _note_gap(self) -> None:
         if self.intake.gap is not None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared import metrics
-from shared.errors import ClientBroken, NotOwned, OffsetLost, OperatorError, TransientError
+from shared.alarms import Alarms
+from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, OperatorError, TransientError
 from shared.kafka import Assignment, Committed, Consumer, Reader, Record
 from shared.positions import accepted_gaps
 from shared.settings import KafkaSettings
@@ -34,8 +35,12 @@ POLL_MS: Final = 100
 GAPS_EVERY_S: Final = 2.0
 """How often accepted gaps are looked up while a partition waits behind one."""
 RETRY_S: Final = 1.0
+KAFKA_CLOSE_S: Final = 3.0
+"""For leaving the group and closing the connections."""
 FETCH_BYTES_MAX: Final = 4 << 20
-"""Bytes fetched for one partition in one request."""
+"""Bytes fetched for one partition in one request, where the buffer is large enough."""
+FETCH_BYTES_MIN: Final = 64 << 10
+"""As many at least, for however many partitions the buffer is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,16 @@ class Member:
         limits: Limits,
         bounds: Bounds,
         buffer_bytes_max: int,
+        partitions: int,
     ) -> None:
+        """`partitions`: of the topic; all of them may be ours."""
         self._store, self._stream = store, stream
         self._limits, self._bounds, self._buffer_bytes_max = limits, bounds, buffer_bytes_max
+        self._fetch_bytes = max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, buffer_bytes_max // (4 * partitions)))
         self._topic = kafka.topic_enriched
         self._owned: dict[int, _Owned] = {}
+        self._is_finishing = False
+        self._reading = Alarms[Alarm](SERVICE, f"reading {self._topic}", log)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reader = Reader(kafka, self._topic, client_id=f"{instance_id}-offsets")
         self._consumer = Consumer(
@@ -109,25 +119,42 @@ class Member:
             start_offset=lambda _partition: 0,  # never used: partitions are held until their owner seeks
             on_assigned=self._on_assigned,
             on_revoked=self._on_revoked,
-            partition_fetch_bytes_max=FETCH_BYTES_MAX,
+            partition_fetch_bytes_max=self._fetch_bytes,
         )
 
     @property
     def alarms(self) -> list[str]:
-        """Why partitions of ours stand still."""
-        return [
+        """Why this member or partitions of ours stand still."""
+        return [f"{self._reading.name}: {alarm}: {detail}" for alarm, detail in self._reading.standing.items()] + [
             f"partition {partition}: {alarm}: {detail}"
             for partition, owned in sorted(self._owned.items())
-            for alarm, detail in owned.watch.alarms.items()
+            for alarm, detail in owned.watch.standing.items()
         ]
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Join the group and work until `stopping`. Raises TransientError, OperatorError when it cannot be joined.
+    async def start(self) -> None:
+        """Join the group. Raises TransientError, OperatorError, and then everything is closed."""
+        try:
+            await self._reader.start()
+            await self._consumer.start()
+        except BaseException:
+            await self._reader.close()
+            raise
 
-        A bug in an owner ends it with that error.
+    async def run(self, stopping: asyncio.Event, finish_s: float) -> None:
+        """Work until `stopping`; then finish the blocks at hand, at most `finish_s`, and leave the group.
+
+        Raises ClientBroken when another member must be built; a bug in an owner ends it with that error.
         """
-        await self._reader.start()
-        await self._consumer.start()
+        try:
+            await self._work_until(stopping)
+            await self._finish(finish_s)
+        finally:
+            self._reading.drop()
+            await asyncio.gather(
+                self._consumer.close(KAFKA_CLOSE_S, leave=stopping.is_set()), self._reader.close(KAFKA_CLOSE_S)
+            )
+
+    async def _work_until(self, stopping: asyncio.Event) -> None:
         working: list[asyncio.Future[None]] = [
             self._failed,
             asyncio.ensure_future(self._fetch()),
@@ -143,8 +170,20 @@ class Member:
         finally:
             for each in waiting:
                 each.cancel()
-            await self._consumer.close()
-            await self._reader.close()
+
+    async def _finish(self, seconds_max: float) -> None:
+        """Let each owner store and commit the block it has; one that cannot is cut off like in a crash, with its plan."""
+        self._is_finishing = True
+        for owned in self._owned.values():
+            owned.feed.finish()
+        finishing = [asyncio.ensure_future(owned.feed.finished.wait()) for owned in self._owned.values()]
+        if not finishing:
+            return
+        _, late = await asyncio.wait(finishing, timeout=seconds_max)
+        for each in late:
+            each.cancel()
+        if late:
+            log.warning("%d blocks were not stored within %.0f s: the next owner does it", len(late), seconds_max)
 
     async def _fetch(self) -> None:
         while True:
@@ -155,11 +194,16 @@ class Member:
                 self._skip_lost(lost)
             except ClientBroken:
                 raise  # `run` ends with it; another member is built
-            except (TransientError, OperatorError) as exc:
-                kind = "operator" if isinstance(exc, OperatorError) else "transient"
-                metrics.errors.labels(SERVICE, kind).inc()
+            except TransientError as exc:
+                metrics.errors.labels(SERVICE, "transient").inc()
                 log.warning("reading %s: %s", self._topic, exc)
                 await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+            except OperatorError as exc:
+                metrics.errors.labels(SERVICE, "operator").inc()
+                self._reading.raise_alarm(Alarm.OPERATOR, str(exc))
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._reading.clear_alarm(Alarm.OPERATOR)
             self._hold_and_release()
 
     def _hand_out(self, fetched: dict[int, list[Record]]) -> None:
@@ -168,8 +212,11 @@ class Member:
                 self._owned[partition].feed.put(records)
 
     def _hold_and_release(self) -> None:
-        """Back-pressure: hold what has enough buffered, fetch the rest."""
-        share = self._buffer_bytes_max // max(1, len(self._owned))
+        """Back-pressure: hold what has enough buffered, fetch the rest.
+
+        A fetch of small records takes up to twice its bytes in memory, so room for two is kept in a partition's share.
+        """
+        share = self._buffer_bytes_max // max(1, len(self._owned)) - 2 * self._fetch_bytes
         total = 0
         for partition, owned in self._owned.items():
             total += owned.feed.intake.bytes
@@ -185,18 +232,18 @@ class Member:
         owned = self._owned.get(lost.partition)
         if owned is None:
             return
-        log.warning("%s", lost)
-        owned.feed.jump(lost.earliest)
+        owned.feed.jump(lost)
 
     async def _look_for_accepted_gaps(self) -> None:
         while True:
             await asyncio.sleep(GAPS_EVERY_S)
-            waiting = [owned for owned in self._owned.values() if Alarm.GAP in owned.watch.alarms]
+            waiting = [owned for owned in self._owned.values() if Alarm.GAP in owned.watch.standing]
             if not waiting:
                 continue
             try:
                 gaps = await accepted_gaps(self._store.clickhouse, self._stream.id)
-            except (TransientError, OperatorError) as exc:
+            except (TransientError, OperatorError, DataError) as exc:
+                metrics.errors.labels(SERVICE, "transient" if isinstance(exc, TransientError) else "operator").inc()
                 log.warning("looking for accepted gaps: %s", exc)
                 continue
             for owned in waiting:
@@ -208,6 +255,8 @@ class Member:
         log.info("assigned partitions %s", [assignment.partition for assignment in assignments])
         for assignment in assignments:
             self._consumer.hold(assignment.partition)
+            if self._is_finishing:
+                continue
             self._owned[assignment.partition] = self._own(assignment)
         partitions_owned.set(len(self._owned))
 
@@ -233,13 +282,13 @@ class Member:
             watch=watch,
             bounds=self._bounds,
         )
-        task = asyncio.ensure_future(self._work(owner, feed, partition))
+        task = asyncio.ensure_future(self._work(owner, feed, watch, partition))
         return _Owned(assignment, feed, watch, task)
 
-    async def _work(self, owner: Owner, feed: PartitionFeed, partition: int) -> None:
+    async def _work(self, owner: Owner, feed: PartitionFeed, watch: PartitionWatch, partition: int) -> None:
         """Run an owner to its end. Its loss of the partition is the ordinary end; anything else is a bug."""
         try:
-            await self._load_accepted_gaps(feed, partition)
+            await self._load_accepted_gaps(feed, watch, partition)
             await owner.run()
         except NotOwned as exc:
             log.info("partition %d is not ours any more: %s", partition, exc)
@@ -250,12 +299,17 @@ class Member:
                 self._failed.set_exception(exc)
             raise
 
-    async def _load_accepted_gaps(self, feed: PartitionFeed, partition: int) -> None:
+    async def _load_accepted_gaps(self, feed: PartitionFeed, watch: PartitionWatch, partition: int) -> None:
         while True:
             try:
                 gaps = await accepted_gaps(self._store.clickhouse, self._stream.id)
-            except (TransientError, OperatorError) as exc:
-                log.warning("reading accepted gaps: %s", exc)
+            except TransientError as exc:
+                watch.retried(exc)
+                await asyncio.sleep(RETRY_S)
+                continue
+            except (OperatorError, DataError) as exc:
+                watch.retried(exc)
+                watch.raise_alarm(Alarm.OPERATOR, str(exc))
                 await asyncio.sleep(RETRY_S)
                 continue
             feed.intake.accepted = tuple(Range(gap.first, gap.last) for gap in gaps if gap.partition == partition)
@@ -269,7 +323,7 @@ class Member:
         tasks = []
         for owned in ending:
             owned.task.cancel()
-            owned.watch.close()
+            owned.watch.drop()
             tasks.append(owned.task)
         if tasks:
             await asyncio.wait(tasks, timeout=RETRY_S)

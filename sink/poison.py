@@ -1,42 +1,96 @@
 """Rows that can never be stored: found by bisection, and stored all the same as `malformed` rows with their bytes.
 
-Such a row keeps its place in its block, because every raw offset is exactly one row.
+Such a row keeps its place in its block, because every raw offset is exactly one row. The worst mistake would be to take a
+server's fault for a row's, and so to write good clicks off. So whatever class the error has, a row is condemned only when
+it is refused alone, again and again, while a row that is known to be good passes in between.
 """
 
 from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import orjson
 
-from shared.errors import DataError
-from shared.events import ENRICHED_NAMES, Reason, Status
+from shared.clickhouse import UnknownClickHouseError
+from shared.errors import DataError, OperatorError
+from shared.events import ENRICHED_FIELDS, ENRICHED_NAMES, Reason, Status
 from sink.blocks import Row
 from sink.suspects import canonical_id
 
 KEPT_MS: Final = 90 * 24 * 3600 * 1000
 """How long such a row is kept: the default retention, since the record's own cannot be trusted."""
+PROOFS: Final = 2
+"""How often a row must be refused, with a good row taken before each time: a fault that comes and goes is not the row's."""
 TIME_MS_MAX: Final = 4_102_444_800_000
 """2100-01-01: a later Kafka timestamp is a broken clock."""
 
+Probe: TypeAlias = Callable[[Sequence[Row]], Awaitable[None]]
+"""Raises what an insert of these rows would raise, and stores nothing."""
 
-async def find_poison(rows: Sequence[Row], probe: Callable[[Sequence[Row]], Awaitable[None]]) -> list[Row]:
-    """The rows on which `probe` raises DataError, by halving: about 2 log2(n) probes for one row among n.
+_LARGE: Final[Mapping[str, Any]] = {
+    "String": "é",
+    "LowCardinality(String)": "é",
+    "UUID": "ffffffff-ffff-7fff-bfff-ffffffffffff",
+    "Bool": True,
+    "UInt8": 1,
+    "UInt16": (1 << 16) - 1,
+    "UInt32": (1 << 32) - 1,
+    "UInt64": (1 << 63) - 1,
+    "Int64": (1 << 63) - 1,
+}
+"""Values of each column type but times: Kafka's offsets and the catalog's versions are signed 64-bit numbers."""
 
-    Other errors of `probe` pass through. Rows that fail only together are not found by halving; the caller then sees
-    an empty list.
+
+async def find_poison(rows: Sequence[Row], good: Row, probe: Probe) -> list[Row]:
+    """The rows that `probe` refuses: about 2 log2(n) probes for one row among n, and `PROOFS` pairs for each found.
+
+    `good` is a row that must pass (`known_good`). Raises OperatorError when it does not: the fault is the server's or the
+    schema's, and no row is condemned. Transient and operator errors of `probe` pass through. Rows that fail only together
+    are not found by halving; the caller then sees an empty list.
     """
+    return [row for row in await _refused(rows, probe) if await _is_condemned(row, good, probe)]
+
+
+async def _refused(rows: Sequence[Row], probe: Probe) -> list[Row]:
+    if not await _refuses(rows, probe):
+        return []
+    if len(rows) == 1:
+        return list(rows)
+    middle = len(rows) // 2
+    return [*await _refused(rows[:middle], probe), *await _refused(rows[middle:], probe)]
+
+
+async def _refuses(rows: Sequence[Row], probe: Probe) -> str:
+    """Why `probe` refuses these rows; '' when it takes them."""
     try:
         await probe(rows)
-    except DataError:
-        if len(rows) == 1:
-            return list(rows)
-        middle = len(rows) // 2
-        return [*await find_poison(rows[:middle], probe), *await find_poison(rows[middle:], probe)]
-    return []
+    except (DataError, UnknownClickHouseError) as exc:
+        return str(exc)
+    return ""
+
+
+async def _is_condemned(row: Row, good: Row, probe: Probe) -> bool:
+    for _ in range(PROOFS):
+        if why := await _refuses([good], probe):
+            raise OperatorError(
+                f"even a row that is known to be good is refused, so the schema or the server is: {why}"
+            )
+        if not await _refuses([row], probe):
+            return False
+    return True
+
+
+def known_good(stream: str, partition: int, now_ms: int) -> Row:
+    """A row with a value in every column, each as large as the contract allows. Only ever probed, never stored."""
+    record = {
+        field.name: now_ms if "DateTime64" in field.clickhouse_type else _LARGE[field.clickhouse_type]
+        for field in ENRICHED_FIELDS
+    }
+    known = {"v": 1, "stream": stream, "raw_partition": partition, "status": Status.ACCEPTED}
+    return Row(0, 0, now_ms, b"", orjson.dumps(record | known), is_suspect=False, is_broken=False)
 
 
 def not_storable(row: Row, stream: str, partition: int, now_ms: int) -> bytes:

@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from shared import metrics
+from shared.alarms import Alarms
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
-from shared.errors import OperatorError, StreamReplaced, TransientError
+from shared.errors import ClickledgerError, DataError, OperatorError, StreamReplaced, TransientError
 from shared.runtime import Runtime, instance_slot, run_service
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, SinkSettings, load
 from sink.blocks import Limits, age_limit_ms
@@ -31,6 +32,8 @@ T = TypeVar("T")
 KINDS: Final = (Kind.STREAM, Kind.TENANT, Kind.PROMOTION)
 """What the sink keeps of the catalog."""
 RETRY_S: Final = 1.0
+FINISH_SHARE: Final = 0.4
+"""Of the time for a graceful stop, how much the blocks at hand may take; the rest is for leaving Kafka and for closing."""
 
 
 def main() -> int:
@@ -80,10 +83,10 @@ async def store_until_stopped(
                 limits=block_limits(settings, partitions),
                 bounds=Bounds(settings.sink_answer_age_ms_max / 1000, settings.sink_insert_timeout_ms / 1000),
                 buffer_bytes_max=settings.sink_buffer_bytes_max,
+                partitions=partitions,
             )
 
-        progress.done()
-        await _until_replaced(_join(runtime, new_member), catalog, kafka.topic_raw, stream.id)
+        await _until_replaced(_work(runtime, progress, new_member), catalog, kafka.topic_raw, stream.id)
     except _Stopped:
         log.info("stopped before it was ready")
     finally:
@@ -107,12 +110,15 @@ class _Stopped(Exception):
 
 
 class _Progress:
-    """The start, step by step: what it waits for stands in readiness, and what a human must mend is an alarm."""
+    """The start, step by step: what it waits for stands in readiness, and what a human must mend is an alarm.
+
+    Nothing that a server, a topic or a password can be ends the process: a restart would only ask the same again.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._waiting = "starting"
-        self._alarmed = False
+        self._alarms = Alarms[Alarm](SERVICE, "start", log)
         runtime.checks.append(lambda: self._waiting)
 
     async def until(self, what: str, step: Callable[[], Awaitable[T]]) -> T:
@@ -120,10 +126,10 @@ class _Progress:
         while True:
             try:
                 result = await step()
-            except (TransientError, OperatorError) as exc:
-                self._report(f"{what}: {exc}", is_alarm=isinstance(exc, OperatorError))
+            except (TransientError, OperatorError, DataError) as exc:
+                self.failed(what, exc)
             else:
-                self._alarm(on=False)
+                self._alarms.clear_alarm(Alarm.START)
                 return result
             if await self._runtime.pause(RETRY_S):
                 raise _Stopped
@@ -132,16 +138,17 @@ class _Progress:
         """The start is finished."""
         self._waiting = ""
 
-    def _report(self, text: str, *, is_alarm: bool) -> None:
-        if text != self._waiting:
-            log.log(logging.ERROR if is_alarm else logging.INFO, "not started yet: %s", text)
-        self._waiting = text
-        self._alarm(on=is_alarm)
-
-    def _alarm(self, *, on: bool) -> None:
-        if on != self._alarmed:
-            metrics.alarms.labels(SERVICE, Alarm.START).inc(1 if on else -1)
-            self._alarmed = on
+    def failed(self, what: str, exc: ClickledgerError) -> None:
+        """Count it and show it."""
+        before, self._waiting = self._waiting, f"{what}: {exc}"
+        if isinstance(exc, TransientError):
+            metrics.errors.labels(SERVICE, "transient").inc()
+            self._alarms.clear_alarm(Alarm.START)
+            if self._waiting != before:
+                log.warning("not started yet: %s", self._waiting)
+        else:
+            metrics.errors.labels(SERVICE, "operator").inc()
+            self._alarms.raise_alarm(Alarm.START, self._waiting)
 
 
 async def _find_stream(catalog: Catalog, topic: str) -> Stream:
@@ -175,19 +182,27 @@ async def _until_replaced(working: Coroutine[Any, Any, None], catalog: Catalog, 
         await asyncio.wait([task])
 
 
-async def _join(runtime: Runtime, new_member: Callable[[], Member]) -> None:
-    """Work as a member of the group; while Kafka cannot be joined, try again."""
-    while not runtime.stopping.is_set():
+async def _work(runtime: Runtime, progress: _Progress, new_member: Callable[[], Member]) -> None:
+    """Work as a member of the group; while Kafka cannot be joined, try again. Raises _Stopped."""
+    finish_s = FINISH_SHARE * runtime.settings.stop_deadline_ms / 1000
+
+    async def joined() -> Member:
         member = new_member()
+        await member.start()
+        return member
+
+    while not runtime.stopping.is_set():
+        member = await progress.until("joining the group", joined)
+        progress.done()  # from here on the member says what stands still
 
         def why_not(member: Member = member) -> str:
             return "; ".join(member.alarms)
 
         runtime.checks.append(why_not)
         try:
-            await member.run(runtime.stopping)
+            await member.run(runtime.stopping, finish_s)
         except (TransientError, OperatorError) as exc:
-            log.warning("joining the group: %s", exc)
+            progress.failed("working", exc)
             await runtime.pause(RETRY_S)
         finally:
             runtime.checks.remove(why_not)

@@ -11,7 +11,8 @@ from typing import Final, Protocol
 from prometheus_client import Counter, Gauge
 
 from shared import metrics
-from shared.errors import OutcomeUnknown, TransientError
+from shared.alarms import Alarms
+from shared.errors import ClickledgerError, OffsetLost, OutcomeUnknown, TransientError
 from shared.events import Status
 from sink.blocks import Block, Gap, Row, Unbuildable
 from sink.plans import Decision
@@ -24,6 +25,7 @@ rows_stored = Counter("clickledger_sink_rows", "Rows stored, by status", ["statu
 blocks_stored = Counter("clickledger_sink_blocks", "Blocks stored")
 bytes_stored = Counter("clickledger_sink_bytes", "Bytes of the stored blocks as sent to ClickHouse")
 records_read = Counter("clickledger_sink_records", "Enriched records read, by what became of them", ["outcome"])
+records_lost = Counter("clickledger_sink_records_lost", "Enriched records that Kafka deleted before they were read")
 decisions = Counter("clickledger_sink_decisions", "What the table said about planned blocks", ["decision"])
 retries = Counter("clickledger_sink_retries", "Steps tried again after an error of the environment", ["kind"])
 partitions_owned = Gauge("clickledger_sink_partitions", "Partitions this member owns")
@@ -39,11 +41,18 @@ _STATUS_BYTES_MAX: Final = 512
 
 
 class Alarm(StrEnum):
-    """Why a partition, or (`start`) the whole member, stands still and needs a human."""
+    """Why a partition, or the whole member, stands still and needs a human; docs/runbook.md has an entry for each."""
 
     GAP = "gap"
+    """Raw offsets are missing in Kafka; which, is known."""
+    LOST = "lost"
+    """Kafka deleted records before they were read, and no later record tells yet which raw offsets are missing."""
     OPERATOR = "operator"
+    """ClickHouse or Kafka refuses what a human must mend."""
+    STALLED = "stalled"
+    """A passing error does not pass."""
     START = "start"
+    """The sink refuses to begin."""
 
 
 class Watch(Protocol):
@@ -55,8 +64,8 @@ class Watch(Protocol):
     def stored(self, block: Block, replaced: Mapping[int, bytes], body_bytes: int) -> None:
         """An insert was acknowledged; `replaced`: rewritten rows by raw offset."""
 
-    def retried(self, exc: TransientError) -> None:
-        """A step failed for now."""
+    def retried(self, exc: ClickledgerError) -> None:
+        """A step failed and is tried again."""
 
     def raise_alarm(self, alarm: Alarm, detail: str) -> None:
         """The partition stands still until a human acts."""
@@ -74,17 +83,12 @@ class Watch(Protocol):
         """Waiting until a former owner's insert cannot be in flight any more."""
 
 
-class PartitionWatch:
-    """`Watch` with metrics and log lines. `alarms` holds what stands now, for readiness."""
+class PartitionWatch(Alarms[Alarm]):
+    """`Watch` with metrics and log lines."""
 
     def __init__(self, topic: str, partition: int) -> None:
+        super().__init__(SERVICE, f"{topic}/{partition}", log)
         self.topic, self.partition = topic, partition
-        self.alarms: dict[Alarm, str] = {}
-
-    @property
-    def name(self) -> str:
-        """The partition in log lines."""
-        return f"{self.topic}/{self.partition}"
 
     def decided(self, decision: Decision) -> None:
         """Count the table's answer."""
@@ -98,32 +102,14 @@ class PartitionWatch:
         for status, count in _count_statuses([replaced.get(row.raw_offset, row.value) for row in block.rows]).items():
             rows_stored.labels(status).inc(count)
 
-    def retried(self, exc: TransientError) -> None:
-        """Count and log."""
-        kind = "unknown_outcome" if isinstance(exc, OutcomeUnknown) else "transient"
+    def retried(self, exc: ClickledgerError) -> None:
+        """Count; log what passes by itself, since the rest is an alarm."""
+        kind = "transient" if isinstance(exc, TransientError) else "operator"
+        kind = "unknown_outcome" if isinstance(exc, OutcomeUnknown) else kind
         retries.labels(kind).inc()
         metrics.errors.labels(SERVICE, kind).inc()
-        log.warning("%s: trying again: %s", self.name, exc)
-
-    def raise_alarm(self, alarm: Alarm, detail: str) -> None:
-        """Log once per text; stands in readiness and in the metric until cleared."""
-        if self.alarms.get(alarm) != detail:
-            log.error("%s stands still (%s): %s", self.name, alarm, detail)
-        if alarm not in self.alarms:
-            metrics.alarms.labels(SERVICE, alarm).inc()
-        self.alarms[alarm] = detail
-
-    def clear_alarm(self, alarm: Alarm) -> None:
-        """Log that it goes on."""
-        if self.alarms.pop(alarm, None) is not None:
-            metrics.alarms.labels(SERVICE, alarm).dec()
-            log.warning("%s goes on (%s is over)", self.name, alarm)
-
-    def close(self) -> None:
-        """The partition is not ours any more: its alarms are its next owner's."""
-        for alarm in list(self.alarms):
-            self.alarms.pop(alarm)
-            metrics.alarms.labels(SERVICE, alarm).dec()
+        if kind != "operator":
+            log.warning("%s: trying again: %s", self.name, exc)
 
     def gap(self, gap: Gap) -> None:
         """Alarm for missing raw offsets."""
@@ -131,6 +117,15 @@ class PartitionWatch:
             Alarm.GAP,
             f"raw offsets {gap.missing.first} to {gap.missing.last} are missing before Kafka offset {gap.kafka_offset}: "
             "run `clickledger refill`, or accept the loss with `clickledger audit --accept-gap`",
+        )
+
+    def lost(self, lost: OffsetLost, first_missing: int) -> None:
+        """Alarm for records that are gone from Kafka: which raw offsets these were, the next record tells."""
+        records_lost.inc(max(0, lost.earliest - lost.wanted))
+        self.raise_alarm(
+            Alarm.LOST,
+            f"{lost}: raw offsets from {first_missing} on may be among them, the next record tells; "
+            "`clickledger audit` compares with the raw topic now, `clickledger refill` has them written again",
         )
 
     def foreign(self, offsets: Sequence[int]) -> None:

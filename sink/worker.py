@@ -15,8 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, assert_never
 
 from shared.clickhouse import UnknownClickHouseError
@@ -35,7 +34,7 @@ from sink.plans import (
     decode_plan,
     encode_plan,
 )
-from sink.poison import find_poison, not_storable
+from sink.poison import find_poison, known_good, not_storable
 from sink.ports import Bounds, Clock, Feed, Group, Table
 from sink.suspects import Remembered, questions, rewritten
 from sink.watch import Alarm, Watch
@@ -44,14 +43,21 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = (0.2, 5.0)
 """First and longest pause after a transient error; it doubles in between and is jittered."""
-OPERATOR_RETRY_S: Final = 10.0
-"""Pause after an error that a human must mend, before it is probed again."""
+OPERATOR_RETRY_S: Final = (1.0, 5.0)
+"""The same after an error that a human must mend: when it is mended, the partition goes on within the longest pause."""
+STALLED_S: Final = 30.0
+"""How long one step may fail for passing reasons before that is an alarm: a restart of ClickHouse or Kafka is shorter."""
 UNKNOWN_TRIES: Final = 5
 """Tries after an error of no known class before a row is suspected."""
 
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _pause_s(bounds: tuple[float, float], tries: int) -> float:
+    """The pause after so many failures before this one: doubling from the first bound to the second."""
+    return min(bounds[1], bounds[0] * 2.0 ** min(tries, 16))
 
 
 def _persistently(
@@ -61,20 +67,25 @@ def _persistently(
 
     @functools.wraps(step)
     async def persistent(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        pause_s = RETRY_S[0]
+        first_s, tries = self.clock.now_s(), 0
         while True:
             try:
                 result = await step(self, *args, **kwargs)
-            except OperatorError as exc:
+            except (OperatorError, DataError) as exc:  # a DataError that is not about a row is a human's to look at
+                self.watch.retried(exc)
                 self.watch.raise_alarm(Alarm.OPERATOR, str(exc))
-                await self.clock.pause(OPERATOR_RETRY_S)
+                bounds = OPERATOR_RETRY_S
             except TransientError as exc:
                 self.watch.retried(exc)
-                await self.clock.pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
-                pause_s = min(2 * pause_s, RETRY_S[1])
+                if self.clock.now_s() - first_s >= STALLED_S:
+                    self.watch.raise_alarm(Alarm.STALLED, str(exc))
+                bounds = RETRY_S
             else:
                 self.watch.clear_alarm(Alarm.OPERATOR)
+                self.watch.clear_alarm(Alarm.STALLED)
                 return result
+            await self.clock.pause(_pause_s(bounds, tries) * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            tries += 1
 
     return persistent
 
@@ -278,32 +289,14 @@ class Owner:
         return {row.raw_offset: not_storable(row, self.stream, self.partition, now_ms) for row in rows}
 
     async def _find_poison(self, block: Block, cause: Exception) -> None:
-        """Find the rows that ClickHouse refuses. Raises OperatorError when it refuses the block but none of its rows.
-
-        An error of no known class may be the server's: then the rows are at fault only if `malformed` rows in their
-        place are taken, and they themselves are still refused after that.
-        """
+        """Find the rows that ClickHouse refuses. Raises OperatorError when it refuses the block but none of its rows."""
         at_ms = block_at_ms(block.rows[0])
-        is_unknown = isinstance(cause, UnknownClickHouseError)
 
-        async def probe(rows: Sequence[Row], replaced: Mapping[int, bytes] = MappingProxyType({})) -> None:
-            try:
-                await self.table.probe(encode_body(rows, at_ms, replaced))
-            except UnknownClickHouseError as exc:
-                if not is_unknown:
-                    raise
-                raise DataError(str(exc)) from exc
+        async def probe(rows: Sequence[Row]) -> None:
+            await self.table.probe(encode_body(rows, at_ms, {}))
 
         candidates = [row for row in block.rows if not row.is_broken and row.raw_offset not in self._poison]
-        found = await find_poison(candidates, probe)
-        if found and is_unknown:
-            try:
-                await probe(found, self._stand_ins(found))
-            except DataError as exc:
-                raise OperatorError(f"partition {self.partition}: ClickHouse takes no rows: {exc}") from exc
-            found = await find_poison(found, probe)
-            if not found:
-                return
+        found = await find_poison(candidates, known_good(self.stream, self.partition, self.clock.wall_ms()), probe)
         if not found:
             raise OperatorError(
                 f"partition {self.partition}, raw offsets {block.rows[0].raw_offset} to {block.rows[-1].raw_offset}: "

@@ -25,6 +25,7 @@ _BACKOFF_SECONDS_MAX = 10.0
 _HEALTHY_SECONDS = 30.0
 _READY_POLL_SECONDS = 0.1
 _KILLED_SECONDS_MAX = 5.0
+_STOP_SECONDS_MIN = 0.5
 _LINE_BYTES_MAX = 1 << 20
 _LAST_LINES_SECONDS_MAX = 1.0
 
@@ -40,7 +41,6 @@ class Spec:
     command: Sequence[str]
     env: Mapping[str, str]
     is_ready: Callable[[int], Awaitable[bool]]  # asked with the process id until it says yes
-    stop_seconds: float = 10.0  # from SIGTERM to SIGKILL
 
 
 def backoff_seconds(deaths: int) -> float:
@@ -90,16 +90,17 @@ class Service:
     async def _answers(self) -> bool:
         return self.pid is not None and await self.spec.is_ready(self.pid)
 
-    async def stop(self) -> None:
-        """SIGTERM, after `stop_seconds` SIGKILL, to the whole process group; no restart."""
+    async def stop(self, seconds_max: float) -> None:
+        """SIGTERM, after `seconds_max` (0.5 at least) SIGKILL, to the whole process group; no restart."""
+        seconds_max = max(_STOP_SECONDS_MIN, seconds_max)
         self._stopping.set()
         if self._process is not None and self._process.is_alive:
             self._process.signal_group(signal.SIGTERM)
         if self._task is None:
             return
-        done, _ = await asyncio.wait([self._task], timeout=self.spec.stop_seconds)
+        done, _ = await asyncio.wait([self._task], timeout=seconds_max)
         if not done:
-            self._output.say(f"{self.spec.name} did not stop within {self.spec.stop_seconds:.0f} s: killing it")
+            self._output.say(f"{self.spec.name} did not stop within {seconds_max:.1f} s: killing it")
             self.kill()
             await asyncio.wait([self._task], timeout=_KILLED_SECONDS_MAX)
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clickledger.stack import layout as layouts
@@ -36,6 +36,16 @@ _READY_SECONDS_MAX = 120.0  # a loaded machine with two cores; an idle one needs
 _SETUP_TRIES_MAX = 5
 _WORKERS_POLL_SECONDS = 0.5
 _EXIT_UNREACHABLE = 3
+
+# Groups in the order in which they stop, and the seconds since the beginning after which one is killed. A part that is
+# quick leaves its time to the next ones; all together stay below the 30 s that machines give at a shutdown.
+_STOPPED_AFTER_S: tuple[tuple[Sequence[str], float], ...] = (
+    (("api",), 8.0),
+    (("enricher",), 13.0),
+    (("sink", "reporting"), 18.0),
+    (("clickhouse",), 22.0),
+)
+_ALL_STOPPED_AFTER_S = 26.0
 
 
 async def up(options: Options, environ: Mapping[str, str], output: Output) -> int:
@@ -227,11 +237,12 @@ class _Stack:
         self._stop.set()
 
     async def _stop_all(self) -> None:
-        by_name = {service.spec.name: service for service in self._services}
-        brokers = [service for name, service in by_name.items() if name.startswith("broker")]
-        for group in (["api"], ["enricher"], ["sink", "reporting"], ["clickhouse"]):
-            await asyncio.gather(*(by_name[name].stop() for name in group if name in by_name))
-        await asyncio.gather(*(broker.stop() for broker in brokers))
+        began = time.monotonic()
+        names = [service.spec.name for service in self._services]
+        brokers = [name for name in names if name.startswith("broker")]
+        for group, until_s in (*_STOPPED_AFTER_S, (brokers, _ALL_STOPPED_AFTER_S)):
+            left_s = began + until_s - time.monotonic()
+            await asyncio.gather(*(each.stop(left_s) for each in self._services if each.spec.name in group))
         self._output.say("stopped")
 
     def _forget_processes(self, stack: ready.Ready | None) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from shared.errors import ClickledgerError, NotOwned
@@ -125,6 +126,7 @@ class Consumer:
         self._assignments: dict[int, Assignment] = {}
         self._held: set[int] = set()
         self._has_joined = False
+        self._is_leaving = False
         self._consumer = AIOKafkaConsumer(
             **connection(settings),
             client_id=instance_id,
@@ -147,12 +149,34 @@ class Consumer:
         await start_consumer(self._consumer, f"joining group {self.group_id}", self._settings)
         # Before subscribing, so that the library's own idea of a committed offset is never used.
         self._consumer._coordinator._do_fetch_commit_offsets = self._positions
+        self._consumer._coordinator._maybe_leave_group = self._leave_group
         self._consumer.subscribe([self.topic], listener=_Listener(self))
 
-    async def close(self, deadline_s: float = 5) -> None:
-        """Leave within `deadline_s`. A static member's partitions stay its own until the session times out."""
+    async def close(self, deadline_s: float = 5, *, leave: bool = False) -> None:
+        """Stop within `deadline_s`.
+
+        A static member's partitions stay its own until it comes back or its session times out; with `leave` they go to
+        others at once (docs/adr/0016).
+        """
+        self._is_leaving = leave
         await self._on_revoked()
         await bounded(self._consumer.stop(), deadline_s)
+
+    async def _leave_group(self) -> None:
+        """Stands in for the library's own last step of `stop()`, which never leaves as a static member.
+
+        The old form of the request names the member id only; the broker removes a static member by it as well.
+        """
+        coordinator = self._consumer._coordinator
+        if self._is_leaving and coordinator.generation > 0:
+            try:
+                with mapped(f"leaving group {self.group_id}"):
+                    response = await coordinator._send_req(LeaveGroupRequest(self.group_id, coordinator.member_id))
+                    if response.error_code:
+                        raise kafka_errors.for_code(response.error_code)(f"error {response.error_code}")
+            except ClickledgerError as exc:  # the session times out instead
+                log.info("%s", exc)
+        coordinator.reset_generation()
 
     @property
     def assignments(self) -> Mapping[int, Assignment]:

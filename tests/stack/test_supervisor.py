@@ -39,15 +39,9 @@ class Room:
         self.announced: list[int] = []
         self.services: list[Service] = []
 
-    def keep(
-        self,
-        code: str,
-        *,
-        is_ready: Callable[[int], Awaitable[bool]] = ready_now,
-        stop_seconds: float = 5.0,
-    ) -> Service:
+    def keep(self, code: str, *, is_ready: Callable[[int], Awaitable[bool]] = ready_now) -> Service:
         """Keep a small Python program running."""
-        spec = Spec("toy", [sys.executable, "-u", "-c", code], dict(os.environ), is_ready, stop_seconds)
+        spec = Spec("toy", [sys.executable, "-u", "-c", code], dict(os.environ), is_ready)
         service = Service(spec, self.guard, self.output, lambda: self.announced.append(service.pid or 0))
         self.services.append(service)
         service.start()
@@ -67,7 +61,7 @@ async def room() -> AsyncIterator[Room]:
     yield room
     for service in room.services:
         service.kill()
-        await service.stop()
+        await service.stop(5.0)
     room.output.close()
     room.guard.close()
 
@@ -127,7 +121,7 @@ async def test_stop_ends_the_process_for_good(room: Room) -> None:
     """SIGTERM is enough for a process that heeds it, and it is not started again."""
     service = room.keep(FOREVER)
     await room.printed("up")
-    await service.stop()
+    await service.stop(5.0)
     assert service.pid is not None
     assert not is_alive(service.pid)
     assert len(room.announced) == 1
@@ -135,9 +129,9 @@ async def test_stop_ends_the_process_for_good(room: Room) -> None:
 
 async def test_a_process_that_ignores_sigterm_is_killed(room: Room) -> None:
     """The stop is bounded."""
-    service = room.keep(STUBBORN, stop_seconds=0.3)
+    service = room.keep(STUBBORN)
     await room.printed("up")
-    await service.stop()
+    await service.stop(0.5)
     assert service.pid is not None
     assert not is_alive(service.pid)
     await room.printed("did not stop within")

@@ -155,7 +155,7 @@ class ModelProducing:
         """The producer."""
         return self._producer
 
-    async def give_up(self, _producer: ModelProducer) -> None:
+    async def give_up(self, _producer: ModelProducer, _why: str) -> None:
         """Nothing to close."""
 
 

@@ -231,8 +231,18 @@ def test_a_plan_whose_records_are_gone_is_told_apart() -> None:
     assert isinstance(trimmed.cut(Limits()), Unbuildable)
 
 
-def test_a_jump_without_a_plan_reads_again_what_was_not_cut() -> None:
-    """The position moves, also backwards in a topic that was made anew; raw offsets decide about gaps."""
+def test_a_jump_forward_keeps_what_was_read() -> None:
+    """Rows in memory may be the last copies; what was deleted behind them shows as a gap with its raw range."""
+    source = intake(4, 1_000)
+    source.offer([record(1_000, 5), record(1_001, 6)], NOW)
+    source.jump(1_050)
+    source.offer([record(1_049, 7), record(1_050, 9)], NOW)
+    assert raws(cut_all(source, Limits())) == [5, 6]
+    assert source.gap == Gap(Range(7, 8), 1_050)
+
+
+def test_a_jump_backward_reads_again_what_was_not_cut() -> None:
+    """The topic was made anew, so Kafka offsets are others; raw offsets decide about gaps."""
     source = intake(4, 1_000)
     source.offer([record(1_000, 5), record(1_001, 6)], NOW)
     source.cut(Limits(rows_max=1))

@@ -9,16 +9,18 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.errors import DataError
-from shared.events import ENRICHED_NAMES
+from shared.clickhouse import UnknownClickHouseError
+from shared.errors import ClickledgerError, DataError, OperatorError
+from shared.events import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.ids import keyed_id, uuid7_with_partition
 from sink.blocks import Row
-from sink.poison import find_poison, not_storable
+from sink.poison import find_poison, known_good, not_storable
 from sink.suspects import CLOCK_SLACK_MS, REMEMBER_S, Asked, Copies, Remembered, questions, rewritten
 
 MADE = 1_700_000_000_000
 TIMED = uuid7_with_partition(MADE, 3, b"12345678")
 KEYED = keyed_id("acme", "order-1", 6)
+GOOD = known_good("s", 3, MADE)
 
 
 def row(raw_offset: int, transaction_id: str, *, suspect: bool = False, **fields: Any) -> Row:
@@ -201,10 +203,53 @@ async def test_bisection_finds_exactly_the_rows_that_are_refused(bad: set[int]) 
     rows = [row(n, TIMED) for n in range(100)]
 
     async def probe(some: Sequence[Row]) -> None:
-        if any(r.raw_offset in bad for r in some):
+        if any(r.raw_offset in bad and r is not GOOD for r in some):
             raise DataError("refused")
 
-    assert {r.raw_offset for r in await find_poison(rows, probe)} == bad
+    assert {r.raw_offset for r in await find_poison(rows, GOOD, probe)} == bad
+
+
+REFUSALS = [DataError("refused"), UnknownClickHouseError("code 4711")]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=["data", "unknown"])
+async def test_a_row_is_never_condemned_for_what_the_server_does(error: ClickledgerError) -> None:
+    """A schema or server that refuses everything, the known-good row too, is the operator's: no row is found."""
+
+    async def probe(_: Sequence[Row]) -> None:
+        raise error
+
+    with pytest.raises(OperatorError, match="known to be good"):
+        await find_poison([row(0, TIMED)], GOOD, probe)
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=["data", "unknown"])
+async def test_a_row_that_is_refused_now_and_then_is_not_condemned(error: ClickledgerError) -> None:
+    """An error that comes and goes with time is nobody's value; one that stays with the row is."""
+    refusals = iter([True, False])
+
+    async def flickering(some: Sequence[Row]) -> None:
+        if some[0] is not GOOD and next(refusals):
+            raise error
+
+    async def steady(some: Sequence[Row]) -> None:
+        if some[0] is not GOOD:
+            raise error
+
+    assert await find_poison([row(0, TIMED)], GOOD, flickering) == []
+    assert len(await find_poison([row(0, TIMED)], GOOD, steady)) == 1
+
+
+def test_the_good_row_has_a_value_in_every_column() -> None:
+    """Of the column's own kind, so that a changed type or a missing column refuses it."""
+    record = orjson.loads(GOOD.value)
+    assert tuple(record) == ENRICHED_NAMES
+    kinds = {"string": str, "integer": int, "integer?": int, "boolean": bool}
+    assert all(
+        type(record[field.name]) is kinds[field.json_type] and record[field.name]
+        for field in ENRICHED_FIELDS
+        if field.name != "raw_partition"
+    )
 
 
 @pytest.mark.parametrize(
