@@ -39,6 +39,7 @@ class PartitionFeed:
         self.finished = asyncio.Event()
         self._is_finishing = False
         self._is_out = False  # the owner has a block
+        self._out_bytes = 0
 
     async def begin_offset(self) -> int:
         """The earliest record kept in Kafka. Raises TransientError, OperatorError."""
@@ -89,11 +90,17 @@ class PartitionFeed:
             self.finished.set()
         self._changed.set()
 
-    def is_full(self, bytes_max: int) -> bool:
-        """Whether enough is buffered to stop fetching: two blocks, or the member's bound."""
-        return self.intake.bytes >= min(bytes_max, 2 * self._limits.bytes_max) or (
-            len(self.intake) >= 2 * self._limits.rows_max
-        )
+    @property
+    def bytes(self) -> int:
+        """Memory of the rows that are read and not yet stored, those of the block at hand too."""
+        return self.intake.bytes + self._out_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether two blocks wait: enough to go on with. A planned block is needed whole, whatever the limits are now."""
+        if self.intake.has_plan:
+            return False
+        return self.intake.bytes >= 2 * self._limits.bytes_max or len(self.intake) >= 2 * self._limits.rows_max
 
     def restart(self, position: int, taken: int, plan: Plan | None = None) -> None:
         """Read again from a Kafka offset; everything up to raw offset `taken` is stored."""
@@ -104,7 +111,7 @@ class PartitionFeed:
 
     async def next_block(self) -> Block | Unbuildable:
         """Wait until a block is due."""
-        self._is_out = False
+        self._is_out, self._out_bytes = False, 0
         while (wait_ms := self._due_in_ms()) != 0:
             if self._is_finishing:
                 self.finished.set()
@@ -115,14 +122,20 @@ class PartitionFeed:
             except TimeoutError:
                 continue
         self._is_out = True
-        return self.intake.cut(self._limits)
+        return self._cut()
 
     def due_block(self) -> Block | None:
         """A block that is due already."""
         if self.intake.has_plan or self._due_in_ms() != 0:
             return None
-        block = self.intake.cut(self._limits)
+        block = self._cut()
         return block if isinstance(block, Block) else None
+
+    def _cut(self) -> Block | Unbuildable:
+        before = self.intake.bytes
+        block = self.intake.cut(self._limits)
+        self._out_bytes = before - self.intake.bytes
+        return block
 
     def _due_in_ms(self) -> int | None:
         return None if self._is_finishing else self.intake.due_in_ms(self._limits, _now_ms())

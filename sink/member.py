@@ -104,7 +104,10 @@ class Member:
         """`partitions`: of the topic; all of them may be ours."""
         self._store, self._stream = store, stream
         self._limits, self._bounds, self._buffer_bytes_max = limits, bounds, buffer_bytes_max
-        self._fetch_bytes = max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, buffer_bytes_max // (4 * partitions)))
+        fetch_bytes = max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, buffer_bytes_max // (4 * partitions)))
+        # A fetch brings a whole batch at least, and small records take up to twice their bytes in memory.
+        self._fetch_room = min(buffer_bytes_max, 2 * max(fetch_bytes, kafka.kafka_batch_bytes_max))
+        self._turn = 0
         self._topic = kafka.topic_enriched
         self._owned: dict[int, _Owned] = {}
         self._is_finishing = False
@@ -119,7 +122,7 @@ class Member:
             start_offset=lambda _partition: 0,  # never used: partitions are held until their owner seeks
             on_assigned=self._on_assigned,
             on_revoked=self._on_revoked,
-            partition_fetch_bytes_max=self._fetch_bytes,
+            partition_fetch_bytes_max=fetch_bytes,
         )
 
     @property
@@ -212,20 +215,19 @@ class Member:
                 self._owned[partition].feed.put(records)
 
     def _hold_and_release(self) -> None:
-        """Back-pressure: hold what has enough buffered, fetch the rest.
-
-        A fetch of small records takes up to twice its bytes in memory, so room for two is kept in a partition's share.
-        """
-        share = self._buffer_bytes_max // max(1, len(self._owned)) - 2 * self._fetch_bytes
-        total = 0
-        for partition, owned in self._owned.items():
-            total += owned.feed.intake.bytes
+        """Back-pressure: fetch for as many partitions as the buffer has room for, in turns, and hold the others."""
+        free = self._buffer_bytes_max - sum(owned.feed.bytes for owned in self._owned.values())
+        buffered_bytes.set(self._buffer_bytes_max - free)
+        partitions = sorted(self._owned)
+        self._turn = (self._turn + 1) % max(1, len(partitions))
+        for partition in (*partitions[self._turn :], *partitions[: self._turn]):
+            feed = self._owned[partition].feed
             lag_records.labels(partition).set(self._consumer.lag(partition) or 0)
-            if owned.feed.is_full(share) or not owned.feed.is_started:
-                self._consumer.hold(partition)
-            else:
+            if feed.is_started and not feed.is_full and (free >= self._fetch_room or feed.intake.has_plan):
                 self._consumer.release(partition)
-        buffered_bytes.set(total)
+                free -= self._fetch_room
+            else:
+                self._consumer.hold(partition)
 
     def _skip_lost(self, lost: OffsetLost) -> None:
         """Go on at the earliest record: whether rows are missing, the raw offsets tell (a gap then stops the partition)."""

@@ -50,6 +50,7 @@ def insert_settings(*, raw_times: bool, timeout_s: float) -> dict[str, Any]:
         "min_insert_block_size_rows": 10_000_000,
         "min_insert_block_size_bytes": 1 << 32,
         "input_format_parallel_parsing": 0,
+        "input_format_skip_unknown_fields": 0,  # a column that the table lacks is an alarm, not values that are dropped
         "max_execution_time": max(1, round(timeout_s)),
     }
     return settings | ({RAW_TIMES: 1} if raw_times else {})

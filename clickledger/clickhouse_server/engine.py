@@ -28,6 +28,9 @@ from clickledger.clickhouse_server.errors import StatementError, from_engine
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
+WRITE_ERRORS: Final = (75, 76, 159, 241, 242, 243, 252, 469, 774)
+"""Files, time, memory, read-only table, disk space, parts, constraints: what a table throws when rows are written."""
+
 _CONFIG: Final = """<clickhouse>
   <users_config>{users}</users_config>
   <timezone>UTC</timezone>
@@ -244,6 +247,31 @@ class Engine:
         with self._keeper_lock:
             answer, _ = Session(self._keeper).run(sql.encode(), "TSV")
         return answer.decode("utf-8", "replace")
+
+    @contextmanager
+    def telling_failed_writes(self) -> Iterator[None]:
+        """Raise StatementError for a write inside that failed without a word.
+
+        chDB's streaming insert swallows what the table throws when the rows are written (seen on 26.9: too many parts,
+        disk full, violated constraint, time-out; `written_rows` may even say that they were). The engine counts every
+        error it throws. When another session fails in the same way meanwhile, this insert is called failed as well,
+        although it may be stored: a client must ask the table, or send it again under its token.
+        """
+        before = self._write_errors()
+        yield
+        for code, (count, message) in self._write_errors().items():
+            if count > before.get(code, (0, ""))[0]:
+                raise from_engine(f"Code: {code}. DB::Exception: {message}")
+
+    def _write_errors(self) -> dict[int, tuple[int, str]]:
+        """How often each of `WRITE_ERRORS` was thrown, and its latest message."""
+        codes = ", ".join(map(str, WRITE_ERRORS))
+        lines = self.ask(
+            "SELECT code, sum(value), concat(argMax(last_error_message, last_error_time), ' (', any(name), ')') "  # noqa: S608
+            f"FROM system.errors WHERE code IN ({codes}) GROUP BY code"
+        )
+        rows = (line.split("\t") for line in lines.splitlines())
+        return {int(code): (int(count), message) for code, count, message in rows}
 
     def kill(self, log_comment: str) -> None:
         """Ask the engine to cancel every running statement with this log_comment; returns at once."""

@@ -170,14 +170,15 @@ class Execution:
             raise refusal(SYNTAX_ERROR, "Multi-statements are not allowed")
         session.bind(self.request.params)
         input_format = insert.format or self.request.settings.get("input_format", "") or "Values"
-        stream = session.insert(insert.head, input_format)
-        try:
-            for piece in in_pieces(pieces):
-                stream.append(piece)
-        except BaseException:
-            stream.cancel()
-            raise
-        return stream.finish()
+        with self.engine.telling_failed_writes():
+            stream = session.insert(insert.head, input_format)
+            try:
+                for piece in in_pieces(pieces):
+                    stream.append(piece)
+            except BaseException:
+                stream.cancel()
+                raise
+            return stream.finish()
 
     def _read(self, session: Session, statement: Reading) -> Counts:
         self.format = statement.format or self.request.default_format

@@ -249,6 +249,26 @@ def test_a_bad_row_inserts_nothing(owner: ClickHouseHttp, table: str) -> None:
     assert owner.rows(f"SELECT count() FROM {table}") == [["0"]]
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 0", 252),
+        (f"MODIFY SETTING min_free_disk_bytes_to_perform_insert = {1 << 60}", 243),
+        ("MODIFY SETTING table_readonly = 1", 774),
+        ("ADD CONSTRAINT none CHECK id < 0", 469),
+    ],
+)
+def test_an_insert_that_was_not_stored_is_not_acknowledged(
+    owner: ClickHouseHttp, table: str, change: str, code: int
+) -> None:
+    """What the table throws when rows are written reaches the client, although the engine's streaming insert swallows it."""
+    query = f"INSERT INTO {table} FORMAT JSONEachRow"
+    assert owner.ask(lines(1), query=query, **SINK_SETTINGS).status == 200
+    owner.rows(f"ALTER TABLE {table} {change}")
+    assert owner.ask(lines(2), query=query, **SINK_SETTINGS).code == code
+    assert owner.rows(f"SELECT count() FROM {table}") == [["1"]]
+
+
 def test_a_client_that_leaves_in_mid_body_inserts_nothing(
     owner: ClickHouseHttp, clickhouse_server: LocalClickHouse, table: str
 ) -> None:

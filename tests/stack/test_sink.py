@@ -19,9 +19,7 @@ from clickledger.stack.guard import Guard
 from shared.events import ENRICHED_FIELDS, encode_enriched
 from shared.ids import keyed_id
 from tests.support.clickhouse import LocalClickHouse
-from tests.support.sinks import SinkBench
-
-SMALL = {"CLICKLEDGER_SINK_BLOCK_ROWS_MAX": "200"}
+from tests.support.sinks import QUICK, SMALL, SinkBench
 
 
 @pytest.fixture
@@ -273,13 +271,6 @@ async def test_second_copies_become_duplicates_in_either_order(bench: SinkBench)
         "SELECT uniqExact(transaction_id), count() FROM clicks WHERE status = 'accepted'"
     )
     assert ids == [(10, 10)]
-
-
-QUICK = {
-    **SMALL,
-    "CLICKLEDGER_SINK_ANSWER_AGE_MS_MAX": "2000",
-    "CLICKLEDGER_SINK_INSERT_TIMEOUT_MS": "2000",
-}
 
 
 async def test_a_lost_part_whose_token_is_remembered_is_stored_again(

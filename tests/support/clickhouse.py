@@ -23,6 +23,7 @@ class LocalClickHouse:
         folder.mkdir(parents=True, exist_ok=True)
         self._guard, self._folder = guard, folder
         (self.port,) = free_ports(1)
+        self._password = OWNER_PASSWORD
         self._child = self._spawn()
         self._wait()
 
@@ -49,8 +50,9 @@ class LocalClickHouse:
         """SIGTERM; gives the exit status."""
         return self._child.stop()
 
-    def start(self) -> None:
-        """Start it again and wait until it answers."""
+    def start(self, password: str = "") -> None:
+        """Start it again and wait until it answers; `password`: another one for its owner from now on."""
+        self._password = password or OWNER_PASSWORD
         self._child = self._spawn()
         self._wait()
 
@@ -68,7 +70,7 @@ class LocalClickHouse:
         ]
         env = {
             **os.environ,
-            "CLICKLEDGER_CLICKHOUSE_PASSWORD": OWNER_PASSWORD,
+            "CLICKLEDGER_CLICKHOUSE_PASSWORD": self._password,
             "CLICKLEDGER_CLICKHOUSE_READER_PASSWORD": READER_PASSWORD,
         }
         return Child(self._guard, command, self._folder / "server.log", env)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import orjson
 from pydantic import SecretStr
@@ -23,6 +25,13 @@ from tests.support.full_stack import clean_env, start_service
 from tests.support.processes import Child, wait_until
 
 WAIT_S = 90.0
+SMALL = {"CLICKLEDGER_SINK_BLOCK_ROWS_MAX": "200"}
+QUICK = {
+    **SMALL,
+    "CLICKLEDGER_SINK_ANSWER_AGE_MS_MAX": "2000",
+    "CLICKLEDGER_SINK_INSERT_TIMEOUT_MS": "2000",
+}
+"""Short bounds: what waits for the end of earlier inserts waits 4.8 s instead of 72."""
 _POSITIONS = """
 SELECT raw_partition, count(), uniqExact(raw_offset), max(raw_offset)
 FROM clicks WHERE stream = {stream:String} GROUP BY raw_partition
@@ -84,6 +93,14 @@ class SinkBench:
         """Start a sink and wait until it is ready."""
         log = self._folder / f"sink-{len(self._children)}.log"
         child = start_service(self._guard, "sink", log, {**self.env, **settings})
+        self._children.append(child)
+        return child
+
+    def spawn(self, **settings: str) -> Child:
+        """Start a sink and do not wait: it may never become ready."""
+        log = self._folder / f"sink-{len(self._children)}.log"
+        command = [sys.executable, "-m", "clickledger", "sink"]
+        child = Child(self._guard, command, log, {**clean_env(), **self.env, **settings})
         self._children.append(child)
         return child
 
@@ -206,17 +223,27 @@ class SinkBench:
 
     def reasons(self, child: Child) -> list[str]:
         """Why a sink says it is not ready."""
-        import urllib.error
-        import urllib.request
-
-        port = int((Path(self.env["CLICKLEDGER_DATA"]) / "health" / f"sink-{child.pid}").read_text())
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-                body = answer.read()
-        except urllib.error.HTTPError as exc:
-            body = exc.read()
-        found: list[str] = orjson.loads(body)["reasons"]
+        found: list[str] = orjson.loads(self._ask(child, "/readyz") or b'{"reasons":["no answer yet"]}')["reasons"]
         return found
+
+    def metric(self, child: Child, name: str) -> float:
+        """The sum of all metrics of a sink whose text begins so."""
+        lines = self._ask(child, "/metrics").decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    def _ask(self, child: Child, path: str) -> bytes:
+        """What the health endpoint answers, ready or not; nothing before it listens."""
+        try:
+            port = int((Path(self.env["CLICKLEDGER_DATA"]) / "health" / f"sink-{child.pid}").read_text())
+        except (FileNotFoundError, ValueError):
+            return b""
+        try:
+            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                body: bytes = answer.read()
+        except HTTPError as not_ready:
+            with not_ready:
+                body = not_ready.read()
+        return body
 
 
 __all__ = ["SinkBench", "wait_until"]
