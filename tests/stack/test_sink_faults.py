@@ -64,6 +64,8 @@ class Fault:
     inflict: Step
     heal: Step
     alarm: str = ""
+    records: int = 100
+    """Written to each partition meanwhile."""
 
 
 async def _freeze(place: Place) -> None:
@@ -87,7 +89,7 @@ async def _set_up(place: Place) -> None:
 
 
 FAULTS = [
-    Fault("killed", Place.kill, lambda place: asyncio.to_thread(place.server.start)),
+    Fault("killed, with more than the buffer takes", Place.kill, lambda place: asyncio.to_thread(place.server.start), records=1_000),
     Fault("frozen past the insert's time-out", _freeze, _thaw),
     Fault("too many parts", _setting("parts_to_throw_insert = 1, parts_to_delay_insert = 0"), _reset("parts_to_throw_insert, parts_to_delay_insert")),
     Fault("disk full", _setting(f"min_free_disk_bytes_to_perform_insert = {1 << 60}"), _reset("min_free_disk_bytes_to_perform_insert"), "NOT_ENOUGH_SPACE"),
@@ -132,7 +134,7 @@ async def _live_through(place: Place, fault: Fault) -> None:
     bench, sink = place.bench, place.sink
     retries = bench.metric(sink, "clickledger_sink_retries_total")
     await fault.inflict(place)
-    await bench.write_new(1_000)
+    await bench.write_new(fault.records)
 
     def stands_still() -> bool:
         assert bench.metric(sink, "clickledger_sink_buffered_bytes") <= BUFFER_BYTES, fault.name

@@ -21,7 +21,7 @@ from shared.events import ENRICHED_FIELDS, HEADER_RAW_OFFSET, HEADER_SUSPECT, en
 from shared.ids import uuid7_with_partition
 from shared.kafka import Producer
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
-from tests.support.full_stack import clean_env, start_service
+from tests.support.full_stack import clean_env, spawn_service, start_service
 from tests.support.processes import Child, wait_until
 
 WAIT_S = 90.0
@@ -99,8 +99,7 @@ class SinkBench:
     def spawn(self, **settings: str) -> Child:
         """Start a sink and do not wait: it may never become ready."""
         log = self._folder / f"sink-{len(self._children)}.log"
-        command = [sys.executable, "-m", "clickledger", "sink"]
-        child = Child(self._guard, command, log, {**clean_env(), **self.env, **settings})
+        child = spawn_service(self._guard, "sink", log, {**self.env, **settings})
         self._children.append(child)
         return child
 
