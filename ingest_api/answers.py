@@ -10,30 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, StrEnum
 from http import HTTPStatus
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import orjson
 
-Header = tuple[bytes, bytes]
-"""A lower-case header name and its value."""
+from shared.http.answer import Answer, Header
 
 RETRY_AFTER: Final[Header] = (b"retry-after", b"1")
 """Seconds to wait after a 500: Kafka elects a new leader and a catalog catches up in about that."""
 ALLOW_POST: Final[Header] = (b"allow", b"POST")
-
-
-class Answer(NamedTuple):
-    """What to send back. A NamedTuple, because one is built per request: a frozen dataclass takes more than twice as long."""
-
-    status: int
-    body: bytes
-    """A JSON object; its content type is always application/json."""
-    headers: tuple[Header, ...] = ()
-    """Without content-type, content-length and connection, which the shell adds."""
-    close: bool = False
-    """Close the connection afterwards: the rest of the request is not worth reading."""
-    reason: str = ""
-    """A member of `Refusal`, for counters; empty when the click was accepted."""
 
 
 class Refusal(StrEnum):

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from ingest_api import documentation as docs
-from ingest_api.answers import RETRY_AFTER, Answer, Answers
+from ingest_api.answers import RETRY_AFTER, Answers
 from ingest_api.asgi import WithCommonFields, install_error_answers, respond, serve_hot_path
 from ingest_api.batch import BATCH_PATHS
 from ingest_api.endpoints import BatchPath, ClickPath, HotPath
@@ -21,6 +21,7 @@ from ingest_api.links_api import LinksApi
 from ingest_api.metrics import Tallies
 from ingest_api.readiness import Readiness
 from ingest_api.registry import Registry
+from shared.http.answer import Answer
 
 
 @dataclass(frozen=True, slots=True)

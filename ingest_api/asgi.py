@@ -16,9 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingest_api.answers import Answer, Answers, Header, Refusal
+from ingest_api.answers import Answers, Refusal
 from ingest_api.endpoints import HotPath, answer_async
-from ingest_api.lane import COMMON_FIELDS
+from shared.http.answer import Answer, Header
+from shared.http.lane import COMMON_FIELDS
 
 
 class BodyTooLarge(Exception):

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, NamedTuple, Protocol
 
-from ingest_api.answers import Header, Refusal
+from ingest_api.answers import Refusal
 from shared import keys
 from shared.errors import OperatorError
 from shared.events import Source, raw_origin
+from shared.http.answer import Header
 from shared.keys import Grant, KeyFault
 
 DAY_MS: Final = 86_400_000

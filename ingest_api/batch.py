@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from ingest_api.answers import RETRY_AFTER, Answer, Header, Refusal
+from ingest_api.answers import RETRY_AFTER, Refusal
 from ingest_api.authorize import Caller, find_headers
 from ingest_api.handler import (
     WANTED,
@@ -35,6 +35,7 @@ from ingest_api.parse import (
     too_long,
     without_bom,
 )
+from shared.http.answer import Answer, Header
 
 BATCH_PATHS: Final[frozenset[bytes]] = frozenset((b"/v1/clicks", b"/v1/clicks/"))
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import resource
 from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import OperatorError
 from shared.settings import ApiSettings, CatalogSettings, KafkaSettings, RuntimeSettings, load
 
-log = logging.getLogger(__name__)
-
-FILES_BESIDE_CONNECTIONS: Final = 256
-"""Brokers, catalog, libraries, health."""
 BESIDE_BODY_BYTES: Final = 32_768
 """Of a raw record, beside the body: the link with its URLs in any script, an agent, the key's names."""
 STOP_MARGIN_MS: Final = 6_000
@@ -57,14 +51,3 @@ def _refuse_small_batches(kafka: KafkaSettings, api: ApiSettings) -> None:
             f"CLICKLEDGER_API_BODY_BYTES_MAX ({api.api_body_bytes_max}) + {BESIDE_BODY_BYTES}, "
             "else a large click fits no batch"
         )
-
-
-def raise_file_limit(settings: ApiSettings) -> None:
-    """Allow this process as many open files as it may have connections; many systems start with 1,024."""
-    wanted = settings.api_connections_max + FILES_BESIDE_CONNECTIONS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning("the limit of %d open files leaves room for fewer than %d connections", allowed, wanted)

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from ingest_api.answers import Answer, Answers, Header, Refusal
+from ingest_api.answers import Answers, Refusal
 from ingest_api.batch import BATCH_PATHS, PendingBatch, handle_batch
-from ingest_api.exchange import Exchange
 from ingest_api.handler import (
     PATHS,
     HandlerState,
@@ -24,9 +23,11 @@ from ingest_api.handler import (
     refuse_oversized,
     refuse_unpublished,
 )
-from ingest_api.lane import Endpoints, LaneLimits, Refusals
 from ingest_api.metrics import Tallies
 from ingest_api.publish import GroupCommit
+from shared.http.answer import Answer, Header
+from shared.http.exchange import Exchange
+from shared.http.lane import Endpoints, LaneLimits, Refusals
 from shared.settings import ApiSettings
 
 Reply = Callable[[Answer], None]

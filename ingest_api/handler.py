@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
-from ingest_api.answers import Answer, Answers, Header, Refusal, accepted_body
+from ingest_api.answers import Answers, Refusal, accepted_body
 from ingest_api.authorize import (
     GRANT_CLICKS,
     Caller,
@@ -26,6 +26,7 @@ from ingest_api.parse import Click, Refused, check_content, is_idempotency_key, 
 from ingest_api.resolve import LinkCatalog, find_link, judge_clicked_at, judge_link
 from ingest_api.throttle import FailureLimiter, Taken, Throttle
 from shared.events import encode_raw
+from shared.http.answer import Answer, Header
 from shared.ids import RANDOM_BYTES, keyed_id, partition_of, uuid7_with_partition
 from shared.settings import ApiSettings
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from ingest_api import documentation as docs
-from ingest_api.answers import RETRY_AFTER, Answer, Header, Refusal, describe
+from ingest_api.answers import RETRY_AFTER, Refusal, describe
 from ingest_api.asgi import BodyTooLarge, peer_of, read_body, request_headers, respond
 from ingest_api.authorize import GRANT_ADMIN, Caller, find_headers
 from ingest_api.endpoints import clock_ms
@@ -25,6 +25,7 @@ from ingest_api.metrics import Tallies
 from ingest_api.registry import NotAShortUrl, Registered, Registry
 from ingest_api.resolve import explain
 from shared.errors import OperatorError, OutcomeUnknown, TransientError
+from shared.http.answer import Answer, Header
 from shared.links import GoodLine, RefusedLine
 
 log = logging.getLogger(__name__)

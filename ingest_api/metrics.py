@@ -7,13 +7,14 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
-from ingest_api.answers import Answer, Refusal, published
+from ingest_api.answers import Refusal, published
 from ingest_api.destination import KafkaDestination
-from ingest_api.lane import Cut, Lane
 from ingest_api.publish import GroupCommit
 from ingest_api.replay import Replayer
 from ingest_api.spool import Spool
 from ingest_api.spools import Spools
+from shared.http.answer import Answer
+from shared.http.lane import Cut, Lane
 
 answers_total = Counter(
     "clickledger_api_answers", "Clicks answered and other requests refused, by code and reason", ["code", "reason"]

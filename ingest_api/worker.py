@@ -13,12 +13,10 @@ import uvicorn
 
 from ingest_api import metrics
 from ingest_api.app import Surface, create_app
-from ingest_api.config import ServiceSettings, raise_file_limit
+from ingest_api.config import ServiceSettings
 from ingest_api.destination import KafkaDestination, KafkaOrSpool
 from ingest_api.endpoints import BatchPath, ClickPath, clock_ms, connection_refusals, hot_paths, lane_limits
-from ingest_api.fastlane import protocol_class
 from ingest_api.handler import HandlerState
-from ingest_api.lane import Lane
 from ingest_api.publish import GroupCommit
 from ingest_api.readiness import Readiness
 from ingest_api.registry import Registry
@@ -30,6 +28,9 @@ from ingest_api.throttle import FailureLimiter, Throttle, WorkerSeat, open_cells
 from shared import metrics as shared_metrics
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter
 from shared.errors import OperatorError
+from shared.http.fastlane import protocol_class
+from shared.http.files import raise_file_limit
+from shared.http.lane import Lane
 from shared.kafka import Producer
 from shared.runtime import Runtime
 
@@ -59,7 +60,7 @@ class Worker:
     def __init__(self, runtime: Runtime, settings: ServiceSettings) -> None:
         self._runtime = runtime
         self._settings = settings
-        raise_file_limit(settings.api)
+        raise_file_limit(settings.api.api_connections_max)
         api, kafka = settings.api, settings.kafka
         folder = settings.runtime.data / "api"
         self.catalog_path = folder / "catalog"

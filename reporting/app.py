@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from reporting import ctr
 from reporting.authorize import Directory, Reader, find_reader
 from reporting.problems import Refused, add_handlers
+from reporting.turns import Turns
 from shared.clickhouse import ClickHouse
 from shared.runtime import Runtime, readiness
 
@@ -25,6 +26,7 @@ class State:
     catalog: Directory
     clickhouse: ClickHouse
     runtime: Runtime
+    turns: Turns
 
 
 def build_app(state: State) -> FastAPI:
@@ -56,7 +58,8 @@ def build_app(state: State) -> FastAPI:
             period = ctr.period_of(first, last, reader.zone, datetime.now(UTC))
         except ValueError as exc:
             raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
-        rows = await ctr.read(state.clickhouse, reader.tenant, period, promotion_id)
+        async with state.turns.one():
+            rows = await ctr.read(state.clickhouse, reader.tenant, period, promotion_id)
         if len(rows) > ctr.ROWS_MAX:
             text = f"More than {ctr.ROWS_MAX:,} rows: ask for fewer days or one promotion"
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)

@@ -14,7 +14,8 @@ from shared.errors import ClickledgerError, TransientError
 
 log = logging.getLogger(__name__)
 
-_RETRY_AFTER_S = "1"
+_AGAIN = {"Retry-After": "1"}
+_HEADERS = {HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}, HTTPStatus.SERVICE_UNAVAILABLE: _AGAIN}
 
 
 class Refused(Exception):
@@ -36,8 +37,7 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(_: Request, exc: Refused) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if exc.status == HTTPStatus.UNAUTHORIZED else None
-        return problem(exc.status, exc.description, headers)
+        return problem(exc.status, exc.description, _HEADERS.get(exc.status))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, exc: RequestValidationError) -> JSONResponse:
@@ -53,7 +53,7 @@ def add_handlers(app: FastAPI) -> None:
         log.error("report failed: %s", exc)
         if isinstance(exc, TransientError):
             text = "The report cannot be made at the moment. Try again."
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, text, {"Retry-After": _RETRY_AFTER_S})
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, text, _AGAIN)
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 
     @app.exception_handler(Exception)  # a bug must be answered in the one shape too; the server logs its traceback

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 import uvicorn
 
 from reporting.app import State, build_app
+from reporting.connections import lane
+from reporting.turns import Turns
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
+from shared.http.fastlane import protocol_class
+from shared.http.files import raise_file_limit
 from shared.runtime import Runtime, run_service
 from shared.settings import (
     CatalogSettings,
@@ -41,15 +45,22 @@ async def serve(
     catalog_settings: CatalogSettings,
 ) -> None:
     """Serve reports until the runtime stops."""
+    raise_file_limit(settings.reporting_connections_max)
     folder = runtime.settings.data / "reporting-catalog"
     catalog = Catalog(catalog_settings, folder)
     runtime.checks.append(lambda: "" if catalog.is_ready else "no catalog yet")
     follower = asyncio.create_task(CatalogFollower(catalog_settings, kafka, folder, _KINDS).run())
     try:
         async with ClickHouse(clickhouse_settings) as clickhouse:
-            app = build_app(State(catalog, clickhouse, runtime))
+            turns = Turns(settings.reporting_queries_max, settings.reporting_waiting_max)
+            connections = lane(settings.reporting_connections_max)
             config = uvicorn.Config(
-                app,
+                build_app(State(catalog, clickhouse, runtime, turns)),
+                http=protocol_class(connections),
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                proxy_headers=False,
                 host=settings.reporting_host,
                 port=settings.reporting_port,
                 log_config=None,
@@ -63,6 +74,7 @@ async def serve(
                 catalog.refresh()
             server.should_exit = True
             await serving
+            await connections.abort_rest()
     finally:
         follower.cancel()
         await asyncio.wait([follower])

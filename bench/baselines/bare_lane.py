@@ -7,11 +7,12 @@ import sys
 import uvicorn
 
 from bench.baselines.bare_asgi import BODY, app
-from ingest_api.answers import Answer, Answers
+from ingest_api.answers import Answers
 from ingest_api.endpoints import connection_refusals
-from ingest_api.exchange import Exchange, Headers
-from ingest_api.fastlane import protocol_class
-from ingest_api.lane import Lane, LaneLimits
+from shared.http.answer import Answer
+from shared.http.exchange import Exchange, Headers
+from shared.http.fastlane import protocol_class
+from shared.http.lane import Lane, LaneLimits
 from shared.settings import ApiSettings
 
 ANSWER = Answer(200, BODY)

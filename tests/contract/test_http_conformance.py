@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ingest_api.lane import LaneLimits
+from shared.http.lane import LaneLimits
 from tests.support.lane_server import BODY_BYTES_MAX, Client, LaneServer, lane_server, post
 
 

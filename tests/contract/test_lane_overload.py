@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ingest_api.connection import READ_AT_ONCE
-from ingest_api.lane import REFUSED_AT_ONCE, Cut, LaneLimits
+from shared.http.connection import READ_AT_ONCE
+from shared.http.lane import REFUSED_AT_ONCE, Cut, LaneLimits
 from tests.support.lane_server import BODY_BYTES_MAX, Client, LaneServer, lane_server, post
 
 HALF = b"POST /fast HTTP/1.1\r\ncontent-length: %d\r\n\r\n"

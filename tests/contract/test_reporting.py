@@ -18,11 +18,16 @@ import uvicorn
 from pydantic import SecretStr
 
 from reporting.app import State, build_app
+from reporting.connections import lane
 from reporting.ctr import DAYS_MAX, period_of
+from reporting.problems import Refused
+from reporting.turns import Turns
 from shared.clickhouse import ClickHouse
+from shared.http.fastlane import protocol_class
 from shared.runtime import Runtime
 from shared.settings import ClickHouseSettings, RuntimeSettings
 from tests.support.catalog import SECRET, MemoryCatalog, example_catalog, key_record
+from tests.support.wire_fuzz import exchange, take_apart
 
 _READER = "reports-secret-0123456789"
 
@@ -66,8 +71,9 @@ def _running() -> Iterator[_Service]:
         clickhouse_url=SecretStr("http://127.0.0.1:9/clickledger"), clickhouse_query_timeout_ms=1000
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = build_app(State(catalog, ClickHouse(nowhere), runtime))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        app = build_app(State(catalog, ClickHouse(nowhere), runtime, Turns(1, 0)))
+        http_class = protocol_class(lane(10))
+        server = uvicorn.Server(uvicorn.Config(app, http=http_class, log_config=None, access_log=False))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()
         try:
@@ -130,3 +136,33 @@ def test_periods_out_of_range_are_refused(days: int) -> None:
     with pytest.raises(ValueError, match="1 to 366"):
         period_of(date.fromordinal(last.toordinal() - days + 1), last, "UTC", now)
     assert period_of(date.fromordinal(last.toordinal() - DAYS_MAX + 1), last, "UTC", now).days == DAYS_MAX
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01", b"GET / HTTP/1.1\r\na: " + b"x" * 40_000, b"BREW /x HTTP/1.1\r\n\r\n"]
+)
+def test_what_is_not_http_is_refused_in_the_one_shape(service: _Service, sent: bytes) -> None:
+    """Malformed HTTP is 400 in JSON, as at the API."""
+    (answer,) = take_apart(exchange(service.port, [sent]), may_be_head=False)
+    assert (answer.status, answer.json["code"], set(answer.json)) == (400, "400", {"code", "description"})
+
+
+async def test_queries_take_turns() -> None:
+    """One at once, one that waits, the next is refused; a turn that ends is the next one's."""
+    turns, order = Turns(1, 1), []
+    may_end = asyncio.Event()
+
+    async def query(name: str) -> None:
+        async with turns.one():
+            order.append(name)
+            await may_end.wait()
+
+    first, second = asyncio.create_task(query("first")), asyncio.create_task(query("second"))
+    await asyncio.sleep(0)
+    with pytest.raises(Refused) as refused:
+        await query("third")
+    assert refused.value.status == 503
+    may_end.set()
+    await asyncio.gather(first, second)
+    assert order == ["first", "second"]
+    await query("fourth")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ingest_api.answers import Answer
 from ingest_api.handler import HandlerState, PendingClick, handle
 from ingest_api.throttle import Cells, FailureLimiter, Throttle
+from shared.http.answer import Answer
 from shared.settings import ApiSettings
 from tests.support.catalog import NOW_MS, SECRET, MemoryCatalog, example_catalog
 

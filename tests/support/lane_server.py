@@ -15,10 +15,11 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from ingest_api.answers import Answer, Answers
-from ingest_api.exchange import Exchange, Headers
-from ingest_api.fastlane import protocol_class
-from ingest_api.lane import Cut, Lane, LaneLimits, Refusals
+from ingest_api.answers import Answers
+from shared.http.answer import Answer
+from shared.http.exchange import Exchange, Headers
+from shared.http.fastlane import protocol_class
+from shared.http.lane import Cut, Lane, LaneLimits, Refusals
 
 BODY_BYTES_MAX = 4096
 SOCKET_TIMEOUT_S = 20.0

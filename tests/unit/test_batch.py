@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_api.answers import Answer, Refusal
+from ingest_api.answers import Refusal
 from ingest_api.batch import PendingBatch, handle_batch
 from ingest_api.handler import HandlerState
 from shared.events import Source, decode_raw
+from shared.http.answer import Answer
 from shared.ids import keyed_id, partition_of
 from tests.support.api import AUTHORIZED, HEADERS, PEER, make_state
 from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL, NOW_MS, example_catalog, key_record

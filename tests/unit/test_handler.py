@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_api.answers import Answer, Refusal
+from ingest_api.answers import Refusal
 from ingest_api.handler import HandlerState, PendingClick, handle, precheck, refuse_oversized, refuse_unpublished
 from shared.events import Source, decode_raw
+from shared.http.answer import Answer
 from shared.ids import created_at_ms, keyed_id, partition_of
 from tests.support.api import AUTHORIZED, HEADERS, JSON_TYPE, PATH, PEER, make_state, post
 from tests.support.catalog import (

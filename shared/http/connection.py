@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ingest_api.answers import Answer
-from ingest_api.exchange import Exchange
-from ingest_api.lane import Cut, Lane
+from shared.http.answer import Answer
+from shared.http.exchange import Exchange
+from shared.http.lane import Cut, Lane
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application

@@ -12,9 +12,9 @@ from typing import cast
 
 import httptools
 
-from ingest_api.connection import BETWEEN, BODY, HEAD, READ_AT_ONCE, Connection, LingeringTransport
-from ingest_api.exchange import Exchange, Headers, head_without_upgrade
-from ingest_api.lane import Lane
+from shared.http.connection import BETWEEN, BODY, HEAD, READ_AT_ONCE, Connection, LingeringTransport
+from shared.http.exchange import Exchange, Headers, head_without_upgrade
+from shared.http.lane import Lane
 
 
 class _StopParsing(Exception):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from ingest_api.answers import Answer, Header
+from shared.http.answer import Answer, Header
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
-    from ingest_api.connection import Connection
+    from shared.http.connection import Connection
 
 logger = logging.getLogger(__name__)
 

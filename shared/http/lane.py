@@ -10,9 +10,9 @@ from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from ingest_api.answers import Answer
-from ingest_api.exchange import Endpoint
-from ingest_api.pressure import Crowded, largest, longest_still, longest_unfinished
+from shared.http.answer import Answer
+from shared.http.exchange import Endpoint
+from shared.http.pressure import Crowded, largest, longest_still, longest_unfinished
 
 SWEEP_S = 0.25
 """Seconds between two looks for time-outs: all of them are seconds long."""

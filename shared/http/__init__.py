@@ -1,0 +1,1 @@
+"""Serving HTTP: one connection's requests, answers and ends, within bounds; hot paths without an ASGI cycle."""

@@ -1,0 +1,22 @@
+"""An answer as a value, whoever gives it: an endpoint, the application's shell or the connection itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Header = tuple[bytes, bytes]
+"""A lower-case header name and its value."""
+
+
+class Answer(NamedTuple):
+    """What to send back. A NamedTuple, because one is built per request: a frozen dataclass takes more than twice as long."""
+
+    status: int
+    body: bytes
+    """A JSON object; its content type is always application/json."""
+    headers: tuple[Header, ...] = ()
+    """Without content-type, content-length and connection, which the shell adds."""
+    close: bool = False
+    """Close the connection afterwards: the rest of the request is not worth reading."""
+    reason: str = ""
+    """Why it is a refusal, for counters; empty when the request was served."""
