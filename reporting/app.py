@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 
-from reporting import ctr
+from reporting import ctr, documentation
 from reporting.authorize import Directory, Reader, find_reader
 from reporting.problems import Refused, add_handlers
 from reporting.turns import Turns
@@ -33,6 +33,7 @@ def build_app(state: State) -> FastAPI:
     """The application."""
     app = FastAPI(title="Clickledger reports", docs_url=None, redoc_url=None)
     add_handlers(app)
+    documentation.complete(app)
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> dict[str, str]:
@@ -44,7 +45,9 @@ def build_app(state: State) -> FastAPI:
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         return JSONResponse(readiness(reasons), status)
 
-    @app.get("/v1/reports/ctr", summary="Clicks and click-through rate by promotion and day")
+    @app.get(
+        "/v1/reports/ctr", summary="Clicks and click-through rate by promotion and day", responses=documentation.CTR
+    )
     async def read_ctr(
         request: Request,
         first: Annotated[

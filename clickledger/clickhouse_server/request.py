@@ -105,14 +105,12 @@ def parse_request(
     """
     named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
     try:
-        pairs = parse_qsl(
-            query_string,
-            keep_blank_values=True,
-            max_num_fields=FIELDS_MAX,
+        pairs = parse_qsl(  # Latin-1 stands for bytes: given bytes, it wants them to be ASCII once they are unquoted
+            query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=FIELDS_MAX, encoding="latin-1"
         )
     except ValueError as exc:
         raise refusal(BAD_ARGUMENTS, f"Bad query string: {exc}") from exc
-    fields = {name.decode("utf-8", "replace"): value for name, value in pairs}
+    fields = {name.encode("latin-1").decode("utf-8", "replace"): value.encode("latin-1") for name, value in pairs}
     return _from_fields(method, {**fields, **(form or {})}, named)
 
 

@@ -6,40 +6,19 @@ The long form: FUZZ_EXAMPLES=100000, which `tests/unit/conftest.py` gives to the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from schemathesis import APIOperation, Case, CheckFunction, GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
+from schemathesis import GenerationMode
 
 from tests.support.api_service import BATCH, CLICKS, ApiService
 from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL
-from tests.support.wire_fuzz import exchange, mutations, take_apart
+from tests.support.fuzz import WIRE_EXAMPLES, check_answers, check_schema, quick
+from tests.support.wire_fuzz import exchange, mutations
 
-WIRE_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
-SCHEMA_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
-WITHOUT_INPUT = ("/livez", "/readyz")
-"""Paths to which no request can contradict the description."""
-BUG = "Internal server error"
-"""What an unhandled error is answered with; every other 500 says more."""
 ERRORS_IN_LOG = ("unhandled error", "Traceback", "Exception in ASGI", '"level": "ERROR"', '"level": "CRITICAL"')
-
-quick = settings(
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +64,6 @@ def originals(api: ApiService) -> tuple[bytes, ...]:
     )
 
 
-def check_answers(received: bytes, sent: bytes) -> None:
-    """Each answer has the shape that every answer has, and none is a bug."""
-    for answer in take_apart(received, may_be_head=b"HEAD" in sent):
-        assert answer.fields[b"content-type"] == b"application/json"
-        if not answer.body:
-            assert b"HEAD" in sent
-            continue
-        found = answer.json
-        if answer.status != 200:
-            assert set(found) == {"code", "description"}
-            assert found["description"] != BUG
-            assert answer.status < 500 or b"retry-after" in answer.fields
-
-
 def test_mutated_requests(fuzzed: ApiService) -> None:
     """Good requests with bytes changed, put in, taken out and doubled, cut anywhere, one behind the other."""
 
@@ -125,32 +90,3 @@ def test_any_bytes(fuzzed: ApiService) -> None:
 def test_the_openapi_document(fuzzed: ApiService, mode: GenerationMode) -> None:
     """Requests made from the API's own description, and ones that contradict it, get answers that it describes."""
     check_schema(fuzzed.port, mode, {"/v1/clicks": fuzzed.click_key, CLICKS: fuzzed.click_key}, fuzzed.admin_key)
-
-
-def check_schema(port: int, mode: GenerationMode, keys: dict[str, str], other_key: str) -> None:
-    """Every operation of the document at `/openapi.json`, with the path's key."""
-    base = f"http://127.0.0.1:{port}"
-    schema = schemathesis.openapi.from_url(f"{base}/openapi.json")
-    checks: list[CheckFunction] = [
-        *(not_a_server_error, status_code_conformance, content_type_conformance),
-        *(response_schema_conformance, response_headers_conformance),
-    ]
-    operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == sum(len(methods) for methods in schema.raw_schema["paths"].values())
-    for operation in operations:
-        if mode is GenerationMode.NEGATIVE and operation.path in WITHOUT_INPUT:
-            continue
-        check_operation(operation, mode, base, keys.get(operation.path, other_key), checks)
-
-
-def check_operation(
-    operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, base: str, key: str, checks: list[CheckFunction]
-) -> None:
-    """Requests to one operation."""
-
-    @settings(quick, max_examples=SCHEMA_EXAMPLES)
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def run(case: Case) -> None:
-        case.call_and_validate(base_url=base, headers={"authorization": f"Bearer {key}"}, checks=checks)
-
-    run()

@@ -8,6 +8,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from urllib.parse import urlencode
 
 import lz4.frame
 import pytest
@@ -44,6 +45,14 @@ def test_url_fields_fall_into_query_settings_and_parameters() -> None:
     assert (request.query_id, request.database, request.default_format) == ("q", "d", "JSON")
     assert request.answer_in_blocks
     assert not request.is_read
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_text_is_a_parameter(text: str) -> None:
+    """A parameter in UTF-8, percent-encoded or not, arrives as it was; backslashes are the server's to read."""
+    query = urlencode({"param_x": text, "query": text}).encode()
+    request = parse_request("POST", query, [])
+    assert (request.params, request.query) == ({"x": text}, text.encode())
 
 
 @pytest.mark.parametrize(
