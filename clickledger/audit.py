@@ -37,6 +37,14 @@ class Problem(StrEnum):
     """the same position has another transaction-id in Kafka than in the table"""
     UNKNOWN_PARTITION = "unknown partition"
     """rows of a partition that the topic does not have"""
+    SEALED_MISSING = "sealed missing"
+    """rows that were sealed are gone before they expire"""
+    SEALED_ADDED = "sealed added"
+    """rows were added to a sealed range"""
+    SEALED_ALTERED = "sealed altered"
+    """rows of a sealed range are not what they were"""
+    CHAIN = "seal chain"
+    """a hole or an overlap between seals"""
 
 
 class Span(NamedTuple):
@@ -64,20 +72,71 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Sealed:
+    """The seals of one partition."""
+
+    last: int
+    """last offset of the last one"""
+    rows: int
+    """of all of them, when they were sealed"""
+    rows_kept: int
+    """of those none of whose rows may be deleted yet"""
+    breaks: Sequence[str] = ()
+    """where one does not begin at the end of the one before it"""
+
+
+class BrokenSeal(NamedTuple):
+    """A seal that differs from its rows."""
+
+    range: Span
+    rows: int
+    """sealed"""
+    rows_now: int
+    distinct_now: int
+
+    @property
+    def problem(self) -> Problem:
+        """What became of the rows, as far as their number tells."""
+        if self.rows_now > self.rows:
+            return Problem.SEALED_ADDED
+        if self.rows_now < self.rows:
+            return Problem.SEALED_MISSING
+        return Problem.SEALED_ALTERED
+
+    @property
+    def size(self) -> int:
+        """Rows too many or too few; 1 where the number is right: how many were altered, a sum does not tell."""
+        return abs(self.rows_now - self.rows) or 1
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.rows_now == self.rows:
+            doubled = (
+                f", {self.rows_now - self.distinct_now} of them doubles" if self.distinct_now < self.rows_now else ""
+            )
+            return f"raw offsets {self.range}: {self.rows:,} rows as sealed{doubled}, but with other content"
+        return f"raw offsets {self.range}: sealed with {self.rows:,} rows, now {self.rows_now:,}"
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionFacts:
     """What was read about one partition. Offsets are raw offsets."""
 
     partition: int
-    expected_first: int
-    """the stream's start, or the last seal + 1"""
+    start: int
+    """the stream's first offset"""
+    sealed: Sealed | None = None
+    """what is sealed; None when nothing is"""
     rows: int = 0
-    """from expected_first up, outside accepted gaps"""
+    """from `expected_first` up, outside accepted gaps"""
     distinct: int = 0
     """offsets among them"""
     stored_last: int | None = None
     """highest offset among them"""
     rows_before: int = 0
     """rows below the stream's start"""
+    rows_under_seals: tuple[int, int] | None = None
+    """at least and at most so many rows lie under the seals (clicks arrive while it is counted); None: not counted"""
     statuses: Mapping[str, int] = field(default_factory=dict)
     accepted_gaps: Sequence[Span] = ()
     has_topic: bool = True
@@ -94,6 +153,13 @@ class PartitionFacts:
     """offsets without a row, the first few ranges, looked for only when the counts say that there are any"""
     doubles: Sequence[int] = ()
     samples: Sequence[Sample] = ()
+    broken_seals: Sequence[BrokenSeal] = ()
+    """seals that were compared with their rows and differ"""
+
+    @property
+    def expected_first(self) -> int:
+        """The first offset whose rows are counted: what is sealed was counted before."""
+        return self.start if self.sealed is None else self.sealed.last + 1
 
 
 class Finding(NamedTuple):
@@ -120,6 +186,16 @@ class PartitionVerdict:
     """records in Kafka that are not enriched yet"""
     findings: tuple[Finding, ...]
 
+    @property
+    def rows(self) -> int:
+        """Rows that are sealed or counted."""
+        return self.facts.rows + self.rows_sealed
+
+    @property
+    def rows_sealed(self) -> int:
+        """Rows that were counted when they were sealed."""
+        return self.facts.sealed.rows if self.facts.sealed else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -145,8 +221,8 @@ class Verdict:
 
     @property
     def rows(self) -> int:
-        """Rows of all partitions."""
-        return sum(partition.facts.rows for partition in self.partitions)
+        """Rows of all partitions, those that are sealed included, though they may have expired."""
+        return sum(partition.rows for partition in self.partitions)
 
 
 def judge(stream: str, facts: Iterable[PartitionFacts]) -> Verdict:
@@ -200,13 +276,14 @@ def _findings(facts: PartitionFacts, *, missing: int, double: int, stored_next: 
     if double:
         yield found(Problem.DOUBLE, double, f"more than one row for raw offsets {_examples(facts.doubles)}")
     if facts.rows_before:
-        detail = f"rows below raw offset {facts.expected_first}, where the stream begins"
+        detail = f"rows below raw offset {facts.start}, where the stream begins"
         yield found(Problem.BEFORE_START, facts.rows_before, detail)
     if facts.committed_last is not None and facts.committed_last >= stored_next:
         span = Span(stored_next, facts.committed_last)
         yield found(
             Problem.TAIL_MISSING, span.size, f"the sink stored raw offsets {span}, the table no longer has them"
         )
+    yield from _seal_findings(facts)
     yield from _kafka_findings(facts, stored_next)
     wrong = [sample for sample in facts.samples if _differs(sample)]
     if wrong:
@@ -217,11 +294,31 @@ def _findings(facts: PartitionFacts, *, missing: int, double: int, stored_next: 
         yield found(Problem.ID_MISMATCH, len(wrong), f"{detail}: the topic was re-created or rows were changed")
 
 
+def _seal_findings(facts: PartitionFacts) -> Iterable[Finding]:
+    if facts.sealed is None:
+        return
+    if facts.sealed.breaks:
+        yield Finding(facts.partition, Problem.CHAIN, len(facts.sealed.breaks), _examples(facts.sealed.breaks))
+    for problem in (Problem.SEALED_MISSING, Problem.SEALED_ADDED, Problem.SEALED_ALTERED):
+        broken = [each for each in facts.broken_seals if each.problem is problem]
+        if broken:
+            yield Finding(facts.partition, problem, sum(each.size for each in broken), _examples(broken))
+    if facts.rows_under_seals is None or facts.broken_seals:
+        return
+    least, most = facts.rows_under_seals
+    advice = f"up to raw offset {facts.sealed.last}: which seals, `clickledger audit --seals` tells"
+    if most < facts.sealed.rows_kept:
+        yield Finding(facts.partition, Problem.SEALED_MISSING, facts.sealed.rows_kept - most, advice)
+    if least > facts.sealed.rows:
+        yield Finding(facts.partition, Problem.SEALED_ADDED, least - facts.sealed.rows, advice)
+
+
 def _kafka_findings(facts: PartitionFacts, stored_next: int) -> Iterable[Finding]:
     if facts.kafka_first is None or facts.kafka_end is None:
-        if facts.has_topic and facts.rows:
+        rows = facts.rows + (facts.sealed.rows if facts.sealed else 0)
+        if facts.has_topic and rows:
             detail = "the topic does not have this partition: it was re-created with fewer"
-            yield Finding(facts.partition, Problem.UNKNOWN_PARTITION, facts.rows, detail)
+            yield Finding(facts.partition, Problem.UNKNOWN_PARTITION, rows, detail)
         return
     if facts.kafka_end < stored_next:
         detail = f"Kafka ends at {facts.kafka_end}, the table at {stored_next}: the topic was re-created or truncated"
@@ -247,10 +344,11 @@ def sample_offsets(facts: PartitionFacts, sample_count: int) -> list[int]:
 
     They are spread evenly over what both Kafka and the table hold; the same numbers always give the same positions.
     """
-    if facts.stored_last is None or facts.kafka_first is None or facts.kafka_end is None:
+    stored_last = facts.expected_first - 1 if facts.stored_last is None else facts.stored_last
+    if facts.kafka_first is None or facts.kafka_end is None:
         return []
-    first = max(facts.expected_first, facts.kafka_first)
-    last = min(facts.stored_last, facts.kafka_end - 1)
+    first = max(facts.start, facts.kafka_first)
+    last = min(stored_last, facts.kafka_end - 1)
     if first > last:
         return []
     step = max(1, (last - first) // max(1, sample_count))

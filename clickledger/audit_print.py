@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +21,7 @@ _NAMES = (
     "last",
     "rows",
     "distinct",
+    "sealed",
     "missing",
     "double",
     "in flight",
@@ -30,7 +32,7 @@ _NAMES = (
     "malformed",
 )
 _HEADINGS = (
-    *("part", "expected first", "last", "rows", "distinct", "missing", "double", "in flight", "not enriched"),
+    *("part", "expected first", "last", "rows", "distinct", "sealed", "missing", "double", "in flight", "not enriched"),
     *("accepted", "dupli- cate", "re- jected", "mal- formed"),
 )
 """The same names, narrow enough for a terminal of 100 columns."""
@@ -58,6 +60,8 @@ def as_record(report: AuditReport) -> dict[str, Any]:
             {"spool": each.spool, "problem": str(each.problem), "count": each.size, "detail": each.detail}
             for each in report.spool_findings
         ],
+        "seals": asdict(report.seal_count) if report.seal_count else None,
+        "unfinished_erasures": list(report.erasures),
     }
 
 
@@ -81,10 +85,11 @@ def _values(verdict: PartitionVerdict) -> list[Any]:
     facts = verdict.facts
     return [
         facts.partition,
-        facts.expected_first,
-        facts.stored_last,
-        facts.rows,
-        facts.distinct,
+        facts.start,
+        facts.sealed.last if facts.stored_last is None and facts.sealed else facts.stored_last,
+        verdict.rows,
+        facts.distinct + verdict.rows_sealed,
+        verdict.rows_sealed,
         verdict.missing,
         verdict.double,
         verdict.in_flight,
@@ -109,6 +114,13 @@ def print_report(report: AuditReport) -> None:
             typer.echo(f"{finding.problem.upper()}: partition {finding.partition}, {finding.size:,}: {finding.detail}")
     for lying in report.spool_findings:
         typer.echo(f"{lying.problem.upper()}: {lying.spool}: {lying.detail}")
+    for erasure in report.erasures:
+        typer.echo(f"erasure {erasure} is not finished: if nobody is at it, run clickledger erase --finish")
+    if report.seal_count is not None:
+        count = report.seal_count
+        typer.echo(
+            f"seals: {count.compared:,} compared with their rows, {count.expired:,} with rows that expired or soon will"
+        )
     typer.echo(last_line(report))
 
 

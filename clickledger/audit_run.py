@@ -16,7 +16,6 @@ from typing import Any
 import orjson
 
 from clickledger.audit import (
-    EXAMPLES_MAX,
     PartitionFacts,
     Sample,
     Span,
@@ -25,12 +24,14 @@ from clickledger.audit import (
     judge_partition,
     sample_offsets,
 )
+from clickledger.audit_seals import SealCount
 from clickledger.audit_spools import SpoolFinding, is_settled, judge_spools, spool_id
+from clickledger.audit_table import TableReader
 from clickledger.directory import read_catalog
 from clickledger.located import Located
 from enricher.malformed import ids_of_malformed
 from enricher.row import UUID, RawRecord
-from shared import positions
+from shared import erasures, positions, seals
 from shared.catalog import Kind
 from shared.clickhouse import ClickHouse
 from shared.errors import OffsetLost, OperatorError, TransientError
@@ -71,6 +72,10 @@ class AuditReport:
     """spools without a sign of life since waiting began"""
     not_stored: dict[int, int] = field(default_factory=dict)
     """partition -> records that were still not stored when waiting ended"""
+    seal_count: SealCount | None = None
+    """seals that were compared with their rows; None when that was not asked"""
+    erasures: tuple[str, ...] = ()
+    """ids of erasures that are under way, or were cut off"""
 
     @property
     def is_clean(self) -> bool:
@@ -88,9 +93,10 @@ async def read_stream(found: Located) -> tuple[StreamRecord, tuple[Mapping[str, 
     return StreamRecord(record["stream"], tuple(record["start_offsets"])), spools
 
 
-async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditReport:
+async def run_audit(found: Located, *, wait: bool, timeout_s: float, check_seals: bool = False) -> AuditReport:
     """Audit the current stream, and former ones as far as the table alone can tell.
 
+    With `check_seals`, read the rows of every seal again that cannot have begun to expire.
     With `wait`, first wait until each spool has said that it holds no click, then until everything that is in Kafka then
     is stored, together at most `timeout_s`. What does not answer for a moment (a broker or a server that restarts) is
     asked again within that time, else for a few seconds.
@@ -99,14 +105,14 @@ async def run_audit(found: Located, *, wait: bool, timeout_s: float) -> AuditRep
     deadline = time.monotonic() + (timeout_s if wait else _PATIENCE_S)
     while True:
         try:
-            return await _run_once(found, deadline if wait else None)
+            return await _run_once(found, deadline if wait else None, check_seals=check_seals)
         except TransientError:
             if time.monotonic() + _RETRY_S >= deadline:
                 raise
             await asyncio.sleep(_RETRY_S)
 
 
-async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
+async def _run_once(found: Located, wait_deadline: float | None, *, check_seals: bool) -> AuditReport:
     record, spools = await read_stream(found)
     before = {spool_id(spool): int(spool["heard_at"]) for spool in spools}
     unheard: list[str] = []
@@ -124,14 +130,16 @@ async def _run_once(found: Located, wait_deadline: float | None) -> AuditReport:
         await raw.start()
         await enriched.start()
         async with ClickHouse(found.clickhouse) as clickhouse, Admin(found.kafka, "clickledger-audit") as admin:
-            auditor = _Auditor(record, raw, enriched, clickhouse, admin)
+            count = SealCount() if check_seals else None
+            auditor = _Auditor(record, raw, enriched, clickhouse, admin, count)
             not_stored = {} if wait_deadline is None else await auditor.wait(wait_deadline)
             current, gaps = await auditor.audit()
             former = await auditor.audit_former()
+            unfinished = tuple(await erasures.unfinished(clickhouse))
     finally:
         await raw.close()
         await enriched.close()
-    return AuditReport(current, former, gaps, spools, findings, tuple(unheard), not_stored)
+    return AuditReport(current, former, gaps, spools, findings, tuple(unheard), not_stored, count, unfinished)
 
 
 async def wait_until_stored(found: Located, timeout_s: float) -> tuple[str, dict[int, int]]:
@@ -149,7 +157,7 @@ async def wait_until_stored(found: Located, timeout_s: float) -> tuple[str, dict
         await enriched.start()
         ends = await raw.end_offsets(await raw.partitions())
         async with ClickHouse(found.clickhouse) as clickhouse, Admin(found.kafka, "clickledger-audit") as admin:
-            not_stored = await _Auditor(record, raw, enriched, clickhouse, admin).wait(deadline)
+            not_stored = await _Auditor(record, raw, enriched, clickhouse, admin, None).wait(deadline)
     finally:
         await raw.close()
         await enriched.close()
@@ -179,10 +187,15 @@ class _Auditor:
     enriched: Reader
     clickhouse: ClickHouse
     admin: Admin
+    seal_count: SealCount | None
 
     @property
     def stream(self) -> str:
         return self.record.stream
+
+    @property
+    def _table(self) -> TableReader:
+        return TableReader(self.clickhouse, self.seal_count)
 
     def first_of(self, partition: int) -> int:
         """The expected first offset: the stream's start, 0 for partitions that were added later."""
@@ -222,48 +235,40 @@ class _Auditor:
         committed = await self._committed()
         begins = await self.raw.begin_offsets(partitions)
         gaps = await positions.accepted_gaps(self.clickhouse, self.stream)
-        firsts = {
+        starts = {
             partition: self.first_of(partition) for partition in {*partitions, *range(len(self.record.start_offsets))}
         }
-        stored = await positions.positions(self.clickhouse, self.stream, firsts, gaps)
+        facts = await self._table.facts(self.stream, starts, gaps)
         ends = await self.raw.end_offsets(partitions)
         enriched = await self._last_enriched()
-        facts = {partition: PartitionFacts(partition, first) for partition, first in firsts.items()}
-        facts |= {position.partition: _with_position(facts, position) for position in stored}
         judged = [
             replace(
                 each,
-                accepted_gaps=[Span(gap.first, gap.last) for gap in gaps if gap.partition == partition],
-                kafka_first=begins.get(partition),
-                kafka_end=ends.get(partition),
-                enriched_last=enriched.get(partition),
-                committed_last=committed.get(partition),
+                kafka_first=begins.get(each.partition),
+                kafka_end=ends.get(each.partition),
+                enriched_last=enriched.get(each.partition),
+                committed_last=committed.get(each.partition),
             )
-            for partition, each in facts.items()
+            for each in facts
         ]
-        judged = await self._with_samples([await self._with_examples(each, self.stream) for each in judged])
+        judged = await self._with_samples([await self._table.with_examples(each, self.stream) for each in judged])
         return judge(self.stream, judged), tuple(gaps)
 
     async def audit_former(self) -> tuple[Verdict, ...]:
         """Judge streams of earlier topics: only the table can be asked, and only for holes and doubles."""
         rows = await self.clickhouse.query(
-            "SELECT stream, groupUniqArray(raw_partition) FROM clicks WHERE stream != {stream:String} "
-            "GROUP BY stream ORDER BY stream",
+            "SELECT stream, groupUniqArray(raw_partition) FROM "
+            "(SELECT stream, raw_partition FROM clicks UNION ALL SELECT stream, raw_partition FROM seals) "
+            "WHERE stream != {stream:String} GROUP BY stream ORDER BY stream",
             {"stream": self.stream},
         )
         verdicts = []
         for stream, partitions in rows:
             gaps = await positions.accepted_gaps(self.clickhouse, stream)
-            stored = await positions.positions(self.clickhouse, stream, dict.fromkeys(partitions, 0), gaps)
-            facts = [
-                replace(
-                    _with_position({}, position),
-                    has_topic=False,
-                    accepted_gaps=[Span(gap.first, gap.last) for gap in gaps if gap.partition == position.partition],
-                )
-                for position in stored
-            ]
-            verdicts.append(judge(stream, [await self._with_examples(each, stream) for each in facts]))
+            sealed = await seals.summaries(self.clickhouse, stream)
+            starts = {partition: sealed[partition].first if partition in sealed else 0 for partition in partitions}
+            facts = [replace(each, has_topic=False) for each in await self._table.facts(stream, starts, gaps)]
+            verdicts.append(judge(stream, [await self._table.with_examples(each, stream) for each in facts]))
         return tuple(verdicts)
 
     async def _committed(self) -> dict[int, int]:
@@ -282,24 +287,6 @@ class _Auditor:
         records = await read_each(self.enriched, wanted)
         found = {partition: raw_offset_of(record.headers) for partition, record in records.items()}
         return {partition: offset for partition, offset in found.items() if offset is not None}
-
-    async def _with_examples(self, facts: PartitionFacts, stream: str) -> PartitionFacts:
-        """Look for the offsets behind the numbers, only where there is something to find."""
-        verdict = judge_partition(facts)
-        if verdict.missing:
-            limit = EXAMPLES_MAX + 1 + len(facts.accepted_gaps)
-            ranges = await positions.missing_ranges(
-                self.clickhouse, stream, facts.partition, facts.expected_first, limit
-            )
-            facts = replace(
-                facts, missing=[span for span in map(Span._make, ranges) if span not in facts.accepted_gaps]
-            )
-        if verdict.double:
-            doubles = await positions.doubled_offsets(
-                self.clickhouse, stream, facts.partition, facts.expected_first, EXAMPLES_MAX + 1
-            )
-            facts = replace(facts, doubles=doubles)
-        return facts
 
     async def _with_samples(self, facts: list[PartitionFacts]) -> list[PartitionFacts]:
         """Read the ids of the sampled positions on both sides."""
@@ -343,19 +330,6 @@ class _Auditor:
 def _sample(offset: int, in_kafka: Sequence[str], in_table: tuple[str, ...]) -> Sample:
     """Compare with the id in Kafka that the table has, if it has one of them."""
     return Sample(offset, next((one for one in in_kafka if one in in_table), next(iter(in_kafka), None)), in_table)
-
-
-def _with_position(facts: Mapping[int, PartitionFacts], position: positions.Position) -> PartitionFacts:
-    known = facts.get(position.partition, PartitionFacts(position.partition, 0))
-    statuses = {name: getattr(position, name) for name in ("accepted", "duplicate", "rejected", "malformed")}
-    return replace(
-        known,
-        rows=position.rows,
-        distinct=position.distinct,
-        stored_last=position.last,
-        rows_before=position.rows_before,
-        statuses=statuses,
-    )
 
 
 async def read_each(reader: Reader, offsets: Mapping[int, int]) -> dict[int, Record]:

@@ -30,25 +30,43 @@ stored, so nothing up to a seal's end may be stored again.
 """
 
 AUDIT: Final = """
-SELECT raw_partition, countIf(is_inside), uniqExactIf(raw_offset, is_inside), maxIf(raw_offset, is_inside),
-    countIf(is_before), countIf(status = 'accepted'), countIf(status = 'duplicate'), countIf(status = 'rejected'),
-    countIf(status = 'malformed')
+SELECT raw_partition, countIf(is_inside), uniqExactIf(raw_offset, is_inside), maxIf(raw_offset, is_inside), count()
 FROM
 (
-    SELECT raw_partition, raw_offset, status,
-        raw_offset < transform(raw_partition, {partitions:Array(UInt16)}, {firsts:Array(UInt64)}, 0) AS is_before,
-        NOT is_before AND NOT arrayExists(
+    SELECT raw_partition, raw_offset,
+        NOT arrayExists(
             (gap_partition, first, last) -> raw_partition = gap_partition AND raw_offset BETWEEN first AND last,
             {gap_partitions:Array(UInt16)}, {gap_firsts:Array(UInt64)}, {gap_lasts:Array(UInt64)}) AS is_inside
     FROM clicks
-    WHERE stream = {stream:String} AND raw_offset >= 0
+    WHERE stream = {stream:String} AND raw_offset >= {least:UInt64}
+        AND raw_offset >= transform(raw_partition, {partitions:Array(UInt16)}, {firsts:Array(UInt64)}, 0)
 )
 GROUP BY raw_partition
 ORDER BY raw_partition
 """
-"""The whole check in one query, so that its numbers are of one moment: reads every position of the stream.
+"""The check in one query, so that its numbers are of one moment: reads every position from each partition's first on.
 
-Counts rows from each partition's first offset on, outside of accepted gaps; rows before it apart.
+Rows in accepted gaps are counted apart.
+"""
+
+TOTALS: Final = """
+SELECT raw_partition, sum(rows), min(lowest), sumIf(rows, status = 'accepted'), sumIf(rows, status = 'duplicate'),
+    sumIf(rows, status = 'rejected'), sumIf(rows, status = 'malformed')
+FROM
+(
+    SELECT raw_partition, status, count() AS rows, min(raw_offset) AS lowest
+    FROM clicks
+    WHERE stream = {stream:String}
+    GROUP BY raw_partition, status
+)
+GROUP BY raw_partition
+"""
+"""All rows of a stream's partitions, answered from the projection `positions`."""
+
+BELOW: Final = """
+SELECT count()
+FROM clicks
+WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} AND raw_offset < {first:UInt64}
 """
 
 MISSING: Final = """
@@ -97,17 +115,25 @@ ORDER BY raw_partition, raw_first
 
 
 class Position(NamedTuple):
-    """How one partition stands in the table."""
+    """How one partition stands in the table from its first offset on."""
 
     partition: int
     rows: int
-    """from the first offset on, outside of accepted gaps"""
+    """outside of accepted gaps"""
     distinct: int
     """offsets among them"""
     last: int | None
     """highest offset among them"""
-    rows_before: int
-    """rows below the first offset"""
+    rows_all: int
+    """in accepted gaps too"""
+
+
+class Total(NamedTuple):
+    """All rows of one partition."""
+
+    partition: int
+    rows: int
+    lowest: int
     accepted: int
     duplicate: int
     rejected: int
@@ -133,9 +159,10 @@ async def highest(clickhouse: ClickHouse, stream: str, partition: int) -> int | 
 async def positions(
     clickhouse: ClickHouse, stream: str, firsts: Mapping[int, int], gaps: Sequence[AcceptedGap] = ()
 ) -> list[Position]:
-    """Every partition of a stream that has rows; `firsts` is its expected first offset. Raises as ClickHouse does."""
+    """Every partition of a stream that has rows from its offset in `firsts` on. Raises as ClickHouse does."""
     params = {
         "stream": stream,
+        "least": min(firsts.values(), default=0),
         "partitions": list(firsts),
         "firsts": list(firsts.values()),
         "gap_partitions": [gap.partition for gap in gaps],
@@ -144,6 +171,17 @@ async def positions(
     }
     found = [Position(*row) for row in await clickhouse.query(AUDIT, params)]
     return [position if position.rows else position._replace(last=None) for position in found]
+
+
+async def totals(clickhouse: ClickHouse, stream: str) -> dict[int, Total]:
+    """Every partition of a stream that has rows, in milliseconds. Raises as ClickHouse does."""
+    return {int(row[0]): Total(*row) for row in await clickhouse.query(TOTALS, {"stream": stream})}
+
+
+async def rows_below(clickhouse: ClickHouse, stream: str, partition: int, first: int) -> int:
+    """Rows of a partition below an offset. Raises as ClickHouse does."""
+    ((rows,),) = await clickhouse.query(BELOW, {"stream": stream, "partition": partition, "first": first})
+    return int(rows)
 
 
 async def missing_ranges(

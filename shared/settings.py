@@ -347,6 +347,21 @@ class SinkSettings(_Group):
     sink_insert_timeout_ms: int = Field(
         30_000, ge=500, le=300_000, description="ms one insert may run, at the client and at the server"
     )
+    sink_seal_every_ms: int = Field(
+        900_000,
+        ge=100,
+        le=86_400_000,
+        description="ms whose inserts one seal covers (15 min); how often is looked for them",
+    )
+    sink_seal_age_ms: int = Field(
+        900_000,
+        ge=100,
+        le=86_400_000,
+        description="ms after its insert before a row is sealed (15 min): by then the disk has it, and nobody still inserts",
+    )
+    sink_seal_rows_max: int = Field(
+        200_000, ge=1, le=10_000_000, description="rows one seal covers; bounds the query that reads and hashes them"
+    )
 
 
 class ReportingSettings(_Group):

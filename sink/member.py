@@ -24,6 +24,7 @@ from sink.blocks import Intake, Limits, Range
 from sink.clock import BootClock
 from sink.feed import PartitionFeed
 from sink.ports import Bounds
+from sink.sealing import Sealer, SealLimits
 from sink.table import PartitionTable, Store
 from sink.watch import SERVICE, Alarm, PartitionWatch, buffered_bytes, lag_records, partitions_owned
 from sink.worker import Owner
@@ -99,6 +100,7 @@ class Member:
         limits: Limits,
         bounds: Bounds,
         buffer_bytes_max: int,
+        seal_limits: SealLimits,
         partitions: int,
     ) -> None:
         """`partitions`: of the topic; all of them may be ours."""
@@ -113,6 +115,16 @@ class Member:
         self._is_finishing = False
         self._reading = Alarms[Alarm](SERVICE, f"reading {self._topic}", log)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sealer = Sealer(
+            store.clickhouse,
+            stream.id,
+            start=stream.start,
+            owned=lambda: [partition for partition, owned in self._owned.items() if owned.assignment.is_active],
+            partitions=partitions,
+            limits=seal_limits,
+            clock=BootClock(),
+            who=instance_id,
+        )
         self._reader = Reader(kafka, self._topic, client_id=f"{instance_id}-offsets")
         self._consumer = Consumer(
             kafka,
@@ -162,6 +174,7 @@ class Member:
             self._failed,
             asyncio.ensure_future(self._fetch()),
             asyncio.ensure_future(self._look_for_accepted_gaps()),
+            asyncio.ensure_future(self._sealer.run()),
         ]
         told = asyncio.ensure_future(stopping.wait())
         waiting: list[asyncio.Future[Any]] = [*working, told]

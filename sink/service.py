@@ -21,6 +21,7 @@ from sink.blocks import Limits, age_limit_ms
 from sink.directory import Directory
 from sink.member import Member, Stream
 from sink.ports import Bounds
+from sink.sealing import SealLimits
 from sink.start import check_server, check_topics
 from sink.table import Store
 from sink.watch import SERVICE, Alarm
@@ -83,6 +84,9 @@ async def store_until_stopped(
                 limits=block_limits(settings, partitions),
                 bounds=Bounds(settings.sink_answer_age_ms_max / 1000, settings.sink_insert_timeout_ms / 1000),
                 buffer_bytes_max=settings.sink_buffer_bytes_max,
+                seal_limits=SealLimits(
+                    settings.sink_seal_every_ms, settings.sink_seal_age_ms, settings.sink_seal_rows_max
+                ),
                 partitions=partitions,
             )
 

@@ -53,6 +53,8 @@ class Alarm(StrEnum):
     """A passing error does not pass."""
     START = "start"
     """The sink refuses to begin."""
+    SEAL = "seal"
+    """Rows cannot be sealed; storing goes on."""
 
 
 class Watch(Protocol):

@@ -28,6 +28,9 @@ def audit(
     *,
     wait: Annotated[bool, typer.Option("--wait", help="First wait until all that is in Kafka now is stored.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait may take.")] = 120,
+    seals: Annotated[
+        bool, typer.Option("--seals", help="Also read every sealed row again and compare it with its seal.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     accept_gap: Annotated[
         str | None,
@@ -39,8 +42,11 @@ def audit(
 ) -> None:
     """Prove the invariant: every record in Kafka is exactly one row, on every partition.
 
-    Counts rows and distinct raw offsets from the stream's first offset up, compares with Kafka's end offsets, and
-    compares transaction-ids in Kafka and in the table at the last and at sampled positions. Nothing is changed.
+    Counts rows and distinct raw offsets from the last seal up, compares the number of rows below with the seals, and the
+    seals with each other from the stream's first offset on; compares with Kafka's end offsets, and transaction-ids in
+    Kafka and in the table at the last and at sampled positions. Nothing is changed.
+
+    --seals finds rows that were deleted, added or altered after they were sealed, until they expire.
 
     --accept-gap is the one exception: it writes a row that says who gave up which offsets and why; the sink then goes
     on behind them and the audit no longer counts them. Try `clickledger refill` first.
@@ -52,7 +58,7 @@ def audit(
     if accept_gap is not None:
         asyncio.run(_accept(data, accept_gap, who or getpass.getuser(), reason))
         return
-    report = asyncio.run(_audit(data, wait=wait, timeout_s=timeout))
+    report = asyncio.run(_audit(data, wait=wait, timeout_s=timeout, check_seals=seals))
     from clickledger.audit_print import as_record, exit_code, print_report
 
     if as_json:
@@ -64,11 +70,11 @@ def audit(
     raise typer.Exit(exit_code(report))
 
 
-async def _audit(data: Path | None, *, wait: bool, timeout_s: float) -> AuditReport:
+async def _audit(data: Path | None, *, wait: bool, timeout_s: float, check_seals: bool) -> AuditReport:
     from clickledger.audit_run import run_audit
 
     try:
-        return await run_audit(locate(data), wait=wait, timeout_s=timeout_s)
+        return await run_audit(locate(data), wait=wait, timeout_s=timeout_s, check_seals=check_seals)
     except OperatorError as exc:  # status 1 is a verdict, and there is none
         raise TransientError(str(exc)) from exc
 

@@ -4,82 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 
 from clickledger.audit import Problem, Span
 from clickledger.audit_gaps import accept_gap
 from clickledger.audit_print import exit_code
-from clickledger.audit_run import AuditReport, run_audit
-from clickledger.located import Located
+from clickledger.audit_run import AuditReport
 from clickledger.stack.guard import Guard
 from shared.errors import OperatorError
 from shared.kafka import Admin, TopicSpec
-from shared.settings import CatalogSettings, ClickHouseSettings
-from tests.support.full_stack import clean_env
-from tests.support.sinks import SinkBench
-
-_ROWS = 300
-_NOW = {"mutations_sync": 2}
-
-
-class AuditBench(SinkBench):
-    """A sink's bench that writes the raw topic as well, so that Kafka and the table can be compared."""
-
-    @property
-    def located(self) -> Located:
-        """What a command would find in this environment."""
-        clickhouse = ClickHouseSettings(clickhouse_url=self.env["CLICKLEDGER_CLICKHOUSE_URL"])
-        return Located(self.kafka, CatalogSettings(catalog_map_bytes=1 << 24), clickhouse, clickhouse, None)
-
-    async def write_raw(self, partition: int, ids: list[str]) -> None:
-        """Append raw records with these transaction-ids; the audit reads nothing else of them."""
-        batch = self.producer.new_batch()
-        for number, transaction_id in enumerate(ids):
-            batch.append(timestamp=1 + number, key=transaction_id.encode(), value=b"{}", headers=[])
-        await self.producer.send_batch(self.kafka.topic_raw, partition, batch)
-
-    async def write_both(self, count: int, partitions: list[int] | None = None) -> None:
-        """Append the next `count` clicks of each partition to both topics, the same ids in both."""
-        for partition in list(self.next_raw) if partitions is None else partitions:
-            first = self.next_raw[partition]
-            self.next_raw[partition] += count
-            records = [self.record(partition, first + number) for number in range(count)]
-            await self.write_raw(partition, [record["transaction_id"] for record in records])
-            await self.write(partition, records)
-
-    async def store(self, count: int = _ROWS) -> None:
-        """Write clicks and let a sink store them; the sink is stopped again."""
-        await self.write_both(count)
-        child = self.start(CLICKLEDGER_SINK_BLOCK_ROWS_MAX="100")
-        await self.wait_stored(child)
-        assert child.stop() == 0, child.tail()
-
-    async def audit(self, *, wait: bool = False, timeout_s: float = 30) -> AuditReport:
-        """Audit as the command does."""
-        return await run_audit(self.located, wait=wait, timeout_s=timeout_s)
-
-    async def delete(self, partition: int, first: int, last: int) -> None:
-        """Remove rows behind the sink's back."""
-        await self.clickhouse.command(
-            "ALTER TABLE clicks DELETE WHERE raw_partition = {partition:UInt16} AND raw_offset BETWEEN {first:UInt64} "
-            "AND {last:UInt64}",
-            {"partition": partition, "first": first, "last": last},
-            _NOW,
-        )
-
-    async def insert(self, *records: dict[str, Any]) -> None:
-        """Add rows behind the sink's back."""
-        payload = b"\n".join(orjson.dumps({"block_at": record["received_at"], **record}) for record in records)
-        settings = {"insert_deduplicate": 0, "input_format_read_datetime_number_as_raw_value": 1}
-        await self.clickhouse.insert_bytes("clicks", payload, settings)
+from tests.support.audits import ROWS, AuditBench
 
 
 @pytest.fixture
@@ -95,18 +33,11 @@ def _problems(report: AuditReport) -> dict[tuple[int, Problem], int]:
     return {(finding.partition, finding.problem): finding.size for finding in report.current.findings}
 
 
-def _command(bench: AuditBench, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clickledger", "audit", *arguments]
-    return subprocess.run(
-        command, env={**clean_env(), **bench.env}, capture_output=True, text=True, check=False, timeout=120
-    )
-
-
 async def test_what_is_in_order_is_clean(bench: AuditBench) -> None:
     """All stored: clean, exit 0. More in Kafka: in flight, still clean; waiting for it in vain: exit 3."""
     await bench.store()
     report = await bench.audit(wait=True)
-    assert (exit_code(report), report.current.rows, report.current.in_flight) == (0, _ROWS * bench.partitions, 0)
+    assert (exit_code(report), report.current.rows, report.current.in_flight) == (0, ROWS * bench.partitions, 0)
     assert all(len(each.facts.samples) > 1 for each in report.current.partitions)
 
     await bench.write_both(7, [0])
@@ -116,7 +47,7 @@ async def test_what_is_in_order_is_clean(bench: AuditBench) -> None:
     assert (lags[0], lags[1], lags[2]) == ((7, 0), (1, 1), (0, 0))
     assert exit_code(report) == 0
 
-    done = _command(bench, "--wait", "--timeout", "1", "--json")
+    done = bench.command("audit", "--wait", "--timeout", "1", "--json")
     assert done.returncode == 3, done.stderr
     printed = json.loads(done.stdout)
     assert (printed["clean"], printed["stored"], printed["not_stored"]) == (True, False, {"0": 7, "1": 1})
@@ -143,7 +74,7 @@ async def test_every_damage_of_the_table_is_named(bench: AuditBench) -> None:
     assert (by_partition[0].missing, by_partition[1].missing) == ([Span(0, 99)], [Span(100, 199)])
     assert by_partition[3].doubles == [150]
 
-    done = _command(bench)
+    done = bench.command("audit")
     assert done.returncode == 1, done.stderr
     assert "MISSING: partition 1, 100: no row for raw offsets 100-199" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("NOT clean: 5 findings")
@@ -186,9 +117,9 @@ async def test_an_accepted_gap_is_no_finding_any_more(bench: AuditBench) -> None
     with pytest.raises(OperatorError, match="none with number 4000"):
         await accept_gap(bench.located, 4000, Span(0, 0), who="me", reason="none")
 
-    done = _command(bench, "--accept-gap", "0:10-19", "--who", "me", "--reason", "lost with a disk")
+    done = bench.command("audit", "--accept-gap", "0:10-19", "--who", "me", "--reason", "lost with a disk")
     assert done.returncode == 0, done.stderr
-    assert _command(bench, "--accept-gap", "0:10-19", "--who", "me", "--reason", "twice").returncode == 0
+    assert bench.command("audit", "--accept-gap", "0:10-19", "--who", "me", "--reason", "twice").returncode == 0
     report = await bench.audit()
     assert exit_code(report) == 0
     (gap,) = report.gaps
@@ -213,7 +144,7 @@ async def test_a_former_stream_is_still_checked(bench: AuditBench) -> None:
 async def test_what_does_not_answer_is_exit_3_and_one_line(bench: AuditBench) -> None:
     """An unreachable ClickHouse is not a finding."""
     bench.env["CLICKLEDGER_CLICKHOUSE_URL"] = "http://default@127.0.0.1:9/none"
-    done = _command(bench)
+    done = bench.command("audit")
     assert (done.returncode, done.stdout) == (3, "")
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -221,7 +152,7 @@ async def test_what_does_not_answer_is_exit_3_and_one_line(bench: AuditBench) ->
 async def test_a_database_in_which_nothing_was_set_up_says_so(bench: AuditBench) -> None:
     """The way out is named; no verdict is no gap."""
     bench.env["CLICKLEDGER_TOPIC_RAW"] = "clicks.raw.unknown"
-    done = _command(bench)
+    done = bench.command("audit")
     assert done.returncode == 3
     assert "clickledger setup" in done.stderr
 
@@ -230,7 +161,7 @@ async def test_a_missing_topic_is_one_line(bench: AuditBench) -> None:
     """It is named at once, without the Kafka library's own lines."""
     async with Admin(bench.kafka) as admin:
         await admin.delete(bench.kafka.topic_enriched)
-    done = _command(bench)
+    done = bench.command("audit")
     assert done.returncode == 3
     (line,) = done.stderr.strip().splitlines()
     assert f"topic {bench.kafka.topic_enriched} does not exist" in line

@@ -9,11 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clickledger.audit import PartitionFacts, Problem, Sample, Span, judge, judge_partition, sample_offsets
+from clickledger.audit import (
+    BrokenSeal,
+    PartitionFacts,
+    Problem,
+    Sample,
+    Sealed,
+    Span,
+    judge,
+    judge_partition,
+    sample_offsets,
+)
 
 _CLEAN = PartitionFacts(
     partition=0,
-    expected_first=0,
+    start=0,
     rows=100,
     distinct=100,
     stored_last=99,
@@ -32,7 +42,10 @@ _CLEAN = PartitionFacts(
         {},
         {"kafka_end": 150, "enriched_last": 120},
         {"kafka_first": 100},
-        {"expected_first": 40, "rows": 60, "distinct": 60},
+        {"start": 40, "rows": 60, "distinct": 60},
+        {"sealed": Sealed(39, 40, 30), "rows": 60, "distinct": 60, "rows_under_seals": (35, 40)},
+        {"sealed": Sealed(99, 100, 100), "rows": 0, "distinct": 0, "stored_last": None, "rows_under_seals": (100, 100)},
+        {"sealed": Sealed(99, 100, 0), "rows": 0, "distinct": 0, "stored_last": None, "rows_under_seals": (0, 0)},
         {"rows": 90, "distinct": 90, "accepted_gaps": [Span(10, 19)]},
         {"rows": 90, "distinct": 90, "accepted_gaps": [Span(10, 19), Span(12, 15)]},
         {"rows": 90, "distinct": 90, "stored_last": 89, "accepted_gaps": [Span(90, 99)]},
@@ -46,7 +59,8 @@ def test_what_is_in_order_has_no_findings(changes: dict[str, Any]) -> None:
     assert judge_partition(replace(_CLEAN, **changes)).findings == ()
 
 
-_EMPTY = PartitionFacts(partition=3, expected_first=0, kafka_first=0, kafka_end=0)
+_SEALED = {"sealed": Sealed(39, 40, 40), "rows": 60, "distinct": 60, "rows_under_seals": (40, 40)}
+_EMPTY = PartitionFacts(partition=3, start=0, kafka_first=0, kafka_end=0)
 
 
 def test_an_empty_partition_is_clean_and_listed() -> None:
@@ -62,12 +76,18 @@ def test_an_empty_partition_is_clean_and_listed() -> None:
         ({"rows": 90, "distinct": 90, "missing": [Span(0, 9)]}, Problem.MISSING, 10),
         ({"rows": 90, "distinct": 90, "missing": [Span(50, 59)]}, Problem.MISSING, 10),
         ({"rows": 101}, Problem.DOUBLE, 1),
-        ({"rows_before": 2, "expected_first": 0}, Problem.BEFORE_START, 2),
+        ({"rows_before": 2, "start": 0}, Problem.BEFORE_START, 2),
         ({"rows": 90, "distinct": 90, "stored_last": 89}, Problem.TAIL_MISSING, 10),
         ({"kafka_end": 99, "samples": ()}, Problem.BEYOND_END, 1),
         ({"kafka_first": 105, "kafka_end": 110}, Problem.LOST, 5),
         ({"samples": (Sample(1, "a", ("b",)), Sample(99, "c", ("c",)))}, Problem.ID_MISMATCH, 1),
         ({"kafka_first": None, "kafka_end": None}, Problem.UNKNOWN_PARTITION, 100),
+        (_SEALED | {"rows_under_seals": (37, 38)}, Problem.SEALED_MISSING, 2),
+        (_SEALED | {"rows_under_seals": (43, 44)}, Problem.SEALED_ADDED, 3),
+        (_SEALED | {"broken_seals": [BrokenSeal(Span(0, 9), 10, 7, 7)]}, Problem.SEALED_MISSING, 3),
+        (_SEALED | {"broken_seals": [BrokenSeal(Span(0, 9), 10, 11, 10)]}, Problem.SEALED_ADDED, 1),
+        (_SEALED | {"broken_seals": [BrokenSeal(Span(0, 9), 10, 10, 9)]}, Problem.SEALED_ALTERED, 1),
+        (_SEALED | {"sealed": Sealed(39, 40, 40, ["hole"])}, Problem.CHAIN, 1),
     ],
 )
 def test_each_problem_is_found_with_its_number(changes: dict[str, Any], problem: Problem, count: int) -> None:
@@ -137,7 +157,7 @@ def test_missing_is_what_a_naive_count_says(
 @given(first=st.integers(0, 100), length=st.integers(0, 1000), count=st.integers(0, 50))
 def test_samples_are_bounded_inside_and_include_the_last(first: int, length: int, count: int) -> None:
     """The newest row is always compared."""
-    facts = replace(_CLEAN, expected_first=first, stored_last=first + length, kafka_end=first + length + 1)
+    facts = replace(_CLEAN, start=first, stored_last=first + length, kafka_end=first + length + 1)
     offsets = sample_offsets(facts, count)
     assert offsets[-1] == first + length
     assert len(offsets) <= count + 1
