@@ -1,0 +1,207 @@
+"""Erasing a recipient on real sinks and a real table: nothing personal stays, everything else is proved to be as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clickledger.audit import Problem
+from clickledger.audit_print import exit_code
+from clickledger.erase import begin, find_rows, finish
+from clickledger.stack.guard import Guard
+from shared.catalog import CatalogWriter, Kind
+from shared.clickhouse import ClickHouse
+from shared.erasures import unfinished
+from shared.errors import OperatorError
+from shared.seals import PERSONAL, chain
+from tests.support.seals import SEAL_AT_ONCE, SealBench
+
+_PERSONAL = {
+    "recipient": "r7",
+    "short_url": "http://go.example/r7",
+    "link": "go.example/r7",
+    "long_url": "https://shop.example/?customer=7",
+    "ip": "203.199.178.211",
+    "region": "Maharashtra",
+    "city": "Mumbai",
+    "asn": 9498,
+    "click_digest": "d7",
+}
+_QUARTERS = """
+SELECT promotion_id, count(), uniqExact(recipient)
+FROM clicks
+WHERE tenant = 'acme' AND status = 'accepted'
+GROUP BY promotion_id
+SETTINGS optimize_use_projections = {used:UInt8}
+"""
+
+
+@pytest.fixture
+async def bench(prepared_env: dict[str, str], guard: Guard, tmp_path: Path) -> AsyncIterator[SealBench]:
+    """Topics, stream and table of this test's own."""
+    bench = SealBench(guard, tmp_path, prepared_env)
+    await bench.open()
+    yield bench
+    await bench.close()
+
+
+async def write_clicks(bench: SealBench, count: int) -> None:
+    """Clicks of ten recipients on each partition; every tenth, and one record that is no click, belong to `r7`."""
+    for partition in bench.next_raw:
+        first = bench.next_raw[partition]
+        bench.next_raw[partition] += count
+        records = [
+            bench.record(partition, first + n, **(_PERSONAL if n % 10 == 7 else {"recipient": f"r{n % 10}"}))
+            for n in range(count)
+        ]
+        raw = '{"v":1,"link":{"recipient":"r7","tenant":"acme"},"click":{'
+        records[3] |= {"status": "malformed", "reason": "not_json", "tenant": "", "recipient": "", "raw": raw}
+        await bench.write_raw(partition, [record["transaction_id"] for record in records])
+        await bench.write(partition, records)
+
+
+async def store_and_seal(bench: SealBench, count: int) -> None:
+    """Write such clicks, store and seal them."""
+    await write_clicks(bench, count)
+    child = bench.start(**SEAL_AT_ONCE)
+    await bench.wait_stored(child)
+    await bench.sealed()
+    assert child.stop() == 0, child.tail()
+
+
+async def test_the_command_erases_and_the_proof_stays(bench: SealBench) -> None:
+    """Rows, bytes of what was no click, links; projections agree with rows; no trace of the recipient in any table."""
+    await store_and_seal(bench, 60)
+    await CatalogWriter(bench.kafka, bench.producer).put(
+        Kind.LINK, "go.example/r7", {"v": 1, "tenant": "acme", "recipient": "r7", "link": "go.example/r7"}
+    )
+    arguments = ("erase", "--tenant", "acme", "--recipient", "r7")
+    done = bench.command(*arguments, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    rows = 7 * bench.partitions
+    assert f"would overwrite {rows} rows" in done.stdout
+    assert "1 links still name the recipient, go.example/r7" in done.stdout
+
+    done = bench.command(*arguments, "--reason", "request 4711", "--delete-links")
+    assert done.returncode == 0, done.stderr
+    assert f"{rows} rows overwritten" in done.stdout
+    assert "1 links deleted" in done.stdout
+    done = bench.command(*arguments)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "no rows")
+    assert "still name" not in done.stdout
+
+    erased = await bench.rows(", ".join(PERSONAL), "raw_offset % 60 IN (3, 7)")
+    assert set(erased) == {tuple(0 if name == "asn" else "" for name in PERSONAL)}
+    await bench.clickhouse.command("OPTIMIZE TABLE clicks FINAL")
+    for table in ("clicks", "seals", "erasures"):
+        found = await bench.clickhouse.raw_query(f"SELECT * FROM {table}", "JSONEachRow")
+        assert not [value for value in _PERSONAL.values() if str(value).encode() in found], table
+    by_projection, by_rows = [sorted(await bench.clickhouse.query(_QUARTERS, {"used": used})) for used in (1, 0)]
+    assert by_projection == by_rows
+    assert by_rows[0][2] == 10
+
+    report = await bench.audit(wait=True, check_seals=True)
+    assert exit_code(report) == 0, report
+    reasons = {seal.reason.split(": ")[1] for seal in await chain(bench.clickhouse, bench.stream) if seal.reason}
+    assert reasons == {"request 4711"}
+
+
+class Dies(BaseException):
+    """The process is killed here."""
+
+
+class Mortal(ClickHouse):
+    """A client whose process dies at one of its statements: before it is sent, or before its answer is read."""
+
+    def __init__(self, *arguments: Any, at: int, after: bool) -> None:
+        super().__init__(*arguments)
+        self.left, self.after = at, after
+
+    async def _guarded(self, call: Any, what: str) -> Any:
+        if what.startswith("connecting"):
+            return await super()._guarded(call, what)
+        self.left -= 1
+        if self.left == 0 and not self.after:
+            call.close()
+            raise Dies
+        result = await super()._guarded(call, what)
+        if self.left == 0:
+            raise Dies
+        return result
+
+
+async def test_a_kill_at_every_statement_is_finished_by_the_next_run(bench: SealBench) -> None:
+    """Before and after each statement, with a sink that goes on storing and sealing; then every seal fits its rows."""
+    child = bench.start(**SEAL_AT_ONCE)
+    await write_clicks(bench, 20)
+    await bench.wait_stored(child)
+    await bench.sealed()
+    at, died = 1, True
+    while died:
+        for after in (False, True):
+            await write_clicks(bench, 10)
+            died = await _erase_dying(bench, at, after=after)
+        at += 1
+    assert at > 8
+    for cut_off in await unfinished(bench.clickhouse):
+        await finish(bench.clickhouse, cut_off)
+    await bench.wait_stored(child)
+    await bench.sealed()
+    report = await bench.audit(wait=True, check_seals=True)
+    assert exit_code(report) == 0, report
+
+
+async def _erase_dying(bench: SealBench, at: int, *, after: bool) -> bool:
+    """Erase as the command does with a client that dies at a statement, then with one that does not; whether it died."""
+    died = False
+    for client in (Mortal(bench.located.clickhouse, at=at, after=after), bench.clickhouse):
+        try:
+            for cut_off in await unfinished(client):
+                await finish(client, cut_off)
+            if rows := await find_rows(client, "acme", "r7"):
+                await finish(client, (await begin(client, "acme", rows, "", "me")).id)
+        except Dies:
+            died = True
+        finally:
+            if client is not bench.clickhouse:
+                await client.close()
+    return died
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE country = 'XX' WHERE raw_partition = 0 AND raw_offset = 20",
+        "UPDATE ip = '9.9.9.9' WHERE raw_partition = 0 AND raw_offset = 21",
+    ],
+    ids=["a kept column", "a personal column of another recipient"],
+)
+async def test_an_erasure_hides_no_other_change(bench: SealBench, change: str) -> None:
+    """Changed before: refused, nothing erased. Changed between check and renewal: that seal stays as it was, and broken."""
+    await store_and_seal(bench, 40)
+    begun = await begin(bench.clickhouse, "acme", await find_rows(bench.clickhouse, "acme", "r7"), "", "me")
+    checked = asyncio.Event()
+    original = bench.clickhouse.command
+
+    async def command(sql: str, *arguments: Any) -> Any:
+        if "UPDATE recipient" in sql and not checked.is_set():
+            checked.set()
+            await bench.change(change)
+        return await original(sql, *arguments)
+
+    bench.clickhouse.command = command  # type: ignore[method-assign]
+    outcome = await finish(bench.clickhouse, begun.id)
+    assert len(outcome.refused) == 1
+    found: Mapping[Any, int] = await bench.problems(check_seals=True)
+    assert found == {(0, Problem.SEALED_ALTERED): 1}
+
+    rows = await find_rows(bench.clickhouse, "acme", "r1")
+    again = await begin(bench.clickhouse, "acme", rows, "", "me")
+    with pytest.raises(OperatorError, match="nothing was erased"):
+        await finish(bench.clickhouse, again.id)
+    assert await find_rows(bench.clickhouse, "acme", "r1") == rows
+    assert await unfinished(bench.clickhouse) == []
