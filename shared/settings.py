@@ -92,7 +92,10 @@ class ClickHouseSettings(_Group):
 class RuntimeSettings(_Group):
     """What every service has."""
 
-    data: Path = Field(Path(".clickledger"), description="folder for catalog copies, locks and the local stack")
+    data: Path = Field(
+        Path(".clickledger"),
+        description="folder for catalog copies, locks, the API's spool (so: on a lasting disk) and the local stack",
+    )
     node: str = Field(
         default_factory=lambda: socket.gethostname()[:64], max_length=64, description="name of this machine in records"
     )
