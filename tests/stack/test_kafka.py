@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
-from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, TransientError
+from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, OutcomeUnknown, TransientError
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
 from shared.settings import KafkaSettings
+from tests.support.brokers import LocalBrokers
 
 
 @pytest.fixture
@@ -73,6 +76,31 @@ async def test_grown_topic_is_known_at_once(kafka: KafkaSettings, producer: Prod
     assert await fill(producer, topic, 2, 1) == 0
     with pytest.raises(TransientError, match="none with number 3"):
         await fill(producer, topic, 3, 1)
+
+
+async def test_a_retired_producer_ends_its_waits(
+    kafka: KafkaSettings, producer: Producer, topic: str, brokers: LocalBrokers
+) -> None:
+    """With a broker that stands still: what waits for an acknowledgement is unknown, what was not sent is certain."""
+    await fill(producer, topic, 0, 1)
+    os.kill(brokers.pid(), signal.SIGSTOP)
+    try:
+        sent, queued = (
+            asyncio.create_task(fill(producer, topic, 0, 1)),
+            asyncio.create_task(fill(producer, topic, 0, 1)),
+        )
+        await asyncio.sleep(0.1)
+        producer.retire("given up")
+        with pytest.raises(OutcomeUnknown, match="given up"):
+            await sent
+        with pytest.raises(TransientError, match="given up") as certain:
+            await queued
+        assert not isinstance(certain.value, OutcomeUnknown)
+        with pytest.raises(TransientError, match="given up"):
+            await fill(producer, topic, 1, 1)
+        assert not await producer.close(0.1)
+    finally:
+        os.kill(brokers.pid(), signal.SIGCONT)
 
 
 class Member:
