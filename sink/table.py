@@ -11,6 +11,7 @@ from shared.clickhouse import ClickHouse
 from shared.errors import OutcomeUnknown
 from shared.positions import highest as highest_stored
 from sink.suspects import REMEMBER_S, REMEMBERED_MAX, Asked, Copies
+from sink.watch import copy_queries
 
 RAW_TIMES: Final = "input_format_read_datetime_number_as_raw_value"
 """Servers that know this setting read integers as seconds without it; those that do not, read milliseconds."""
@@ -96,6 +97,7 @@ class PartitionTable:
         found: dict[str, Copies] = {}
         for begin in range(0, len(asked), IDS_PER_QUERY):
             some = asked[begin : begin + IDS_PER_QUERY]
+            copy_queries.inc()
             sql = _COPIES.format(conditions=_conditions(some), is_asked_replay=_is_asked_replay(some))
             rows = await self._store.clickhouse.query(
                 sql, self._parameters | {"before": raw_before}, {"max_query_size": QUERY_BYTES_MAX}

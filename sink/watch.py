@@ -27,6 +27,7 @@ bytes_stored = Counter("clickledger_sink_bytes", "Bytes of the stored blocks as 
 records_read = Counter("clickledger_sink_records", "Enriched records read, by what became of them", ["outcome"])
 records_lost = Counter("clickledger_sink_records_lost", "Enriched records that Kafka deleted before they were read")
 decisions = Counter("clickledger_sink_decisions", "What the table said about planned blocks", ["decision"])
+copy_queries = Counter("clickledger_sink_copy_queries", "Queries for copies of suspects: at most one per block tried")
 retries = Counter("clickledger_sink_retries", "Steps tried again after an error of the environment", ["kind"])
 partitions_owned = Gauge("clickledger_sink_partitions", "Partitions this member owns")
 lag_records = Gauge("clickledger_sink_lag_records", "Records behind the end of the topic", ["partition"])
