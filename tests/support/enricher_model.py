@@ -122,7 +122,7 @@ class ModelProducing:
         """A connected producer."""
         return await Op("get", lambda: self)
 
-    async def give_up(self, producer: ModelProducing) -> None:
+    async def give_up(self, producer: ModelProducing, why: str) -> None:
         """Close it."""
         await Op("give_up", lambda: None)
 

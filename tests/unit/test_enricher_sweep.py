@@ -15,13 +15,14 @@ from tests.support.enricher_sweep import SCENARIOS, Ending, cases, run_case
 from tests.support.tracing import asynchronous, missed_lines
 
 UNREACHED = {
+    "_note: self.alarms.raise_alarm(Alarm.STALLED, str(exc))",
     "_fill: await asyncio.sleep(0)",
     "_fill: slice_ends = time.monotonic() + SLICE_S",
     '_fill: raise OperatorError(f"raw offset {records[start].offset}: its enriched record does not fit an empty batch")',
     "stop: self._stopping = True",
     "stop: self._feed.nudge()",
 }
-"""Lines that hand the event loop to others, refuse what a setting forbids, and end an orderly stop."""
+"""Lines that report after minutes of failures, hand the event loop to others, refuse what a setting forbids, and end an orderly stop."""
 
 
 @pytest.fixture(autouse=True)
