@@ -219,6 +219,60 @@ async def test_a_commit_of_an_old_assignment_is_refused(kafka: KafkaSettings, to
     await second.consumer.close()
 
 
+async def test_a_member_that_leaves_gives_its_partitions_up(kafka: KafkaSettings, topic: str) -> None:
+    """Although it is static and its session is longer than this test waits."""
+    patient = kafka.model_copy(update={"kafka_session_timeout_ms": 60_000})
+    leaving, staying = (Member(patient, topic, "g-" + topic, name) for name in ("leaving", "staying"))
+    await leaving.join()
+    await staying.join()
+    try:
+        await leaving.consumer.close(leave=True)
+        async with asyncio.timeout(40):
+            while set(staying.assigned) != {0, 1}:
+                await staying.consumer.getmany(100)
+    finally:
+        await staying.consumer.close()
+
+
+async def test_a_commit_that_is_overtaken_by_a_rebalance_has_no_effect(
+    kafka: KafkaSettings, topic: str, names: Any
+) -> None:
+    """Begun under one generation, it reaches the broker under the next: refused, whoever owns the partition by then."""
+    first, second = Member(kafka, topic, names.group, "first"), Member(kafka, topic, names.group, "second")
+    await first.join()
+    mine = dict(first.assigned)
+    for partition, assignment in mine.items():
+        await first.consumer.commit(assignment, Committed(10 + partition, "before"))
+    coordinator = first.consumer._consumer._coordinator
+    send, may_go, sent = coordinator._send_req, asyncio.Event(), []
+
+    async def late(request: Any) -> Any:
+        await may_go.wait()
+        return await send(request)
+
+    def held_back(request: Any) -> Any:
+        if type(request).__name__ != "OffsetCommitRequest":
+            return send(request)
+        sent.append(asyncio.ensure_future(late(request)))
+        return asyncio.shield(sent[-1])
+
+    coordinator._send_req = held_back
+    commits = [asyncio.ensure_future(first.consumer.commit(a, Committed(99, "late"))) for a in mine.values()]
+    try:
+        joining = asyncio.ensure_future(second.join())
+        while not joining.done():
+            await first.consumer.getmany(100)
+        assert [type(error) for error in await asyncio.gather(*commits, return_exceptions=True)] == [NotOwned] * 2
+        may_go.set()
+        answers = await asyncio.gather(*sent)
+        assert all(code for answer in answers for _, partitions in answer.topics for _, code in partitions)
+        committed = await second.consumer.fetch_committed([0, 1])
+        assert committed == {0: Committed(10, "before"), 1: Committed(11, "before")}
+    finally:
+        await first.consumer.close()
+        await second.consumer.close()
+
+
 async def test_a_held_partition_returns_nothing_and_loses_nothing(
     kafka: KafkaSettings, producer: Producer, topic: str, names: Any
 ) -> None:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import orjson
 
@@ -20,6 +21,7 @@ from shared.events import raw_offset_of
 from shared.ids import uuid7_with_partition
 from shared.kafka import Admin, Producer, Reader, TopicSpec
 from shared.settings import KafkaSettings
+from shared.topic_rules import in_sync_min
 from tests.support.enriching import raw_value
 from tests.support.processes import Child
 
@@ -30,7 +32,9 @@ WAIT_S = 90.0
 class EnricherStack:
     """Topics, a catalog with a stream and a tenant, and any number of enricher processes."""
 
-    def __init__(self, bootstrap: str, names: Any, folder: Path, guard: Guard, partitions: int) -> None:
+    def __init__(
+        self, bootstrap: str, names: Any, folder: Path, guard: Guard, partitions: int, replicas: int = 1
+    ) -> None:
         self.kafka = KafkaSettings(
             kafka_bootstrap=bootstrap,
             topic_raw=names.raw,
@@ -40,7 +44,7 @@ class EnricherStack:
             kafka_heartbeat_ms=SESSION_MS // 4,
         )
         self.stream = uuid.uuid4().hex
-        self.partitions = partitions
+        self.partitions, self.replicas = partitions, replicas
         self.version = -1
         self._names = names
         self._folder = folder
@@ -51,9 +55,9 @@ class EnricherStack:
     async def open(self) -> None:
         """Make the topics and the catalog."""
         async with Admin(self.kafka) as admin:
-            config = {"max.message.bytes": str(8 << 20)}
+            config = {"max.message.bytes": str(8 << 20), "min.insync.replicas": str(in_sync_min(self.replicas))}
             for topic in (self.kafka.topic_raw, self.kafka.topic_enriched):
-                await admin.create(TopicSpec(topic, self.partitions, 1, config))
+                await admin.create(TopicSpec(topic, self.partitions, self.replicas, config))
             await admin.create(self.catalog_spec)
         await self.producer.start()
         await self.fill_catalog()
@@ -61,7 +65,7 @@ class EnricherStack:
     @property
     def catalog_spec(self) -> TopicSpec:
         """The catalog's topic."""
-        return TopicSpec(self.kafka.topic_catalog, 1, 1, {"cleanup.policy": "compact"})
+        return TopicSpec(self.kafka.topic_catalog, 1, self.replicas, {"cleanup.policy": "compact"})
 
     async def fill_catalog(self) -> None:
         """Write the stream, a tenant and a promotion."""
@@ -100,7 +104,7 @@ class EnricherStack:
         """Writes to the catalog."""
         return CatalogWriter(self.kafka, self.producer)
 
-    def start(self, number: int = 0) -> Child:
+    def start(self, number: int = 0, **settings: str) -> Child:
         """Start an enricher process; `number` is its machine."""
         folder = self._folder / f"machine-{number}"
         folder.mkdir(exist_ok=True)
@@ -113,11 +117,19 @@ class EnricherStack:
             "CLICKLEDGER_DATA": str(folder),
             "CLICKLEDGER_NODE": f"machine-{number}",
             "CLICKLEDGER_CATALOG_MAP_BYTES": str(64 << 20),
+            **settings,
         }
         code = "import sys; from enricher.service import main; sys.exit(main())"
         child = Child(self._guard, [sys.executable, "-c", code], folder / "enricher.log", environment)
         self._children.append(child)
         return child
+
+    def metric(self, child: Child, name: str) -> float:
+        """The sum of all metrics of an enricher whose text begins so."""
+        (port,) = (child.log.parent / "health").glob(f"enricher-{child.pid}")
+        with urlopen(f"http://127.0.0.1:{port.read_text()}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     async def send(self, partition: int, values: Sequence[bytes | None], key: bytes | None = None) -> int:
         """Append raw records to a partition; the offset of the first. Each valid click has an id of its own."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import http.client
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import pytest
 from clickledger.stack.guard import Guard
 from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse
-from tests.support.full_stack import FullStack, clean_env, start_service
+from tests.support.full_stack import FullStack, run_command, start_service
 from tests.support.processes import Child
 
 if TYPE_CHECKING:  # loads a Docker client, which only `--stack containers` needs
@@ -223,10 +221,7 @@ def service_env(kafka_bootstrap: str, database_url: str, names: Names, tmp_path:
 @pytest.fixture
 def prepared_env(service_env: dict[str, str]) -> dict[str, str]:
     """`service_env` after `clickledger setup`: topics, stream record and table are there."""
-    command = [sys.executable, "-m", "clickledger", "setup"]
-    done = subprocess.run(command, env={**clean_env(), **service_env}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"clickledger setup: {done.stdout}{done.stderr}")
+    run_command(service_env, "setup")
     return service_env
 
 
