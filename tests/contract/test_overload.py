@@ -35,7 +35,6 @@ def small_api(start_api: Callable[..., ApiService]) -> ApiService:
         api_held_bytes_max=str(16 << 20),
         api_unread_bytes_max=str(16 << 20),
         api_write_stall_ms="5000",
-        api_rate_limit="1000000",
     )
 
 
@@ -49,14 +48,15 @@ def crowd(small_api: ApiService) -> Iterator[Crowd]:
 
 
 def request(api: ApiService, path: str, fields: str, body: bytes) -> bytes:
-    """A request with the ordinary key."""
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.click_key}\r\n{fields}\r\n"
+    """A request with another tenant's key: its rate is its own."""
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.rival_key}\r\n{fields}\r\n"
     return head.encode() + body
 
 
 def click(api: ApiService) -> bytes:
     """A whole click."""
-    return request(api, CLICKS, f"content-length: {len(EXAMPLE_BODY)}\r\n", EXAMPLE_BODY)
+    body = b'{"short-url":"http://s.example/rival"}'
+    return request(api, CLICKS, f"content-length: {len(body)}\r\n", body)
 
 
 def half_batch(api: ApiService) -> bytes:
