@@ -33,6 +33,12 @@ class ServiceSettings:
                 f"CLICKLEDGER_STOP_DEADLINE_MS ({settings.runtime.stop_deadline_ms}) - {STOP_MARGIN_MS}, "
                 "else a stop cuts off clicks that are still waiting"
             )
+        if settings.api.api_wait_ms_max < settings.api.api_ack_timeout_ms:
+            raise OperatorError(
+                f"CLICKLEDGER_API_WAIT_MS_MAX ({settings.api.api_wait_ms_max}) must be at least "
+                f"CLICKLEDGER_API_ACK_TIMEOUT_MS ({settings.api.api_ack_timeout_ms}), "
+                "else clicks behind a batch without acknowledgement are refused before it is given up"
+            )
         _refuse_small_batches(settings.kafka, settings.api)
         return settings
 

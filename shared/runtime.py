@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 REQUEST_BYTES_MAX: Final = 8_192
 """Bytes of a request to the health endpoint."""
 REQUEST_SECONDS_MAX: Final = 5
+"""To send it and to take the answer."""
 SLOTS_MAX: Final = 256
 """Processes of one service on one machine."""
 
@@ -188,10 +189,15 @@ async def serve_health(runtime: Runtime, port: int) -> asyncio.Server:
     """Serve `/livez`, `/readyz` (200 or 503 with every reason) and `/metrics`."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS_MAX)
-            writer.write(_health_response(runtime, head.split(b" ", 2)[1].split(b"?")[0] if b" " in head else b""))
-            await writer.drain()
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_health_response(runtime, head.split(b" ", 2)[1].split(b"?")[0] if b" " in head else b""))
+                await writer.drain()
+        except TimeoutError:
+            writer.transport.abort()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass
         writer.close()
 
     return await asyncio.start_server(answer, runtime.settings.health_host, port, limit=REQUEST_BYTES_MAX)

@@ -90,6 +90,10 @@ def lay_out(options: Options, jars: Sequence[Path]) -> Layout:
     return Layout(options, ports, cluster, secrets.token_urlsafe(24))
 
 
+_WITHOUT_DATABASE = ("api", "enricher")
+"""Services that never talk to ClickHouse, and so do not get its password: the API is what the world talks to."""
+
+
 def broker_spec(layout: Layout, node: Node, environ: Mapping[str, str]) -> Spec:
     """One Kafka broker. A KRaft broker accepts connections once it is registered and unfenced."""
     name = "broker" if len(layout.cluster.nodes) == 1 else f"broker-{node.node_id}"
@@ -130,6 +134,8 @@ def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
         return port is not None and await answers(port, "/readyz")
 
     env = {"CLICKLEDGER_STOP_DEADLINE_MS": _STOP_DEADLINE_MS, **environ, **layout.settings()}
+    if name in _WITHOUT_DATABASE:
+        del env["CLICKLEDGER_CLICKHOUSE_URL"]
     return Spec(name, _cli(name), env, probes.get(name, by_health_port))
 
 

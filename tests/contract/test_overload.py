@@ -5,6 +5,7 @@ The long form opens as many connections as a process takes by default: OVERLOAD_
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import re
@@ -35,6 +36,7 @@ def small_api(start_api: Callable[..., ApiService]) -> ApiService:
         api_held_bytes_max=str(16 << 20),
         api_unread_bytes_max=str(16 << 20),
         api_write_stall_ms="5000",
+        api_catalog_requests_max="1",
     )
 
 
@@ -128,3 +130,22 @@ def test_silent_slow_deaf_and_greedy_clients(small_api: ApiService, crowd: Crowd
     ):
         wait_until(lambda name=name: counted(api, name) > 0, api.child, name)  # type: ignore[misc]
     print(f"{CONNECTIONS:,} connections: {before}, {halfway}, {after} MiB, slowest answer {good.slowest_s:.3f} s")  # noqa: T201 a figure
+
+
+async def test_registrations_at_once(small_api: ApiService) -> None:
+    """While as many registrations as may be are under way, further ones are 503 with Retry-After, and can be repeated."""
+    line = '{"short_url":"http://many.example/%d","promotion_id":"p"}'
+    body = "\n".join(line % number for number in range(5_000)).encode()
+    replies = await asyncio.gather(*(asyncio.to_thread(small_api.admin, "POST", "/v1/links", body) for _ in range(6)))
+    refused = [reply for reply in replies if reply.status == 503]
+    assert {reply.status for reply in replies} == {200, 503}
+    assert all(
+        reply.headers["retry-after"] == "1" and "being registered" in reply.json["description"] for reply in refused
+    )
+    assert small_api.admin("POST", "/v1/links", body).status == 200
+    assert small_api.child is not None
+    wait_until(
+        lambda: counted(small_api, 'answers_total{code="503",reason="registrations_full"}') == len(refused),
+        small_api.child,
+        "the count",
+    )

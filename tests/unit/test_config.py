@@ -16,6 +16,23 @@ def test_stop_shorter_than_an_acknowledgement(monkeypatch: pytest.MonkeyPatch) -
         ServiceSettings.load()
 
 
+def test_wait_shorter_than_an_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clicks behind a batch whose acknowledgement is waited for must not be refused meanwhile."""
+    monkeypatch.setenv("CLICKLEDGER_API_ACK_TIMEOUT_MS", "3000")
+    with pytest.raises(OperatorError, match=r"API_WAIT_MS_MAX.*API_ACK_TIMEOUT_MS"):
+        ServiceSettings.load()
+
+
+def test_held_bytes_below_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on unfinished requests must leave room for two of the largest; the message names both settings."""
+    monkeypatch.setenv("CLICKLEDGER_API_BATCH_BYTES_MAX", "16777216")
+    monkeypatch.setenv("CLICKLEDGER_API_HELD_BYTES_MAX", "33554431")
+    with pytest.raises(OperatorError, match=r"API_HELD_BYTES_MAX.*API_BATCH_BYTES_MAX"):
+        ServiceSettings.load()
+    monkeypatch.setenv("CLICKLEDGER_API_HELD_BYTES_MAX", "33554432")
+    ServiceSettings.load()
+
+
 @pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
 def test_body_larger_than_a_batch(monkeypatch: pytest.MonkeyPatch, spare: int, fits: bool) -> None:
     """The largest click must fit the smallest batch; the message names both settings."""

@@ -88,6 +88,12 @@ def test_no_secret_is_written_down() -> None:
     assert "SECRET" not in DOCKERFILE
 
 
+def test_only_those_who_need_the_database_have_its_password() -> None:
+    """The API, which the world talks to, and the enricher never ask ClickHouse anything."""
+    have = {name for name, each in COMPOSE["services"].items() if "CLICKLEDGER_CLICKHOUSE_URL" in each["environment"]}
+    assert have == {"setup", "sink", "reporting"}
+
+
 def test_the_image_runs_as_another_user_with_a_health_check() -> None:
     """The last user is not root; the image knows how to ask for readiness."""
     assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE) == ["clickledger"]
