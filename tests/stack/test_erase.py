@@ -144,6 +144,7 @@ async def test_a_kill_at_every_statement_is_finished_by_the_next_run(bench: Seal
     while died:
         for after in (False, True):
             await write_clicks(bench, 10, 1)
+            await bench.wait_stored(child)
             died = await _erase_dying(bench, at, after=after)
         at += 1
     assert at > 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any
 
 import orjson
@@ -30,8 +31,9 @@ class AuditBench(SinkBench):
     async def write_raw(self, partition: int, ids: list[str]) -> None:
         """Append raw records with these transaction-ids; the audit reads nothing else of them."""
         batch = self.producer.new_batch()
-        for number, transaction_id in enumerate(ids):
-            batch.append(timestamp=1 + number, key=transaction_id.encode(), value=b"{}", headers=[])
+        now_ms = time.time_ns() // 1_000_000  # old ones could be deleted by retention at any time
+        for transaction_id in ids:
+            batch.append(timestamp=now_ms, key=transaction_id.encode(), value=b"{}", headers=[])
         await self.producer.send_batch(self.kafka.topic_raw, partition, batch)
 
     async def write_both(self, count: int, partitions: list[int] | None = None) -> None:
