@@ -32,11 +32,16 @@ _PERSONAL = {
     "click_digest": "d7",
 }
 _QUARTERS = """
-SELECT promotion_id, count(), uniqExact(recipient)
-FROM clicks
-WHERE tenant = 'acme' AND status = 'accepted'
+SELECT promotion_id, sum(clicks), uniqExactMerge(recipients)
+FROM
+(
+    SELECT promotion_id, count() AS clicks, uniqExactState(recipient) AS recipients
+    FROM clicks
+    WHERE tenant = 'acme' AND status = 'accepted'
+    GROUP BY promotion_id
+)
 GROUP BY promotion_id
-SETTINGS optimize_use_projections = {used:UInt8}
+SETTINGS optimize_use_projections = {used:UInt8}, force_optimize_projection = {used:UInt8}
 """
 
 
@@ -49,13 +54,15 @@ async def bench(prepared_env: dict[str, str], guard: Guard, tmp_path: Path) -> A
     await bench.close()
 
 
-async def write_clicks(bench: SealBench, count: int, partitions: int = 6) -> None:
-    """Clicks of ten recipients on some partitions; every tenth, and one record that is no click, belong to `r7`."""
+async def write_clicks(bench: SealBench, count: int, *, partitions: int = 6, recipients: int = 10) -> None:
+    """Clicks of recipients `r0`, `r1`, … on some partitions, and one record on each that is no click, of `r7`'s link."""
     for partition in range(partitions):
         first = bench.next_raw[partition]
         bench.next_raw[partition] += count
         records = [
-            bench.record(partition, first + n, **(_PERSONAL if n % 10 == 7 else {"recipient": f"r{n % 10}"}))
+            bench.record(
+                partition, first + n, **(_PERSONAL if n % recipients == 7 else {"recipient": f"r{n % recipients}"})
+            )
             for n in range(count)
         ]
         raw = '{"v":1,"link":{"recipient":"r7","tenant":"acme"},"click":{'
@@ -137,33 +144,32 @@ class Mortal(ClickHouse):
 async def test_a_kill_at_every_statement_is_finished_by_the_next_run(bench: SealBench) -> None:
     """Before and after each statement, with a sink that goes on storing and sealing; then every seal fits its rows."""
     child = bench.start(**SEAL_AT_ONCE)
-    await write_clicks(bench, 20, 2)
+    await write_clicks(bench, 120, partitions=2, recipients=60)
     await bench.wait_stored(child)
-    await bench.sealed()
-    at, died = 1, True
+    number, died = 0, True
     while died:
         for after in (False, True):
-            await write_clicks(bench, 10, 1)
-            await bench.wait_stored(child)
-            died = await _erase_dying(bench, at, after=after)
-        at += 1
-    assert at > 8
-    for cut_off in await unfinished(bench.clickhouse):
-        await finish(bench.clickhouse, cut_off)
+            await write_clicks(bench, 10, partitions=1, recipients=60)
+            died = await _erase_dying(bench, f"r{59 - number}", at=number // 2 + 1, after=after)
+            number += 1
+    assert number > 16
     await bench.wait_stored(child)
     await bench.sealed()
     report = await bench.audit(wait=True, check_seals=True)
     assert exit_code(report) == 0, report
+    assert not report.erasures
+    left = await bench.rows("recipient", "raw_partition = 1 AND recipient != ''")
+    assert len(left) == 120 - 2 * number - 1
 
 
-async def _erase_dying(bench: SealBench, at: int, *, after: bool) -> bool:
+async def _erase_dying(bench: SealBench, recipient: str, *, at: int, after: bool) -> bool:
     """Erase as the command does with a client that dies at a statement, then with one that does not; whether it died."""
     died = False
     for client in (Mortal(bench.located.clickhouse, at=at, after=after), bench.clickhouse):
         try:
             for cut_off in await unfinished(client):
                 await finish(client, cut_off)
-            if rows := await find_rows(client, "acme", "r7"):
+            if rows := await find_rows(client, "acme", recipient):
                 await finish(client, (await begin(client, "acme", rows, "", "me")).id)
         except Dies:
             died = True

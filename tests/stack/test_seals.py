@@ -19,6 +19,7 @@ from sink.sealing import Sealer, SealLimits
 from tests.support.seals import SEAL_AT_ONCE, SealBench
 from tests.support.sinks import Position
 
+_SETTLES_SOON = {"CLICKLEDGER_SINK_ANSWER_AGE_MS_MAX": "2000", "CLICKLEDGER_SINK_INSERT_TIMEOUT_MS": "4000"}
 _SEAL_ALARMS = 'clickledger_alarms{reason="seal",service="sink"}'
 
 
@@ -78,7 +79,7 @@ async def test_expired_rows_stay_stored_once(bench: SealBench) -> None:
     await bench.expire("raw_offset < 195")
     await bench.lose_group()
     await bench.write_both(50)
-    child = bench.start(**SEAL_AT_ONCE)
+    child = bench.start(**SEAL_AT_ONCE, **_SETTLES_SOON)
     report = await bench.audit(wait=True, timeout_s=120)
     assert (exit_code(report), report.current.rows) == (0, 250 * bench.partitions)
     assert await bench.stored() == dict.fromkeys(range(bench.partitions), Position(55, 55, 249))
