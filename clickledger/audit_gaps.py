@@ -14,6 +14,7 @@ from shared import positions
 from shared.clickhouse import ClickHouse
 from shared.errors import OperatorError
 from shared.kafka import Reader
+from shared.seals import last_sealed
 
 _GAP: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
@@ -58,6 +59,9 @@ async def accept_gap(found: Located, partition: int, span: Span, *, who: str, re
         )
         params = {"stream": record.stream, "partition": partition, "first": span.first, "last": span.last}
         ((stored,),) = await clickhouse.query(sql, params)
+        sealed = await last_sealed(clickhouse, record.stream, partition)
+        if sealed is not None and span.first <= sealed:
+            raise OperatorError(f"partition {partition}: all up to raw offset {sealed} is sealed, so {span} was stored")
         if stored:
             raise OperatorError(f"partition {partition}: {stored} of raw offsets {span} are stored: give the gap alone")
         row = {

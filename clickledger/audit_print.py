@@ -32,7 +32,7 @@ _NAMES = (
     "malformed",
 )
 _HEADINGS = (
-    *("part", "expected first", "last", "rows", "distinct", "sealed", "missing", "double", "in flight", "not enriched"),
+    *("part", "first", "last", "rows", "distinct", "sealed", "missing", "double", "in flight", "not enriched"),
     *("accepted", "dupli- cate", "re- jected", "mal- formed"),
 )
 """The same names, narrow enough for a terminal of 100 columns."""

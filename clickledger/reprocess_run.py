@@ -40,8 +40,10 @@ WHERE status = {status:String}
     AND (empty({reasons:Array(String)}) OR has({reasons:Array(String)}, reason))
     AND received_at >= fromUnixTimestamp64Milli({since:Int64})
     AND ({tenant:String} = '' OR tenant = {tenant:String})
+    AND raw != ''
     AND (stream != {stream:String} OR raw_offset < transform(raw_partition, {partitions:Array(UInt16)}, {ends:Array(UInt64)}, 0))
 """
+"""Rows without bytes are left alone: they were empty, or were erased."""
 _COUNT: Final = f"SELECT count() {_WHERE}"  # constants
 _PAGE: Final = f"""
 SELECT stream, raw_partition, raw_offset, toString(transaction_id), toUnixTimestamp64Milli(received_at), length(raw)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from clickledger.audit import Problem
+from clickledger.audit import Problem, Span
+from clickledger.audit_gaps import accept_gap
 from clickledger.audit_print import exit_code
 from clickledger.stack.guard import Guard
 from shared.erasures import SETTLE_S
+from shared.errors import OperatorError
 from shared.seals import Seal, breaks, chain
 from sink.sealing import Sealer, SealLimits
 from tests.support.seals import SEAL_AT_ONCE, SealBench
@@ -77,6 +79,8 @@ async def test_expired_rows_stay_stored_once(bench: SealBench) -> None:
     assert child.stop() == 0, child.tail()
 
     await bench.expire("raw_offset < 195")
+    with pytest.raises(OperatorError, match="is sealed"):
+        await accept_gap(bench.located, 0, Span(7, 7), who="me", reason="expired")
     await bench.lose_group()
     await bench.write_both(50)
     child = bench.start(**SEAL_AT_ONCE, **_SETTLES_SOON)
