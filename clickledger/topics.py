@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _RECORD_BYTES_MAX = 8 << 20  # the largest batch that settings allow to be produced
+_ANY_TIME_MS = (1 << 63) - 1  # brokers refuse records from more than an hour ahead: a wrong clock must not stop intake
 
 
 def record_topic_config(settings: KafkaSettings) -> dict[str, str]:
@@ -36,6 +37,7 @@ def record_topic_config(settings: KafkaSettings) -> dict[str, str]:
         "min.insync.replicas": str(in_sync_min(settings.replication_factor)),
         "unclean.leader.election.enable": "false",
         "max.message.bytes": str(_RECORD_BYTES_MAX),
+        "message.timestamp.after.max.ms": str(_ANY_TIME_MS),
     }
 
 
@@ -47,6 +49,7 @@ def catalog_topic_config(settings: KafkaSettings) -> dict[str, str]:
         "min.insync.replicas": str(in_sync_min(settings.replication_factor)),
         "unclean.leader.election.enable": "false",
         "max.message.bytes": str(_RECORD_BYTES_MAX),
+        "message.timestamp.after.max.ms": str(_ANY_TIME_MS),
     }
 
 

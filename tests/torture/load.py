@@ -37,7 +37,7 @@ class Stall:
     last_at: float | None = None
 
     def beat(self, now: float) -> None:
-        """A sign of life; monotonic seconds."""
+        """A sign of life, or the end; monotonic seconds."""
         if self.last_at is not None:
             self.longest_s = max(self.longest_s, now - self.last_at)
         self.last_at = now
@@ -92,6 +92,8 @@ class Load:
         self._is_sending.clear()
         for thread in self._threads:
             thread.join(ENDS_S_MAX)
+        for stall in (self.answers, *self.rows.values()):
+            stall.beat(time.monotonic())
         if self._threads[0].is_alive():
             raise Stuck("the sender did not end")
         if self._failure is not None and exc is None:

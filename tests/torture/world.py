@@ -10,6 +10,7 @@ import asyncio
 import http.client
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ WHOLE_S_MAX: Final = 90.0
 RESPAWN_S: Final = 0.25
 POLL_S: Final = 0.05
 DATABASE: Final = "clickledger"
+CLOCK_FOLDER: Final = Path(__file__).with_name("clock")
 
 
 class Stuck(Exception):
@@ -55,6 +57,8 @@ class Shape:
     services: tuple[str, ...] = ("api", "enricher", "sink")
     modules: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """what is run instead of a service: (service, module and its arguments)"""
+    is_clocked: bool = False
+    """whether the services' wall clocks can be set"""
 
     def module(self, service: str) -> tuple[str, ...] | None:
         """What is run instead of this service; None: itself."""
@@ -116,6 +120,9 @@ class World:
             "CLICKLEDGER_API_WORKERS": "2",
             **dict(self.shape.settings),
         }
+        if self.shape.is_clocked:
+            self.set_clock(0)
+            self.env |= {"PYTHONPATH": str(CLOCK_FOLDER), "TORTURE_CLOCK": str(self._clock_file)}
         self.setup()
         self.located = self._locate()
         keys = ensure_tenant(self.located.kafka, CatalogSettings(), DEFAULT_TENANT, DEFAULT_SHORT_URL, None)
@@ -152,6 +159,20 @@ class World:
             return [orjson.loads(line) for line in self.sql(f"{text} FORMAT JSONEachRow").splitlines()]
         except (OSError, RuntimeError, http.client.HTTPException):
             return []
+
+    # --- clocks
+
+    @property
+    def _clock_file(self) -> Path:
+        return self.folder / "clock"
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Set the services' wall clocks to so much after the machine's; the database keeps the machine's."""
+        shift = struct.pack("<q", round(ahead_s * 1e9))
+        if not self._clock_file.exists():
+            self._clock_file.write_bytes(shift)
+        with self._clock_file.open("r+b") as file:  # in place: the services have it mapped
+            file.write(shift)
 
     # --- services
 

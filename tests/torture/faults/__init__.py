@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from tests.torture.faults import clickhouse, kills, overload, pauses, takeovers
+from tests.torture.faults import brokers, clickhouse, clocks, kills, overload, pauses, storm, takeovers
 from tests.torture.faults.base import Fault
 
-FAULTS: tuple[Fault, ...] = (*kills.FAULTS, *takeovers.FAULTS, *pauses.FAULTS, *clickhouse.FAULTS, *overload.FAULTS)
+FAULTS: tuple[Fault, ...] = (
+    *kills.FAULTS,
+    *takeovers.FAULTS,
+    *pauses.FAULTS,
+    *brokers.FAULTS,
+    *clickhouse.FAULTS,
+    *storm.FAULTS,
+    *clocks.FAULTS,
+    *overload.FAULTS,
+)
 BY_NAME = {fault.name: fault for fault in FAULTS}
