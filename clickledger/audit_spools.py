@@ -40,11 +40,12 @@ def judge_spools(records: Iterable[Mapping[str, Any]], now_ms: int, silence_ms_m
 
 
 def is_settled(record: Mapping[str, Any], before: Mapping[str, int]) -> bool:
-    """Whether a spool holds no click, by a sign of life that is newer than the one in `before` (id to `heard_at`).
+    """Whether a spool holds no click, by a sign of life that came after the one in `before` (id to `heard_at`).
 
-    Only a newer one counts: the last one before Kafka came back says nothing about the time between.
+    Only a later one counts: the last one before Kafka came back says nothing about the time between. Another time is a
+    later one, an earlier time too: records stand in order, and the clock that wrote them may have been set back.
     """
-    return not record.get("clicks") and record["heard_at"] > before.get(spool_id(record), -1)
+    return not record.get("clicks") and record["heard_at"] != before.get(spool_id(record))
 
 
 def spool_id(record: Mapping[str, Any]) -> str:

@@ -118,6 +118,7 @@ class World:
             "CLICKLEDGER_API_HOST": HOST,
             "CLICKLEDGER_API_PORT": str(self.api_port),
             "CLICKLEDGER_API_WORKERS": "2",
+            "CLICKLEDGER_API_SPOOL_HEARD_MS": "500",  # the audit waits for it after every round
             **dict(self.shape.settings),
         }
         if self.shape.is_clocked:

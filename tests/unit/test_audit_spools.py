@@ -52,5 +52,6 @@ def test_only_a_newer_sign_of_life_settles() -> None:
     """What a spool said before the audit began may be older than its clicks."""
     assert not is_settled(record(), {"n/0": NOW_MS})
     assert is_settled(record(heard_at=NOW_MS + 1), {"n/0": NOW_MS})
+    assert is_settled(record(heard_at=NOW_MS - 3_600_000), {"n/0": NOW_MS})
     assert not is_settled(record(heard_at=NOW_MS + 1, clicks=1), {"n/0": NOW_MS})
     assert is_settled(record(), {})
