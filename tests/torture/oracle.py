@@ -12,6 +12,7 @@ from typing import Final
 
 from clickledger.audit_print import exit_code, last_line
 from clickledger.audit_run import AuditReport, run_audit
+from clickledger.exit_codes import ExitCode
 from clickledger.load.prove import compare, wait_until_stored
 from clickledger.load.verify import MARK, Mismatches, pattern
 from shared.clickhouse import ClickHouse
@@ -98,9 +99,15 @@ async def _compare(clickhouse: ClickHouse, load: Load, verdict: Verdict) -> None
 
 
 async def audit(world: World) -> list[str]:
-    """`clickledger audit --wait`, which waits for spools to be emptied: nothing when it is clean."""
-    report = await run_audit(world.located, wait=True, timeout_s=AUDIT_S_MAX)
-    return [] if exit_code(report) == 0 else [_describe(report)]
+    """`clickledger audit --wait`: nothing when it is clean. A finding about a row is final at once."""
+    deadline = time.monotonic() + SETTLED_S_MAX
+    while True:
+        report = await run_audit(world.located, wait=True, timeout_s=AUDIT_S_MAX)
+        if exit_code(report) == ExitCode.OK:
+            return []
+        if report.current.findings or time.monotonic() > deadline:
+            return [_describe(report)]
+        await asyncio.sleep(0.5)
 
 
 def _describe(report: AuditReport) -> str:
