@@ -6,6 +6,8 @@ prints. Nothing of the services is trusted, only the sender's own books, Kafka a
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +26,8 @@ from tests.torture.world import World
 STORED_S_MAX: Final = 60.0
 QUIET_S: Final = 0.3
 AUDIT_S_MAX: Final = 60.0
+VERDICT_S_MAX: Final = 180.0
+"""What is on its way, or does not answer, is no verdict: the audit is asked again for so long."""
 
 _NUMBERED: Final = f"""
 SELECT toInt64OrDefault(extract(short_url, '[?&]{NUMBER}=(\\\\d+)$'), toInt64(-1)) AS number, toString(transaction_id)
@@ -99,13 +103,13 @@ async def _compare(clickhouse: ClickHouse, load: Load, verdict: Verdict) -> None
 
 
 async def audit(world: World) -> list[str]:
-    """`clickledger audit --wait`: nothing when it is clean. A finding about a row is final at once."""
-    deadline = time.monotonic() + SETTLED_S_MAX
+    """`clickledger audit --wait`: nothing when it is clean. A finding is final at once."""
+    deadline = time.monotonic() + VERDICT_S_MAX
     while True:
         report = await run_audit(world.located, wait=True, timeout_s=AUDIT_S_MAX)
         if exit_code(report) == ExitCode.OK:
             return []
-        if report.current.findings or time.monotonic() > deadline:
+        if exit_code(report) == ExitCode.FAILED or time.monotonic() > deadline:
             return [_describe(report)]
         await asyncio.sleep(0.5)
 
