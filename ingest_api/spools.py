@@ -133,7 +133,12 @@ class Spools:
         held = {folder.path for folder in self.folders}
         claimed = []
         for path in folders(self._root):
-            if path not in held and is_orphan(path) and (folder := SpoolFolder.claim(path)) is not None:
+            try:
+                folder = SpoolFolder.claim(path) if path not in held and is_orphan(path) else None
+            except OSError:
+                log.exception("spool %s cannot be taken over", path)
+                continue
+            if folder is not None:
                 log.info("spool %s belongs to no process any more: taken over", path)
                 claimed.append(folder)
         self.folders += claimed
