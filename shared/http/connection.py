@@ -391,18 +391,3 @@ class Connection(HttpToolsProtocol):
         self.queue.pop().disconnect()
         self.slow_waiting -= 1
         return True
-
-
-class LingeringTransport:
-    """The transport as an ASGI cycle sees it: closing it does not take an early answer with it."""
-
-    __slots__ = ("_connection", "is_closing", "write")
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.write = connection.transport.write
-        self.is_closing = connection.transport.is_closing
-
-    def close(self) -> None:
-        """Close, after lingering if the request is still arriving."""
-        self._connection.close_after_answer()

@@ -12,7 +12,7 @@ from typing import cast
 
 import httptools
 
-from shared.http.connection import BETWEEN, BODY, HEAD, READ_AT_ONCE, Connection, LingeringTransport
+from shared.http.connection import BETWEEN, BODY, HEAD, READ_AT_ONCE, Connection
 from shared.http.exchange import Exchange, Headers, head_without_upgrade
 from shared.http.lane import Lane
 
@@ -23,6 +23,21 @@ class _StopParsing(Exception):
 
 class _HeadTooLarge(Exception):
     """Raised inside a parser callback when the header fields pass their limit."""
+
+
+class LingeringTransport:
+    """The transport as an ASGI cycle sees it: closing it does not take an early answer with it."""
+
+    __slots__ = ("_connection", "is_closing", "write")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+
+    def close(self) -> None:
+        """Close, after lingering if the request is still arriving."""
+        self._connection.close_after_answer()
 
 
 class FastLaneProtocol(Connection):
@@ -42,11 +57,11 @@ class FastLaneProtocol(Connection):
     def parse(self, data: bytes) -> None:
         """Parse; afterwards look at a request whose body has not come with its header, and count what is held."""
         self._feed(data)
-        if self.phase is BETWEEN and not self.rest:
-            self.hold(0)
-        else:
+        if self.phase is not BETWEEN or self.rest:
             body = len(self.reading.body) if self.reading is not None else self.slow_bytes
             self.hold(len(self.rest) + max(self.head_read, self.head_bytes) + body)
+        elif self.held:
+            self.hold(0)
 
     def _feed(self, data: bytes) -> None:
         if self.ended:
