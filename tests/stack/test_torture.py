@@ -12,6 +12,7 @@ from clickledger.stack.guard import Guard
 from tests.support.figures import Figure
 from tests.torture.faults import BY_NAME
 from tests.torture.faults.base import Fault, Scene
+from tests.torture.faults.pauses import StopSink
 from tests.torture.rounds import Session
 
 ROUNDS = {
@@ -21,7 +22,6 @@ ROUNDS = {
     "kill-clickhouse": 1,
     "kill-broker": 1,
     "kill-all": 1,
-    "stop-sink": 1,
     "too-many-parts": 1,
 }
 
@@ -49,6 +49,7 @@ class Falsified(Fault):
 
     name = "falsified"
     rounds = 1
+    shape = StopSink.shape
 
     def inject(self, scene: Scene) -> None:
         """One row less, one copied, one of an attempt that never was, and one of no run at all."""
@@ -68,9 +69,14 @@ class Falsified(Fault):
         """Nothing heals it."""
 
 
-def test_the_judge_finds_a_lost_a_doubled_and_a_stray_row(guard: Guard, tmp_path: Path) -> None:
-    """Each is counted or named, the audit is not clean, and the failed round's folder is kept."""
+def test_a_woken_sink_changes_nothing_and_the_judge_finds_what_was_changed(
+    guard: Guard, tmp_path: Path, figure: Figure
+) -> None:
+    """A sink that was stopped beyond its session is turned away; a lost, a doubled and two stray rows are each named."""
     session = Session(guard, tmp_path / "worlds", print)
+    made = session.run(StopSink(), "short/stop-sink")
+    figure(made.line())
+    assert made.is_good, made.line()
     made = session.run(Falsified(), "falsified")
     assert (made.lost, made.double) == (1, 1)
     found = " | ".join(made.problems)

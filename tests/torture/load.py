@@ -55,7 +55,8 @@ class Load:
     answers: Stall = field(default_factory=Stall)
     rows: dict[int, Stall] = field(default_factory=dict)
     """by partition"""
-    tally: Tally = field(default_factory=Tally)
+    forgiven: set[str] = field(default_factory=set)
+    """ids whose only copy a fault destroyed on disk: no row may come of them, and none must"""
 
     def __post_init__(self) -> None:
         """Prepare; nothing is sent yet."""
@@ -66,6 +67,7 @@ class Load:
         clicks = self.books.numbered(clicks_of(plan, now_ms, BadLines()))
         target = Target.of(f"http://{HOST}:{self.world.api_port}", self.world.key)
         self._pump = Pump(target, clicks, Pace(self.rate, CONNECTIONS, duration_s=DURATION_S_MAX), self._note)
+        self.tally: Tally = self._pump.tally
         self._is_sending = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send, self._watch_rows)]
@@ -121,7 +123,7 @@ class Load:
 
     def _send(self) -> None:
         try:
-            self.tally = self._loop.run_until_complete(self._pump.run())
+            self._loop.run_until_complete(self._pump.run())
         except BaseException as exc:  # noqa: BLE001  # raised again in the thread that waits
             self._failure = exc
         finally:

@@ -18,8 +18,8 @@ from typing import Any, Final
 import orjson
 
 from tests.torture.rounds import Round
+from tests.torture.world import ROOT
 
-ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "docs/torture.json"
 LIBRARIES: Final = ("aiokafka", "chdb-core", "clickhouse-connect", "uvicorn", "uvloop")
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from tests.torture.faults import FAULTS
 from tests.torture.faults.base import Fault
-from tests.torture.record import ROOT, read
+from tests.torture.record import read
+from tests.torture.world import ROOT
 
 PAGE: Final = ROOT / "docs/reliability.md"
 BEGIN: Final = "<!-- made by: python -m tests.torture.report -->"
@@ -24,7 +25,9 @@ def table(runs: Sequence[Mapping[str, Any]], faults: Iterable[Fault] = FAULTS) -
     """The table in Markdown, and under it what it was made on."""
     lines = [_line(HEADINGS), _line(["---"] * len(HEADINGS))]
     lines += [_line(_cells(fault, runs)) for fault in faults]
-    return "\n".join([*lines, "", *_machines(runs)])
+    hours = sum(each["seconds"] for run in runs for each in run["rounds"]) / 3600
+    took = f"All rounds together took {hours:.1f} hours."
+    return "\n".join([*lines, "", took, *_machines(runs)])
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -40,6 +40,7 @@ WHOLE_S_MAX: Final = 90.0
 RESPAWN_S: Final = 0.25
 POLL_S: Final = 0.05
 DATABASE: Final = "clickledger"
+ROOT: Final = Path(__file__).parents[2]
 CLOCK_FOLDER: Final = Path(__file__).with_name("clock")
 
 
@@ -305,6 +306,10 @@ class World:
             if member.child is None or not is_service_ready(member.service, member.child, self.data)
         ]
         return found if http_ok(self.clickhouse.port, "/ping") else ["clickhouse", *found]
+
+    def wait_ready(self, name: str) -> None:
+        """Wait until a member is ready."""
+        self.wait(lambda: name not in self.missing(), f"{name} is ready")
 
     def wait_whole(self) -> float:
         """Wait until every part is ready."""

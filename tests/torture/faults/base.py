@@ -27,7 +27,7 @@ class Fault:
     name: ClassVar[str]
     rounds: ClassVar[int]
     """in the long form"""
-    seconds: ClassVar[float] = 8.0
+    seconds: ClassVar[float] = 7.0
     """what a round takes on a quiet machine with two cores, for the plan of a run"""
     shape: ClassVar[Shape] = Shape()
     rate: ClassVar[float] = 400.0

@@ -48,7 +48,7 @@ class FrozenBroker(Fault):
 
     name = "frozen-broker"
     rounds = 10
-    seconds = 18.0
+    seconds = 15.0
     frozen_s = (3.0, 8.0)
 
     def inject(self, scene: Scene) -> None:
@@ -73,7 +73,7 @@ class FrozenBrokerDeadApi(FrozenBroker):
     """While the broker is frozen the API dies and comes back: the originals are replayed, and then arrive too."""
 
     name = "frozen-broker-dead-api"
-    seconds = 22.0
+    seconds = 18.0
 
     def inject(self, scene: Scene) -> None:
         """SIGSTOP, then `kill -9` of the API with all its workers, and a new one."""
@@ -110,7 +110,7 @@ def is_in_sync(world: World) -> bool:
 class _ThreeBrokers(Fault):
     shape = THREE
     rounds = 7
-    seconds = 28.0
+    seconds = 24.0
     away_s = (2.0, 8.0)
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class RollingRestart(_ThreeBrokers):
 
     name = "three-brokers-rolling-restart"
     rounds = 6
-    seconds = 45.0
+    seconds = 40.0
 
     def inject(self, scene: Scene) -> None:
         """The next one only when all replicas are in sync again."""

@@ -72,7 +72,7 @@ class KillAll(Fault):
 
     name = "kill-all"
     rounds = 40
-    seconds = 14.0
+    seconds = 12.0
 
     def inject(self, scene: Scene) -> None:
         """Signal all before waiting for any."""

@@ -16,7 +16,7 @@ class _Pause(Fault):
     """A second member gets partitions, is stopped, loses them, and goes on."""
 
     rounds = 20
-    seconds = 18.0
+    seconds = 16.0
     shape = Shape(settings=SESSION)
     second: str
 
@@ -77,7 +77,7 @@ class StopSinkBeyondWindow(StopSink):
     """While it is stopped so many blocks are stored that ClickHouse forgets the token of its own."""
 
     name = "stop-sink-beyond-window"
-    seconds = 20.0
+    seconds = 18.0
     shape = Shape(
         settings=(
             *SESSION,

@@ -20,7 +20,7 @@ class BrokerDiesDuringTakeover(Fault):
 
     name = "takeover-without-broker"
     rounds = 20
-    seconds = 14.0
+    seconds = 12.0
 
     def inject(self, scene: Scene) -> None:
         """Kill the sink, start it again, and kill the broker as it joins the group or reads its plans."""
@@ -45,7 +45,7 @@ class LateCommit(Fault):
 
     name = "late-commit"
     rounds = 20
-    seconds = 14.0
+    seconds = 12.0
     shape = Shape(settings=SESSION, modules=(("sink", ("tests.torture.late_commits",)),))
 
     def inject(self, scene: Scene) -> None:
