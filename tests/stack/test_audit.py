@@ -45,6 +45,7 @@ async def test_what_is_in_order_is_clean(bench: AuditBench) -> None:
     report = await bench.audit()
     lags = {each.facts.partition: (each.in_flight, each.enriched_lag) for each in report.current.partitions}
     assert (lags[0], lags[1], lags[2]) == ((7, 0), (1, 1), (0, 0))
+    assert _problems(report) == {}
     assert exit_code(report) == 0
 
     done = bench.command("audit", "--wait", "--timeout", "1", "--json")

@@ -84,7 +84,7 @@ async def test_either_order_in_one_block_and_in_two(bench: SinkBench, copies: Co
     await copies.assert_each_accepted_once()
 
 
-@pytest.mark.parametrize("point", ["before:insert:1", "after:insert:1", "before:commit:2", "after:commit:2"])
+@pytest.mark.parametrize("point", ["before:insert:1", "after:insert:1"])
 async def test_a_crash_between_the_copies(bench: SinkBench, copies: Copies, point: str) -> None:
     """Kill -9 around the block that holds the first copies; the second ones come to a sink that has to ask."""
     originals = [copies.click(n) for n in range(1000, 1006)]
