@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import random
 import time
 from collections.abc import Collection, Sequence
@@ -27,6 +28,7 @@ HEAR_EVERY_S: Final = 1.0
 RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 1.0
 """A revocation has a second to arrive once Kafka is reachable, so the pause between two tries is not longer."""
+_NEVER: Final = (1 << 63, 0.0)
 HEALTHY_S: Final = 10.0
 """After following for so long the next failure is a new one: the pauses begin small again."""
 
@@ -43,6 +45,7 @@ class CatalogFollower:
         self._kafka = kafka
         self._store = Store.at(path, settings.catalog_map_bytes)
         self._kinds = frozenset(str(kind) for kind in kinds)
+        self._asked = _NEVER
 
     async def run(self) -> None:
         """Follow until cancelled. Failures of the environment are logged and retried with back-off."""
@@ -65,7 +68,7 @@ class CatalogFollower:
         try:
             await reader.start()
             reader.assign({PARTITION: await self._start_position(reader)})
-            asked_at = 0.0
+            asked_at, self._asked = 0.0, _NEVER
             while True:
                 if time.monotonic() - asked_at >= HEAR_EVERY_S:
                     await self._hear(reader)
@@ -95,24 +98,33 @@ class CatalogFollower:
         return begin
 
     async def _hear(self, reader: Reader) -> None:
-        """Ask for the topic's end: proves the contact, and whether the copy is level with it."""
+        """Ask for the topic's end: proves the contact, and whether the copy is level with it.
+
+        A copy that has passed the end of the last question was level with the topic then. Without that a topic that is
+        written to all the time would have a copy that is never level.
+        """
+        asked_s = time.time()
         end = (await reader.end_offsets([PARTITION]))[PARTITION]
         position = await reader.position(PARTITION)
-        await asyncio.to_thread(self._note_end, position, end)
+        end_before, asked_before_s = self._asked
+        level_s = asked_s if position >= end else asked_before_s if position >= end_before else None
+        self._asked = (end, asked_s)
+        await asyncio.to_thread(self._note_end, position, end, level_s)
 
-    def _note_end(self, position: int, end: int) -> None:
+    def _note_end(self, position: int, end: int, level_s: float | None) -> None:
+        """Note the topic's end, and when (seconds since the epoch) the copy was level with it; None: it was not."""
         with self._store.env.begin() as txn:
             noted = (meta_int(txn, self._store, b"version", -1) + 1, meta_int(txn, self._store, b"end", 0))
             complete = meta_int(txn, self._store, b"complete", 0)
-        level = position >= end
-        if noted != (position, end) or (level and not complete):
+        if noted != (position, end) or (level_s is not None and not complete):
             with self._store.env.begin(write=True) as txn:
                 txn.put(b"version", str(position - 1).encode(), db=self._store.meta)
                 txn.put(b"end", str(end).encode(), db=self._store.meta)
-                if level:
+                if level_s is not None:
                     txn.put(b"complete", b"1", db=self._store.meta)
-        if level:
+        if level_s is not None:
             self._store.heard_file.touch()
+            os.utime(self._store.heard_file, (level_s, level_s))
 
     def _wipe(self, begin: int) -> None:
         with self._store.env.begin(write=True) as txn:

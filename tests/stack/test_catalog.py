@@ -56,6 +56,28 @@ async def test_records_arrive_and_are_deleted(catalog: Catalog, writer: CatalogW
     assert catalog.tenant("acme") is None
 
 
+async def test_a_topic_that_is_written_to_all_the_time_has_a_complete_copy(
+    kafka: KafkaSettings, writer: CatalogWriter, tmp_path: Path
+) -> None:
+    """Spools renew their records without a pause; a copy that is a moment behind is level with that moment."""
+
+    async def write() -> None:
+        for n in range(100_000):
+            await writer.put(Kind.TENANT, f"t{n % 100}", {"tenant": f"t{n}"})
+
+    writing = [asyncio.ensure_future(write()) for _ in range(8)]
+    follower = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+    catalog = Catalog(SETTINGS, tmp_path)
+    try:
+        await catalog.wait_until_current(20)
+        assert not any(each.done() for each in writing)
+    finally:
+        for each in (*writing, follower):
+            each.cancel()
+        await asyncio.wait([*writing, follower])
+        catalog.close()
+
+
 async def test_a_secret_is_found_by_digest_until_it_is_replaced(catalog: Catalog, writer: CatalogWriter) -> None:
     """The digest index follows the key's record: new secrets are found, former ones are not."""
     await writer.put(Kind.KEY, "k1", {"key_id": "k1", "secrets": [{"digest": "aa"}, {"digest": "bb"}]})
