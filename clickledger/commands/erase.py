@@ -135,9 +135,9 @@ async def _others(found: Located, tenant: str, recipient: str, *, delete: bool) 
     links = await links_of(found, tenant, recipient)
     if links and delete:
         await remove_links(found, links)
-        typer.echo(f"{len(links):,} links deleted; the catalog topic forgets them when it is compacted")
+        typer.echo(f"links deleted: {len(links):,}; the catalog topic forgets them when it is compacted")
     elif links:
-        typer.echo(f"{len(links):,} links still name the recipient, {links[0]} for one: add --delete-links")
+        typer.echo(f"links that name the recipient: {len(links):,}, for one {links[0]}: add --delete-links")
     typer.echo(
         f"Kafka keeps its records for {found.kafka.retention_hours} hours (CLICKLEDGER_RETENTION_HOURS). Clicks that were "
         "still on their way are stored as they came: run this again when `clickledger audit --wait` has returned. "
