@@ -62,8 +62,9 @@ class Copies(NamedTuple):
 class Remembered:
     """Ids stored as suspect in one partition within `REMEMBER_S` seconds of its latest block; normally empty.
 
-    At most `ids_max` are kept. While there were more (a spool is replayed), every id is watched instead. The window ends at the latest stored block and not at the present: while the sink or the enricher stands still, the
-    copy that is still to come waits in Kafka, and its time must not run out.
+    At most `ids_max` are kept. While there were more (a spool is replayed), every id is watched instead. The window ends
+    at the latest stored block and not at the present: while the sink or the enricher stands still, the copy that is still
+    to come waits in Kafka, and its time must not run out.
     """
 
     def __init__(self, ids_max: int = REMEMBERED_MAX) -> None:
