@@ -23,7 +23,7 @@ from prometheus_client import Counter, Gauge
 from shared.alarms import Alarms
 from shared.clickhouse import ClickHouse
 from shared.erasures import FRESH_S, INSERT_S, SETTLE_S, Announcement, announce, unfinished
-from shared.errors import OperatorError, TransientError
+from shared.errors import DataError, OperatorError, TransientError
 from shared.positions import accepted_gaps
 from shared.seals import (
     COLUMNS_VERSION,
@@ -113,7 +113,7 @@ class Sealer:
                 pause_s = self.limits.every_ms / 1000
                 try:
                     await self.round()
-                except (TransientError, OperatorError) as exc:
+                except (TransientError, OperatorError, DataError) as exc:
                     log.warning("sealing: looking for former streams: %s", exc)
         finally:
             self.owned = tuple
@@ -128,7 +128,7 @@ class Sealer:
             try:
                 while self._owns(stream, partition) and await self._seal_next(stream, partition):
                     pass
-            except (TransientError, OperatorError) as exc:
+            except (TransientError, OperatorError, DataError) as exc:
                 seal_failures.labels(Failure.ERROR).inc()
                 log.warning("stream %s, partition %d: sealing: %s", stream, partition, exc)
 
