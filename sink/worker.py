@@ -139,8 +139,8 @@ class Owner:
     async def resume(self) -> None:
         """Start the feed where the committed plan and the table say. A plan that was not carried out is built again."""
         committed = await self.group.committed()
-        await self._reload_suspects()
         highest = await self.table.highest()
+        await self._reload_suspects()  # after the answer: no block that it counts may be missing here
         if committed is None:  # a new stream, or a group that lost its offsets, and a plan with them
             await self._start_over(highest, settle=highest >= self.table.start)
             return
@@ -313,6 +313,7 @@ class Owner:
         """
         if settle and await self._settle():
             highest = await self.table.highest()
+            await self._reload_suspects()
         plan = self._waypoints.at(highest)
         if plan is None:
             self.feed.restart(await self.feed.begin_offset(), highest)

@@ -127,3 +127,46 @@ def test_expired_rows_are_not_stored_again(world: World, expired: Collection[int
         owner.step()
     stored = Counter(row["raw_offset"] for row in world.rows())
     assert stored == Counter(set(range(10)) - set(expired))
+
+
+def _write_suspect_and_stop_its_owner(world: World) -> tuple[str, Process]:
+    """The copy of a click from a spool comes; its block's owner stops right before the insert. The id, and the owner."""
+    settle(world, Process(world))
+    copied = keyed_id("t", "copied", 1)
+    world.written[len(world.written)] = (copied, True)
+    world.write(len(world.written) - 1)
+    former = Process(world)
+    former.go_to("insert", answered=False)
+    return copied, former
+
+
+def _is_told_apart(world: World, owner: Process, transaction_id: str) -> None:
+    """The original, which nothing marks, comes behind its copy: one of the two is accepted."""
+    owner.go_to(IDLE, answered=True)
+    world.written[len(world.written)] = (transaction_id, False)
+    world.write(len(world.written) - 1)
+    settle(world, owner)
+    statuses = [row["status"] for row in world.rows() if row["transaction_id"] == transaction_id]
+    assert statuses == ["accepted", "duplicate"]
+
+
+@pytest.mark.parametrize("asked", ["highest", "recent_suspects"])
+def test_a_block_that_lands_while_a_new_owner_looks_is_remembered(world: World, asked: str) -> None:
+    """What the table's answer counts as stored is also known as suspect, whatever landed between the two questions."""
+    copied, former = _write_suspect_and_stop_its_owner(world)
+    owner = Process(world)
+    owner.go_to(asked, answered=True)
+    for _ in range(4):
+        former.step()
+    _is_told_apart(world, owner, copied)
+
+
+def test_a_block_that_lands_while_a_new_owner_waits_is_remembered(world: World) -> None:
+    """With the group lost, the owner waits for such inserts; afterwards it must know their suspects."""
+    copied, former = _write_suspect_and_stop_its_owner(world)
+    world.committed = None
+    owner = Process(world)
+    owner.go_to("pause", answered=False)
+    for _ in range(4):
+        former.step()
+    _is_told_apart(world, owner, copied)
