@@ -199,7 +199,7 @@ def _runs(pid: int) -> bool:
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_stop_under_load_loses_no_answered_click(make_api: MakeApi, workers: str) -> None:
     """Every 200 that was given before or during a stop is in Kafka, exactly once (a busy machine is given time)."""
-    api = await started(make_api, api_workers=workers, api_ack_timeout_ms="14000")
+    api = await started(make_api, api_workers=workers, api_ack_timeout_ms="14000", api_wait_ms_max="14000")
     accepted: list[str] = []
     threads = [threading.Thread(target=_click_until_closed, args=(api, accepted)) for _ in range(8)]
     for thread in threads:
