@@ -38,7 +38,7 @@ from tests.support.stack import execute
 
 WHOLE_S_MAX: Final = 90.0
 RESPAWN_S: Final = 0.25
-POLL_S: Final = 0.05
+POLL_S: Final = 0.1
 DATABASE: Final = "clickledger"
 ROOT: Final = Path(__file__).parents[2]
 CLOCK_FOLDER: Final = Path(__file__).with_name("clock")
