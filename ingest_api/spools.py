@@ -59,7 +59,8 @@ class Spools:
         self._writer = writer
         self._node = node
         self._heard_ms = heard_ms
-        self._registered: dict[Path, tuple[int, object]] = {}
+        self._registered: dict[Path, tuple[float, object]] = {}
+        """By folder: when its record was written last (monotonic seconds), and what it said."""
         self.folders: list[SpoolFolder] = [] if own is None else [own.folder]
         """Those held by this process."""
 
@@ -181,12 +182,12 @@ class Spools:
             self.folders.remove(folder)
             folder.close()
             return
-        now_ms = time.time_ns() // 1_000_000
+        now_s = time.monotonic()  # a clock that is set back must not silence the spool
         state = (folder.clicks > 0, folder.set_aside_count)
-        heard_ms, said = self._registered.get(folder.path, (0, None))
-        if state != said or now_ms - heard_ms >= self._heard_ms:
-            await self._write(folder, now_ms)
-            self._registered[folder.path] = (now_ms, state)
+        said_s, said = self._registered.get(folder.path, (float("-inf"), None))
+        if state != said or now_s - said_s >= self._heard_ms / 1000:
+            await self._write(folder, time.time_ns() // 1_000_000)
+            self._registered[folder.path] = (now_s, state)
 
     async def _write(self, folder: SpoolFolder, now_ms: int) -> None:
         folder.look_aside()

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import orjson
+
 from clickledger.directory import read_catalog
 from clickledger.spools import inspect, inspect_all
 from ingest_api.spool_folder import segment_files
@@ -20,9 +22,11 @@ from shared.settings import CatalogSettings
 from tests.support.api_service import ApiService
 from tests.support.brokers import LocalBrokers
 from tests.support.catalog import EXAMPLE_BODY
+from tests.support.wall_clock import WallClock
 
 MakeApi = Callable[..., ApiService]
 QUICK = {"kafka_request_timeout_ms": "1000", "api_spool_heard_ms": "500", "api_start_patience_ms": "500"}
+HALF_AN_HOUR_S = 1_800.0
 UNKNOWN_LINK = b'{"short-url":"http://s.example/not-registered"}'
 
 
@@ -83,6 +87,12 @@ async def registered(api: ApiService) -> list[str]:
     """The ids of the spools in the catalog."""
     async with read_catalog(api.kafka, CatalogSettings(), (Kind.SPOOL,)) as catalog:
         return [name for name, _ in catalog.scan(Kind.SPOOL)]
+
+
+async def heard_at(api: ApiService) -> float:
+    """The latest sign of life of any spool, in seconds since the epoch; 0 without one."""
+    async with read_catalog(api.kafka, CatalogSettings(), (Kind.SPOOL,)) as catalog:
+        return max((orjson.loads(record)["heard_at"] / 1000 for _, record in catalog.scan(Kind.SPOOL)), default=0.0)
 
 
 async def test_frozen_broker(make_api: MakeApi, brokers: LocalBrokers) -> None:
@@ -231,3 +241,20 @@ async def test_restart_is_heard_of_again(make_api: MakeApi) -> None:
             await asyncio.sleep(0.1)
     assert await asyncio.to_thread(api.stop) == 0
     assert await registered(api) == []
+
+
+async def test_a_clock_that_is_set_back_does_not_silence_a_spool(make_api: MakeApi, tmp_path: Path) -> None:
+    """Its record is renewed after the clock was set ahead, and goes on being renewed when it is set right."""
+    api, clock = make_api(**QUICK), WallClock(tmp_path / "clock")
+    api.go_by(clock)
+    await api.prepare()
+    api.start()
+
+    async def until_heard_ahead(*, is_ahead: bool) -> None:
+        async with asyncio.timeout(30):
+            while (await heard_at(api) > time.time() + HALF_AN_HOUR_S / 2) != is_ahead:
+                await asyncio.sleep(0.1)
+
+    for ahead_s in (HALF_AN_HOUR_S, 0):
+        clock.set(ahead_s)
+        await until_heard_ahead(is_ahead=bool(ahead_s))

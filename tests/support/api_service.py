@@ -20,6 +20,7 @@ from shared.settings import KafkaSettings
 from tests.support.catalog import EXAMPLE_BODY, digest
 from tests.support.full_stack import clean_env
 from tests.support.processes import Child, wait_until
+from tests.support.wall_clock import WallClock
 
 CLICKS = "/campaignapi/resources/v3/shortlinkclicks"
 BATCH = "/v1/clicks"
@@ -79,6 +80,10 @@ class ApiService:
         }
         self.child: Child | None = None
         self.port = 0
+
+    def go_by(self, clock: WallClock) -> None:
+        """Start its processes with this wall clock."""
+        self._env |= clock.env
 
     async def prepare(self, *, with_stream: bool = True) -> None:
         """Make the topics and fill the catalog."""

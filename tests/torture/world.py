@@ -10,7 +10,6 @@ import asyncio
 import http.client
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -35,13 +34,13 @@ from tests.support.full_stack import clean_env, is_service_ready, spawn_service
 from tests.support.pipeline import assignments
 from tests.support.processes import Child
 from tests.support.stack import execute
+from tests.support.wall_clock import WallClock
 
 WHOLE_S_MAX: Final = 90.0
 RESPAWN_S: Final = 0.25
 POLL_S: Final = 0.1
 DATABASE: Final = "clickledger"
 ROOT: Final = Path(__file__).parents[2]
-CLOCK_FOLDER: Final = Path(__file__).with_name("clock")
 
 
 class Stuck(Exception):
@@ -59,7 +58,7 @@ class Shape:
     modules: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """what is run instead of a service: (service, module and its arguments)"""
     is_clocked: bool = False
-    """whether the services' wall clocks can be set"""
+    """whether the services go by `clock`, which a fault can set; the database keeps the machine's"""
 
     def module(self, service: str) -> tuple[str, ...] | None:
         """What is run instead of this service; None: itself."""
@@ -122,9 +121,9 @@ class World:
             "CLICKLEDGER_API_SPOOL_HEARD_MS": "500",  # the audit waits for it after every round
             **dict(self.shape.settings),
         }
+        self.clock = WallClock(self.folder / "clock")
         if self.shape.is_clocked:
-            self.set_clock(0)
-            self.env |= {"PYTHONPATH": str(CLOCK_FOLDER), "TORTURE_CLOCK": str(self._clock_file)}
+            self.env |= self.clock.env
         self.setup()
         self.located = self._locate()
         keys = ensure_tenant(self.located.kafka, CatalogSettings(), DEFAULT_TENANT, DEFAULT_SHORT_URL, None)
@@ -161,20 +160,6 @@ class World:
             return [orjson.loads(line) for line in self.sql(f"{text} FORMAT JSONEachRow").splitlines()]
         except (OSError, RuntimeError, http.client.HTTPException):
             return []
-
-    # --- clocks
-
-    @property
-    def _clock_file(self) -> Path:
-        return self.folder / "clock"
-
-    def set_clock(self, ahead_s: float) -> None:
-        """Set the services' wall clocks to so much after the machine's; the database keeps the machine's."""
-        shift = struct.pack("<q", round(ahead_s * 1e9))
-        if not self._clock_file.exists():
-            self._clock_file.write_bytes(shift)
-        with self._clock_file.open("r+b") as file:  # in place: the services have it mapped
-            file.write(shift)
 
     # --- services
 

@@ -27,13 +27,13 @@ class ClockJumps(Fault):
         for _ in range(self.jumps):
             hours = scene.rng.choice((-1, 1)) * scene.rng.uniform(1, 12)
             scene.notes.append(f"{hours:+.2f} h")
-            scene.world.set_clock(hours * HOUR_S)
+            scene.world.clock.set(hours * HOUR_S)
             scene.load.wait_for_rows()
             scene.world.sleep(1.0)
 
     def heal(self, scene: Scene) -> None:
         """Set it right."""
-        scene.world.set_clock(0)
+        scene.world.clock.set(0)
 
 
 class Midnight(Fault):
@@ -48,7 +48,7 @@ class Midnight(Fault):
     def prepare(self, scene: Scene) -> None:
         """Bring the clock to shortly before midnight."""
         self.ahead_s = scene.rng.uniform(*self.before_s)
-        scene.world.set_clock(DAY_S - self.ahead_s - time.time() % DAY_S)
+        scene.world.clock.set(DAY_S - self.ahead_s - time.time() % DAY_S)
 
     def inject(self, scene: Scene) -> None:
         """Let it pass."""
@@ -66,7 +66,7 @@ class Midnight(Fault):
 
     def tidy(self, scene: Scene) -> None:
         """Set the clock right."""
-        scene.world.set_clock(0)
+        scene.world.clock.set(0)
 
 
 FAULTS = (ClockJumps(), Midnight())
