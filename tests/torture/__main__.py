@@ -68,15 +68,15 @@ def main() -> int:
             for fault in sorted(planned, key=lambda fault: repr(fault.shape)):
                 is_good &= _rounds(session, recorder, fault, ordered)
         finally:
-            is_good &= not session.finish()
+            session.finish()
+            recorder.add_late(session.late)
     if not session.kept:
         folder.rmdir()
-    if report.PAGE.exists():
-        report.write()
+    report.write()
     for fault in FAULTS:
         if missing := fault.rounds - sum(each["fault"] == fault.name for run in read() for each in run["rounds"]):
             say(f"{fault.name}: {max(0, missing)} of {fault.rounds} rounds not run")
-    return 0 if is_good else 1
+    return 0 if is_good and not session.late else 1
 
 
 def _rounds(session: Session, recorder: Recorder, fault: Fault, ordered: Order) -> bool:
@@ -87,6 +87,7 @@ def _rounds(session: Session, recorder: Recorder, fault: Fault, ordered: Order) 
     for number in range(1, ordered.rounds[fault.name] + 1):
         made = session.run(fault, f"{ordered.seed}/{fault.name}/{number}")
         recorder.add(made)
+        report.write()
         is_good &= made.is_good
         say(f"{fault.name} {number}/{ordered.rounds[fault.name]}: {made.line()}")
     return is_good

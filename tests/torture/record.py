@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -88,6 +88,15 @@ class Recorder:
     def add(self, made: Round) -> None:
         """Append a round to the file at once: what was measured must survive whatever comes next."""
         self._run["rounds"].append(made.as_record())
+        self._write()
+
+    def add_late(self, problems: Sequence[str]) -> None:
+        """Note what was found when the rounds were compared once more."""
+        if problems:
+            self._run["late"] = list(problems)
+            self._write()
+
+    def _write(self) -> None:
         with self._locked() as runs:
             place = next((n for n, each in enumerate(runs) if _is_same(each, self._run)), len(runs))
             runs[place : place + 1] = [self._run]

@@ -27,7 +27,8 @@ def table(runs: Sequence[Mapping[str, Any]], faults: Iterable[Fault] = FAULTS) -
     lines += [_line(_cells(fault, runs)) for fault in faults]
     hours = sum(each["seconds"] for run in runs for each in run["rounds"]) / 3600
     took = f"All rounds together took {hours:.1f} hours."
-    return "\n".join([*lines, "", took, *_machines(runs)])
+    late = [f"FOUND LATE by `{run['command']}`: {each}" for run in runs for each in run.get("late", ())]
+    return "\n".join([*lines, "", took, *_machines(runs), *late])
 
 
 def _line(cells: Iterable[str]) -> str:

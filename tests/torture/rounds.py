@@ -84,6 +84,8 @@ class Session:
         self._loads: list[Load] = []
         self._worlds = 0
         self.kept: list[Path] = []
+        self.late: list[str] = []
+        """what was not as promised when a world's rounds were compared once more at its end"""
 
     def run(self, fault: Fault, seed: str) -> Round:
         """Run one round; `seed` decides its moments and its clicks."""
@@ -144,18 +146,18 @@ class Session:
             self._say(f"a stack of {shape.brokers} broker(s) is up after {time.monotonic() - began:.1f} s")
         return self._world
 
-    def finish(self) -> list[str]:
-        """End the world after comparing all its runs once more; what was not as promised."""
+    def finish(self) -> None:
+        """End the world after comparing all its rounds once more."""
         if self._world is None:
-            return []
+            return
         problems = asyncio.run(judge_again(self._world, self._loads))
         for problem in problems:
             self._say(f"FAILED {problem}")
+        self.late += problems
         if problems:
             self._keep()
         else:
             self._drop()
-        return problems
 
     def _drop(self) -> None:
         world, self._world, self._loads = self._world, None, []

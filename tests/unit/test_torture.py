@@ -97,6 +97,10 @@ def test_the_table_sums_rounds_and_says_what_was_not_run(tmp_path: Path) -> None
         "| `make torture FAULT=kill-sink SEED=1` |"
     )
     assert any("`kill-all` | 0 of 40: not run" in line for line in lines)
+    recorder.add_late(["at the end: 1 id lost"])
+    assert report.table(read(path)).endswith(
+        "FOUND LATE by `make torture FAULT=kill-sink SEED=1`: at the end: 1 id lost"
+    )
 
 
 def test_the_page_shows_the_file_of_results() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.torture.faults.base import Fault, Scene
 from tests.torture.faults.takeovers import SESSION, SESSION_S
 from tests.torture.world import Shape
@@ -59,6 +61,10 @@ class StopSink(_Pause):
     name = "stop-sink"
     second = "sink-2"
     stops = STOPS
+
+    def why_not(self) -> str:
+        """It sees from outside whether a process has stopped itself."""
+        return "" if Path("/proc/self/stat").exists() else "there is no /proc to see a stopped process in"
 
     def prepare(self, scene: Scene) -> None:
         """Let a second sink join that stops itself at a chosen call."""
