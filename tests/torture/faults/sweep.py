@@ -32,7 +32,7 @@ class CrashEachLine(Fault):
     def inject(self, scene: Scene) -> None:
         """Run the sweep on both levels: one death, and a second one at each point of the next owner."""
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+            [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *TESTS],
             cwd=ROOT,
             env={**os.environ, "SWEEP_LEVELS": "2"},
             capture_output=True,
