@@ -207,7 +207,10 @@ async def touched_seals(clickhouse: ClickHouse, positions: Sequence[tuple[str, i
 
 async def _renew(clickhouse: ClickHouse, erasure: Erasure, rest: SealedRest) -> str:
     """Write a seal's next version; why not, when other rows or columns than the erasure's have changed."""
-    (seal,) = [each for each in await seals.chain(clickhouse, rest.stream, rest.partition) if each.first == rest.first]
+    found = [each for each in await seals.chain(clickhouse, rest.stream, rest.partition) if each.first == rest.first]
+    if len(found) != 1:
+        return f"partition {rest.partition}: {len(found)} seals begin at raw offset {rest.first}"
+    (seal,) = found
     if seal.version > rest.version:
         return ""
     now = await _compare(clickhouse, erasure, seal)

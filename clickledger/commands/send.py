@@ -6,12 +6,15 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clickledger.exit_codes import ExitCode
-from clickledger.located import DataOption, api_access, locate
+from clickledger.located import DataOption, Located, api_access, locate
+
+if TYPE_CHECKING:
+    from clickledger.load.report import Run
 
 EPILOG = """Exit status: 0 sent (and, with --verify, proved); 1 a mismatch, or no click was accepted; 2 usage; 3 unreachable.
 """
@@ -91,7 +94,6 @@ def send(
     from clickledger.load.plan import Plan
     from clickledger.load.pump import Pace
     from clickledger.load.report import Run, new_run_id
-    from clickledger.spools import hold_clicks
 
     base, secret, stack = api_access(data, url, key)
     try:
@@ -102,11 +104,16 @@ def send(
         raise typer.BadParameter(str(exc)) from exc
     plan = Plan(new_run_id(), known, count, seed, file, is_marked=verify, shift_ms=shift_ms)
     pace = Pace(rate, connections, batch, duration, timeout, retries)
-    located = locate(data) if verify else None
     run = Run(target, plan, pace, verify_timeout_s=verify_timeout)
-    if located is not None:
-        run = replace(run, clickhouse=located.clickhouse, spools_hold=partial(hold_clicks, located))
+    if verify:
+        run = _verified(run, locate(data))
     raise typer.Exit(_execute(run, as_json=as_json))
+
+
+def _verified(run: Run, found: Located) -> Run:
+    from clickledger.spools import hold_clicks
+
+    return replace(run, clickhouse=found.clickhouse, spools_hold=partial(hold_clicks, found))
 
 
 def _known_links(file: Path | None, short_urls: list[str]) -> list[str]:

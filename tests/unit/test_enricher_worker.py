@@ -28,12 +28,11 @@ from enricher.refill import (
 )
 from enricher.worker import PartitionWorker
 from shared.errors import NotOwned, OffsetLost, OutcomeUnknown, TransientError
-from shared.events import raw_offset_of
 from shared.kafka import Committed
+from tests.support.enricher_model import ModelBatch
 from tests.support.enriching import NOW_MS, STREAM, tools
 
 RECORDS = 12
-BATCH_RECORDS = 3
 FETCH_RECORDS = 4
 STEPS_MAX = 2_000
 
@@ -48,30 +47,6 @@ class Raw:
     key: bytes | None = None
     value: bytes | None = b"{"
     headers: Sequence[tuple[str, bytes]] = ()
-
-
-@dataclass
-class ModelBatch:
-    """At most three records."""
-
-    offsets: list[int] = field(default_factory=list)
-
-    def append(self, *, headers: Any = (), **_record: Any) -> object | None:
-        """None when full."""
-        if len(self.offsets) >= BATCH_RECORDS:
-            return None
-        offset = raw_offset_of(headers)
-        assert offset is not None
-        self.offsets.append(offset)
-        return self
-
-    def record_count(self) -> int:
-        """Records in the batch."""
-        return len(self.offsets)
-
-    def size(self) -> int:
-        """Bytes of the batch."""
-        return len(self.offsets)
 
 
 class Fate(IntEnum):
