@@ -39,7 +39,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "this Python has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
 
 .venv/.requirements: requirements.lock | $(BIN)/python
-	@echo "installing the locked requirements into .venv: at the first start some 600 MB and some minutes" && $(PIP) --require-hashes -r requirements.lock
+	@echo "installing the locked requirements into .venv: at the first start some 900 MB and some minutes" && $(PIP) --require-hashes -r requirements.lock
 	@touch $@
 
 .venv/.project: pyproject.toml .venv/.requirements
