@@ -17,7 +17,7 @@ from shared import settings as shared_settings
 
 _PREFACE: Final = """# Settings
 
-<!-- Written by `clickledger settings --markdown`; a test compares. Change shared/settings.py instead. -->
+<!-- Written by `clickledger settings --markdown`; a test compares. Change shared/settings/ instead. -->
 
 Environment variables, read once when a process starts. A value out of its bounds, a name
 that nothing reads, and values that contradict each other are refused at start with a message that names them. An empty variable counts as not set. The last word of a name is its

@@ -1,0 +1,26 @@
+"""Settings of the reports."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shared.settings.group import Group
+
+
+class ReportingSettings(Group):
+    """reporting."""
+
+    reporting_host: str = Field("127.0.0.1", description="address the reports listen on")
+    reporting_port: int = Field(8081, ge=0, le=65_535, description="port of the reports; 0 picks a free one")
+    reporting_health_port: int = Field(
+        0, ge=0, le=65_535, description="port of the reports' metrics; 0 picks a free one"
+    )
+    reporting_connections_max: int = Field(
+        1_000, ge=1, le=1_000_000, description="connections; when full, the one without progress longest gives way"
+    )
+    reporting_queries_max: int = Field(
+        4, ge=1, le=1_000, description="queries to ClickHouse at once; the sink inserts beside them"
+    )
+    reporting_waiting_max: int = Field(
+        32, ge=0, le=100_000, description="requests that wait for their query; beyond it 503, try again"
+    )
