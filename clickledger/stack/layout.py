@@ -136,6 +136,8 @@ def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
     env = {"CLICKLEDGER_STOP_DEADLINE_MS": _STOP_DEADLINE_MS, **environ, **layout.settings()}
     if name in _WITHOUT_DATABASE:
         del env["CLICKLEDGER_CLICKHOUSE_URL"]
+    if name == "reporting" and not env.get("CLICKLEDGER_SECRET_KEY"):
+        env["CLICKLEDGER_SECRET_KEY"] = ready.secret_key(layout.options.data)
     return Spec(name, _cli(name), env, probes.get(name, by_health_port))
 
 

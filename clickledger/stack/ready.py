@@ -7,8 +7,10 @@ the process ids.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,8 @@ from shared.errors import OperatorError, TransientError
 
 READY_NAME = "ready.json"
 LOCK_NAME = "up.lock"
+SEAL_NAME = "seal.key"
+"""CLICKLEDGER_SECRET_KEY of a local stack: what it sealed must open after a restart."""
 
 Pids = dict[str, int | list[int]]
 
@@ -90,6 +94,16 @@ def load(data: Path) -> Ready:
     if ready is None or not ready.pids:
         raise TransientError(f"the stack on {data} is still starting: try again in a moment")
     return ready
+
+
+def secret_key(data: Path) -> str:
+    """The folder's CLICKLEDGER_SECRET_KEY, made at the first start. Only the holder of the folder's lock calls this."""
+    path = data / SEAL_NAME
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(encoding="ascii").strip()
+    made = secrets.token_hex(32)
+    write_private(path, made + "\n")
+    return made
 
 
 def data_folder(environ: Mapping[str, str], given: Path | None = None) -> Path:

@@ -19,6 +19,7 @@ from shared.settings.connections import CatalogSettings, ClickHouseSettings, Kaf
 from shared.settings.group import Group
 from shared.settings.pipeline import EnricherSettings, SinkSettings
 from shared.settings.reporting import ReportingSettings
+from shared.settings.secret import SecretSettings
 
 __all__ = [
     "GROUPS",
@@ -30,6 +31,7 @@ __all__ = [
     "KafkaSettings",
     "ReportingSettings",
     "RuntimeSettings",
+    "SecretSettings",
     "SinkSettings",
     "load",
     "refuse_unknown",
@@ -42,6 +44,7 @@ GROUPS: tuple[type[Group], ...] = (
     KafkaSettings,
     ClickHouseSettings,
     CatalogSettings,
+    SecretSettings,
     ApiSettings,
     EnricherSettings,
     SinkSettings,
