@@ -20,6 +20,7 @@ from shared.settings.group import Group
 from shared.settings.pipeline import EnricherSettings, SinkSettings
 from shared.settings.reporting import ReportingSettings
 from shared.settings.secret import SecretSettings
+from shared.settings.webhooks import WebhookSettings
 
 __all__ = [
     "GROUPS",
@@ -33,6 +34,7 @@ __all__ = [
     "RuntimeSettings",
     "SecretSettings",
     "SinkSettings",
+    "WebhookSettings",
     "load",
     "refuse_unknown",
 ]
@@ -49,6 +51,7 @@ GROUPS: tuple[type[Group], ...] = (
     EnricherSettings,
     SinkSettings,
     ReportingSettings,
+    WebhookSettings,
 )
 """Every group, in the order in which `clickledger settings` prints them."""
 

@@ -30,6 +30,7 @@ class KafkaSettings(Group):
     topic_raw: str = Field("clicks.raw", description="topic of raw clicks")
     topic_enriched: str = Field("clicks.enriched", description="topic of enriched clicks")
     topic_catalog: str = Field("catalog", description="compacted topic of links, promotions, tenants and keys")
+    topic_webhooks: str = Field("webhooks", description="compacted topic of where webhooks stand, and their deliveries")
     partitions: int = Field(
         6, ge=1, le=PARTITIONS_MAX, description="partitions made by `setup`; an id has 12 bits for them"
     )
