@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
+
+from fastapi import Request
 
 from reporting.problems import Refused
-from shared.keys import Grant, KeyCatalog, KeyFault, find_key, read_bearer
-
-
-class Directory(KeyCatalog, Protocol):
-    """The part of `shared.catalog.Catalog` that reports need."""
-
-    is_ready: bool
-
-    def refresh(self) -> bool:
-        """Renew the snapshot."""
-
-    def tenant(self, tenant: str) -> dict[str, Any] | None:
-        """The record of a tenant."""
+from reporting.state import Directory, State
+from shared.keys import Grant, KeyFault, find_key, read_bearer
 
 
 class Reader(NamedTuple):
@@ -28,6 +20,13 @@ class Reader(NamedTuple):
     tenant: str
     zone: str
     """Time zone of the tenant's days."""
+
+
+def reader_of(state: State, request: Request) -> Reader:
+    """Who asks, by the newest catalog. Every route calls this. Raises as `find_reader` does."""
+    values = [value for name, value in request.headers.raw if name == b"authorization"]
+    state.catalog.refresh()
+    return find_reader(state.catalog, values, time.time_ns() // 1_000_000)
 
 
 def find_reader(catalog: Directory, authorization: Sequence[bytes], now_ms: int) -> Reader:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from reporting.app import State, build_app
+from reporting.app import build_app
 from reporting.connections import lane
+from reporting.state import State
 from reporting.turns import Turns
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse

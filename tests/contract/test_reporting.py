@@ -17,10 +17,11 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from reporting.app import State, build_app
+from reporting.app import build_app
 from reporting.connections import lane
 from reporting.ctr import DAYS_MAX, period_of
 from reporting.problems import Refused
+from reporting.state import State
 from reporting.turns import Turns
 from shared.clickhouse import ClickHouse
 from shared.http.fastlane import protocol_class
@@ -92,6 +93,8 @@ def _running() -> Iterator[_Service]:
         ("/v1/reports/ctr?from=yesterday", _READER, "GET", 400),
         ("/v1/reports/ctr?from=2025-02-02&to=2025-02-01", _READER, "GET", 400),
         ("/v1/reports/ctr?from=2020-01-01&to=2025-01-01", _READER, "GET", 400),
+        ("/v1/reports/ctr?promotion=spring", _READER, "GET", 400),
+        ("/v1/reports/ctr?from=2025-02-02&from=2025-02-02", _READER, "GET", 400),
         ("/v1/reports/ctr", _READER, "POST", 405),
         ("/v1/reports/other", _READER, "GET", 404),
         ("/v1/reports/ctr", _READER, "GET", 503),

@@ -1,0 +1,33 @@
+"""What requests need, made once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from reporting.turns import Turns
+from shared.clickhouse import ClickHouse
+from shared.keys import KeyCatalog
+from shared.runtime import Runtime
+
+
+class Directory(KeyCatalog, Protocol):
+    """The part of `shared.catalog.Catalog` that reports need."""
+
+    is_ready: bool
+
+    def refresh(self) -> bool:
+        """Renew the snapshot."""
+
+    def tenant(self, tenant: str) -> dict[str, Any] | None:
+        """The record of a tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Catalog, ClickHouse and the turns of its queries; how the process is."""
+
+    catalog: Directory
+    clickhouse: ClickHouse
+    runtime: Runtime
+    turns: Turns
