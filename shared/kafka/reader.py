@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -19,11 +20,17 @@ from shared.kafka.client import (
 )
 from shared.settings import KafkaSettings
 
+PARTITION_BYTES_MAX: Final = 1 << 20
+"""Fetched ahead of one partition where nothing else is asked for; the library's own default."""
+
 
 class Reader:
     """Reads a topic from explicit positions, without a group: catalog, audit, streams."""
 
-    def __init__(self, settings: KafkaSettings, topic: str, *, client_id: str) -> None:
+    def __init__(
+        self, settings: KafkaSettings, topic: str, *, client_id: str, partition_bytes_max: int = PARTITION_BYTES_MAX
+    ) -> None:
+        """`partition_bytes_max`: what is fetched ahead of one partition; a larger record comes all the same."""
         self._settings = settings
         self.topic = topic
         self._consumer = AIOKafkaConsumer(
@@ -33,6 +40,7 @@ class Reader:
             enable_auto_commit=False,
             auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS,
+            max_partition_fetch_bytes=partition_bytes_max,
             isolation_level="read_uncommitted",
         )
 
@@ -48,14 +56,13 @@ class Reader:
         """Raise ClientBroken when this reader must be built anew; `getmany` does it by itself."""
         refuse_broken(self._consumer, f"reading {self.topic}")
 
-    async def partitions(self) -> list[int]:
-        """The topic's partitions. Raises TransientError while the topic is unknown."""
-        with mapped(f"partitions of {self.topic}"):
+    async def partitions(self, topic: str = "") -> list[int]:
+        """The partitions of the topic, or of another one. Raises TransientError while it is unknown."""
+        topic = topic or self.topic
+        with mapped(f"partitions of {topic}"):
             client = self._consumer._client
             return sorted(
-                await asyncio.wait_for(
-                    client._wait_on_metadata(self.topic), self._settings.kafka_request_timeout_ms / 1000
-                )
+                await asyncio.wait_for(client._wait_on_metadata(topic), self._settings.kafka_request_timeout_ms / 1000)
             )
 
     async def begin_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
@@ -64,10 +71,11 @@ class Reader:
             found = await self._consumer.beginning_offsets([TopicPartition(self.topic, p) for p in partitions])
         return {tp.partition: offset for tp, offset in found.items()}
 
-    async def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The offset after the last record of each partition."""
-        with mapped(f"end offsets of {self.topic}"):
-            found = await self._consumer.end_offsets([TopicPartition(self.topic, p) for p in partitions])
+    async def end_offsets(self, partitions: Iterable[int], topic: str = "") -> dict[int, int]:
+        """The offset after the last record of each partition, of the topic or of another one."""
+        topic = topic or self.topic
+        with mapped(f"end offsets of {topic}"):
+            found = await self._consumer.end_offsets([TopicPartition(topic, p) for p in partitions])
         return {tp.partition: offset for tp, offset in found.items()}
 
     async def offsets_at(self, time_ms: int, partitions: Iterable[int]) -> dict[int, int | None]:
