@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from clickledger import ctr, demo_data, output, registration
 from clickledger.audit_print import exit_code, print_report
+from clickledger.audit_record import record_audit
 from clickledger.audit_run import run_audit
 from clickledger.lines import BadLine, Record
 from clickledger.load.clicks import SINGLE_PATH, Click, Target
@@ -20,6 +21,7 @@ from clickledger.load.generate import Generator
 from clickledger.load.pump import Pace, Pump, Tally
 from clickledger.load.report import new_run_id, now_ms
 from clickledger.located import Located, of_stack
+from clickledger.login_link import make_login_link
 from clickledger.stack.ready import Ready
 from reporting.ctr import period_of
 from shared.clickhouse import ClickHouse
@@ -47,13 +49,14 @@ async def run_demo(ready: Ready, *, exit_after: bool) -> int:
     await _history(ready, found, out)
     await _live(ready, out)
     report = await run_audit(found, wait=True, timeout_s=_STORED_SECONDS_MAX)
+    await record_audit(found, report)
     await _print_ctr(ready, found, out)
     out.print("\n[bold]Audit[/bold]: every record in Kafka is exactly one row")
     print_report(report)
     out.print(f"\nAll this took {time.monotonic() - started:.0f} s.")
     if exit_after:
         return exit_code(report)
-    _print_suggestions(ready, out)
+    _print_suggestions(ready, await asyncio.to_thread(make_login_link, ready), out)
     await _trickle(ready)
     return exit_code(report)
 
@@ -134,7 +137,7 @@ async def _print_ctr(ready: Ready, found: Located, out: Console) -> None:
     out.print("Countries by IP Geolocation by DB-IP, https://db-ip.com", style="dim")
 
 
-def _print_suggestions(ready: Ready, out: Console) -> None:
+def _print_suggestions(ready: Ready, login: str, out: Console) -> None:
     body = f'{{"short-url":"{ready.short_url}","user-agent":"Mozilla/5.0 (iPhone)","ip-address":"{_OWN_ADDRESS}"}}'
     curl = (
         f"curl -w '\\n' {ready.api}{SINGLE_PATH} \\\n    -H 'authorization: Bearer {ready.key}' \\\n"
@@ -142,7 +145,9 @@ def _print_suggestions(ready: Ready, out: Console) -> None:
     )
     query = f"SELECT transaction_id, clicked_at, ip, country FROM rte WHERE ip = '{_OWN_ADDRESS}'"  # noqa: S608
     data = f" --data {ready.data}"
-    out.print("\n[bold]Three things to try[/bold], in another terminal:\n")
+    out.print("\n[bold]The dashboard[/bold]; this link logs you in, once, within ten minutes:\n")
+    out.print(f"  {escape(login)}\n", soft_wrap=True)
+    out.print("[bold]Three things to try[/bold], in another terminal:\n")
     out.print(f"  1. Send one more click:\n  {escape(curl)}\n", soft_wrap=True)
     out.print(f'  2. Find it:\n  .venv/bin/clickledger sql{data} "{escape(query)}"\n', soft_wrap=True)
     out.print(f"  3. Watch clicks arrive:\n  .venv/bin/clickledger tail{data}\n", soft_wrap=True)

@@ -7,7 +7,8 @@ from http import HTTPStatus
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from reporting import documentation, reports
+from reporting import documentation, health, reports
+from reporting.dashboard import routes as dashboard
 from reporting.problems import add_handlers
 from reporting.state import State
 from shared.runtime import readiness
@@ -17,9 +18,9 @@ def build_app(state: State) -> FastAPI:
     """The application."""
     app = FastAPI(title="Clickledger reports", docs_url=None, redoc_url=None)
     add_handlers(app)
-    for feature in (reports,):
+    for feature in (reports, health, dashboard):
         app.include_router(feature.router(state))
-    documentation.complete(app, reports.SCHEMAS)
+    documentation.complete(app, reports.SCHEMAS, health.SCHEMAS, dashboard.SCHEMAS)
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> dict[str, str]:

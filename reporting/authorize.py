@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from fastapi import Request
 
 from reporting.problems import Refused
-from reporting.state import Directory, State
-from shared.keys import Grant, KeyFault, find_key, read_bearer
+from reporting.state import State
+from shared.keys import FoundKey, Grant, KeyFault, digest_of, key_behind, read_bearer
+
+_READING: Final = ("GET", "HEAD")
 
 
 class Reader(NamedTuple):
@@ -23,26 +24,41 @@ class Reader(NamedTuple):
 
 
 def reader_of(state: State, request: Request) -> Reader:
-    """Who asks, by the newest catalog. Every route calls this. Raises as `find_reader` does."""
-    values = [value for name, value in request.headers.raw if name == b"authorization"]
-    state.catalog.refresh()
-    return find_reader(state.catalog, values, time.time_ns() // 1_000_000)
-
-
-def find_reader(catalog: Directory, authorization: Sequence[bytes], now_ms: int) -> Reader:
-    """The reader behind the values of all Authorization headers.
+    """Who asks, by the newest catalog: a key, or for what only reads a browser's session. Every route calls this.
 
     Raises Refused: 401 without a valid key, 403 without the grant, 503 while the catalog is not ready.
     """
-    secret = read_bearer(authorization)
-    if isinstance(secret, KeyFault):
-        raise Refused(HTTPStatus.UNAUTHORIZED, f"Invalid token: {secret}")
-    if not catalog.is_ready:
+    now_ms = time.time_ns() // 1_000_000
+    session = None
+    if request.method in _READING and "authorization" not in request.headers:
+        session = state.sessions.digest_of(request.headers, now_ms)
+    return _find_reader(state, session or _bearer(request), now_ms)
+
+
+def bearer_digest_of(state: State, request: Request) -> str:
+    """The digest of the secret in the Authorization header, a key that may read reports. Raises as `reader_of`."""
+    digest = _bearer(request)
+    _find_reader(state, digest, time.time_ns() // 1_000_000)
+    return str(digest)
+
+
+def _bearer(request: Request) -> str | KeyFault:
+    secret = read_bearer([value for name, value in request.headers.raw if name == b"authorization"])
+    return secret if isinstance(secret, KeyFault) else digest_of(secret)
+
+
+def _find_reader(state: State, digest: str | KeyFault, now_ms: int) -> Reader:
+    if isinstance(digest, KeyFault):
+        raise Refused(HTTPStatus.UNAUTHORIZED, f"Invalid token: {digest}")
+    state.catalog.refresh()
+    if not state.catalog.is_ready:
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "The catalog is not ready. Try again.")
-    found = find_key(catalog, secret, now_ms)
+    found = key_behind(state.catalog, digest)
+    if isinstance(found, FoundKey) and found.is_expired(now_ms):
+        found = KeyFault.EXPIRED
     if isinstance(found, KeyFault):
         raise Refused(HTTPStatus.UNAUTHORIZED, f"Invalid token: {found}")
     if not found.has(Grant.REPORTS):
         raise Refused(HTTPStatus.FORBIDDEN, "This key may not read reports: it needs the grant 'reports'")
     tenant = found.record["tenant"]
-    return Reader(tenant, (catalog.tenant(tenant) or {}).get("zone", "UTC"))
+    return Reader(tenant, (state.catalog.tenant(tenant) or {}).get("zone", "UTC"))

@@ -11,23 +11,31 @@ import uvicorn
 
 from reporting.app import build_app
 from reporting.connections import lane
-from reporting.state import State
+from reporting.dashboard.attempts import Attempts
+from reporting.dashboard.links import PURPOSE as LINK_PURPOSE
+from reporting.dashboard.links import LoginLinks
+from reporting.pipeline import PipelineWatch
+from reporting.sessions import PURPOSE as SESSION_PURPOSE
+from reporting.sessions import Sessions
+from reporting.state import Dashboard, State
 from reporting.turns import Turns
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
 from shared.http.fastlane import protocol_class
 from shared.http.files import raise_file_limit
 from shared.runtime import Runtime, run_service
+from shared.secret_box import SecretBox
 from shared.settings import (
     CatalogSettings,
     ClickHouseSettings,
     KafkaSettings,
     ReportingSettings,
     RuntimeSettings,
+    SecretSettings,
     load,
 )
 
-_KINDS = (Kind.KEY, Kind.TENANT)
+_KINDS = (Kind.KEY, Kind.TENANT, Kind.STREAM, Kind.SPOOL)
 _REFRESH_S = 0.25  # how often readiness looks at the catalog; requests look for themselves
 
 
@@ -44,6 +52,7 @@ async def serve(
     kafka: KafkaSettings,
     clickhouse_settings: ClickHouseSettings,
     catalog_settings: CatalogSettings,
+    secret: SecretSettings,
 ) -> None:
     """Serve reports until the runtime stops."""
     raise_file_limit(settings.reporting_connections_max)
@@ -54,9 +63,12 @@ async def serve(
     try:
         async with ClickHouse(clickhouse_settings) as clickhouse:
             turns = Turns(settings.reporting_queries_max, settings.reporting_waiting_max)
+            sessions = Sessions(SecretBox(secret, SESSION_PURPOSE), settings.reporting_session_minutes * 60_000)
+            pipeline = PipelineWatch(clickhouse, kafka, catalog_settings, catalog)
+            dashboard = _dashboard(runtime, settings, secret, pipeline)
             connections = lane(settings.reporting_connections_max)
             config = uvicorn.Config(
-                build_app(State(catalog, clickhouse, runtime, turns)),
+                build_app(State(catalog, clickhouse, runtime, turns, sessions, dashboard)),
                 http=protocol_class(connections),
                 ws="none",
                 lifespan="off",
@@ -76,21 +88,30 @@ async def serve(
             server.should_exit = True
             await serving
             await connections.abort_rest()
+            await pipeline.close()
     finally:
         follower.cancel()
         await asyncio.wait([follower])
         catalog.close()
 
 
+def _dashboard(
+    runtime: Runtime, settings: ReportingSettings, secret: SecretSettings, pipeline: PipelineWatch
+) -> Dashboard:
+    links = LoginLinks(SecretBox(secret, LINK_PURPOSE), runtime.settings.node, runtime.settings.data / "login-links")
+    return Dashboard(links, Attempts(settings.reporting_login_failures_max), pipeline)
+
+
 def main() -> None:
     """Run the service, configured by the environment, and end the process with its status."""
     settings = load(ReportingSettings)
     kafka, clickhouse, catalog = load(KafkaSettings), load(ClickHouseSettings), load(CatalogSettings)
+    secret = load(SecretSettings)
     sys.exit(
         run_service(
             "reporting",
             load(RuntimeSettings),
-            lambda runtime: serve(runtime, settings, kafka, clickhouse, catalog),
+            lambda runtime: serve(runtime, settings, kafka, clickhouse, catalog, secret),
             health_port=settings.reporting_health_port,
         )
     )

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from reporting.dashboard.attempts import Attempts
+from reporting.dashboard.links import LoginLinks
+from reporting.pipeline import PipelineWatch
+from reporting.sessions import Sessions
 from reporting.turns import Turns
 from shared.clickhouse import ClickHouse
 from shared.keys import KeyCatalog
@@ -24,10 +28,21 @@ class Directory(KeyCatalog, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Dashboard:
+    """What the dashboard and its health strip need."""
+
+    links: LoginLinks
+    attempts: Attempts
+    pipeline: PipelineWatch
+
+
+@dataclass(frozen=True, slots=True)
 class State:
-    """Catalog, ClickHouse and the turns of its queries; how the process is."""
+    """Catalog, ClickHouse and the turns of its queries; how the process is; what features keep."""
 
     catalog: Directory
     clickhouse: ClickHouse
     runtime: Runtime
     turns: Turns
+    sessions: Sessions
+    dashboard: Dashboard

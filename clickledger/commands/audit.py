@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clickledger.located import DataOption, locate
-from shared.errors import OperatorError, TransientError
+from shared.errors import ClickledgerError, OperatorError, TransientError
 
 if TYPE_CHECKING:
     from clickledger.audit_run import AuditReport
@@ -44,7 +44,8 @@ def audit(
 
     Counts rows and distinct raw offsets from the last seal up, compares the number of rows below with the seals, and the
     seals with each other from the stream's first offset on; compares with Kafka's end offsets, and transaction-ids in
-    Kafka and in the table at the last and at sampled positions. Nothing is changed.
+    Kafka and in the table at the last and at sampled positions. Nothing is changed but the table audits, where the
+    outcome is noted.
 
     --seals finds rows that were deleted, added or altered after they were sealed, until they expire.
 
@@ -71,12 +72,19 @@ def audit(
 
 
 async def _audit(data: Path | None, *, wait: bool, timeout_s: float, check_seals: bool) -> AuditReport:
+    from clickledger.audit_record import record_audit
     from clickledger.audit_run import run_audit
 
     try:
-        return await run_audit(locate(data), wait=wait, timeout_s=timeout_s, check_seals=check_seals)
+        found = locate(data)
+        report = await run_audit(found, wait=wait, timeout_s=timeout_s, check_seals=check_seals)
     except OperatorError as exc:  # status 1 is a verdict, and there is none
         raise TransientError(str(exc)) from exc
+    try:
+        await record_audit(found, report)
+    except ClickledgerError as exc:  # as with a user who may only read
+        typer.echo(f"clickledger: the outcome was not recorded: {exc}", err=True)
+    return report
 
 
 async def _accept(data: Path | None, text: str, who: str, reason: str) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from clickledger.login_link import make_login_link
 from clickledger.stack import layout as layouts
 from clickledger.stack import ready
 from clickledger.stack.bootstrap import (
@@ -29,7 +30,7 @@ from clickledger.stack.jars import cache_folder, ensure_jars
 from clickledger.stack.layout import SERVICES, Layout, Options
 from clickledger.stack.output import Output
 from clickledger.stack.supervisor import Service, Spec, describe_exit, run_to_end
-from shared.errors import OperatorError, TransientError
+from shared.errors import ClickledgerError, OperatorError, TransientError
 from shared.settings import CatalogSettings, KafkaSettings
 
 _READY_SECONDS_MAX = 120.0  # a loaded machine with two cores; an idle one needs about ten
@@ -75,6 +76,14 @@ async def _take_folder(data: Path) -> int:
             )
         await asyncio.sleep(0.1)
     return handle
+
+
+def _dashboard_of(stack: ready.Ready) -> str:
+    """A login link, or where the dashboard is when there is none: a key that was revoked is no reason to stop."""
+    try:
+        return f"{make_login_link(stack)}  (once, within ten minutes; again: clickledger dashboard)"
+    except ClickledgerError as exc:
+        return f"{stack.reports}/dashboard  (no login link: {exc})"
 
 
 class _Stack:
@@ -147,7 +156,7 @@ class _Stack:
     async def _serve(self) -> int:
         if self._ready is None:
             raise TransientError("the stack did not start")
-        self._announce(self._ready)
+        self._announce(self._ready, await asyncio.to_thread(_dashboard_of, self._ready))
         following = asyncio.create_task(self._follow_workers())
         try:
             return await self._until_told(self._ready)
@@ -181,11 +190,12 @@ class _Stack:
         work.result()
         return True
 
-    def _announce(self, stack: ready.Ready) -> None:
+    def _announce(self, stack: ready.Ready, dashboard: str) -> None:
         self._output.say(
             f"\nclickledger is ready.\n"
             f"  API         {stack.api}\n"
             f"  reports     {stack.reports}\n"
+            f"  dashboard   {dashboard}\n"
             f"  ClickHouse  {stack.clickhouse}  (database {stack.database})\n"
             f"  Kafka       {stack.kafka}\n"
             f"  keys        {self._data / ready.READY_NAME}\n"

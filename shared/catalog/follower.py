@@ -88,9 +88,12 @@ class CatalogFollower:
         end = (await reader.end_offsets([PARTITION]))[PARTITION]
         with self._store.env.begin() as txn:
             position = meta_int(txn, self._store, b"version", -1) + 1
-        if begin <= position <= end:
+            kinds = (txn.get(b"kinds", db=self._store.meta) or b"").decode().split()
+        if position and not self._kinds <= set(kinds):
+            log.warning("catalog: the copy was made without some of %s; reading all of it", ", ".join(self._kinds))
+        elif begin <= position <= end:
             return position
-        if position:
+        elif position:
             log.warning(
                 "catalog: applied up to %d but the topic holds %d to %d; reading all of it", position, begin, end
             )
@@ -131,6 +134,7 @@ class CatalogFollower:
             for table in (self._store.records, self._store.digests, self._store.meta):
                 txn.drop(table, delete=False)
             txn.put(b"version", str(begin - 1).encode(), db=self._store.meta)
+            txn.put(b"kinds", " ".join(sorted(self._kinds)).encode(), db=self._store.meta)
 
     def _apply(self, records: Sequence[Record]) -> None:
         with self._store.env.begin(write=True) as txn:

@@ -24,3 +24,9 @@ class ReportingSettings(Group):
     reporting_waiting_max: int = Field(
         32, ge=0, le=100_000, description="requests that wait for their query; beyond it 503, try again"
     )
+    reporting_session_minutes: int = Field(
+        720, ge=1, le=43_200, description="minutes a login to the dashboard lasts (12 h); its key may end it earlier"
+    )
+    reporting_login_failures_max: int = Field(
+        10, ge=1, le=10_000, description="failed logins of one address within 5 min, per process; then 429"
+    )

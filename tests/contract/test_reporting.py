@@ -3,85 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
-import json
-import socket
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from pathlib import Path
 
 import pytest
-import uvicorn
-from pydantic import SecretStr
 
-from reporting.app import build_app
-from reporting.connections import lane
 from reporting.ctr import DAYS_MAX, period_of
 from reporting.problems import Refused
-from reporting.state import State
 from reporting.turns import Turns
-from shared.clickhouse import ClickHouse
-from shared.http.fastlane import protocol_class
-from shared.runtime import Runtime
-from shared.settings import ClickHouseSettings, RuntimeSettings
-from tests.support.catalog import SECRET, MemoryCatalog, example_catalog, key_record
+from tests.support.catalog import SECRET, key_record
+from tests.support.reporting import READER, ReportingService, running
 from tests.support.wire_fuzz import exchange, take_apart
-
-_READER = "reports-secret-0123456789"
-
-
-@dataclass(frozen=True)
-class _Service:
-    port: int
-    catalog: MemoryCatalog
-    runtime: Runtime
-
-    def get(self, path: str, secret: str | None = _READER, method: str = "GET") -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        with contextlib.closing(connection):
-            connection.request(method, path, headers={"Authorization": f"Bearer {secret}"} if secret else {})
-            response = connection.getresponse()
-            assert response.headers["content-type"].startswith("application/json")
-            return response.status, json.loads(response.read())
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[_Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReportingService]:
     """One for the tests that change nothing."""
-    with _running() as service:
+    with running(tmp_path_factory.mktemp("reporting")) as service:
         yield service
 
 
 @pytest.fixture
-def own_service() -> Iterator[_Service]:
+def own_service(tmp_path: Path) -> Iterator[ReportingService]:
     """One of a test's own."""
-    with _running() as service:
+    with running(tmp_path) as service:
         yield service
-
-
-@contextlib.contextmanager
-def _running() -> Iterator[_Service]:
-    """The application on a free port; its ClickHouse does not answer."""
-    catalog = example_catalog()
-    catalog.put("key", "k2", key_record(_READER, key_id="k2", grants=["reports"]))
-    runtime = Runtime("reporting", RuntimeSettings())
-    nowhere = ClickHouseSettings(
-        clickhouse_url=SecretStr("http://127.0.0.1:9/clickledger"), clickhouse_query_timeout_ms=1000
-    )
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = build_app(State(catalog, ClickHouse(nowhere), runtime, Turns(1, 0)))
-        http_class = protocol_class(lane(10))
-        server = uvicorn.Server(uvicorn.Config(app, http=http_class, log_config=None, access_log=False))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
-        thread.start()
-        try:
-            yield _Service(listener.getsockname()[1], catalog, runtime)
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -90,31 +37,33 @@ def _running() -> Iterator[_Service]:
         ("/v1/reports/ctr", None, "GET", 401),
         ("/v1/reports/ctr", "unknown", "GET", 401),
         ("/v1/reports/ctr", SECRET, "GET", 403),
-        ("/v1/reports/ctr?from=yesterday", _READER, "GET", 400),
-        ("/v1/reports/ctr?from=2025-02-02&to=2025-02-01", _READER, "GET", 400),
-        ("/v1/reports/ctr?from=2020-01-01&to=2025-01-01", _READER, "GET", 400),
-        ("/v1/reports/ctr?promotion=spring", _READER, "GET", 400),
-        ("/v1/reports/ctr?from=2025-02-02&from=2025-02-02", _READER, "GET", 400),
-        ("/v1/reports/ctr", _READER, "POST", 405),
-        ("/v1/reports/other", _READER, "GET", 404),
-        ("/v1/reports/ctr", _READER, "GET", 503),
+        ("/v1/reports/ctr?from=yesterday", READER, "GET", 400),
+        ("/v1/reports/ctr?from=2025-02-02&to=2025-02-01", READER, "GET", 400),
+        ("/v1/reports/ctr?from=2020-01-01&to=2025-01-01", READER, "GET", 400),
+        ("/v1/reports/ctr?promotion=spring", READER, "GET", 400),
+        ("/v1/reports/ctr?from=2025-02-02&from=2025-02-02", READER, "GET", 400),
+        ("/v1/reports/ctr", READER, "POST", 405),
+        ("/v1/reports/other", READER, "GET", 404),
+        ("/v1/reports/ctr", READER, "GET", 503),
     ],
 )
-def test_refusals_have_one_shape(service: _Service, path: str, secret: str | None, method: str, status: int) -> None:
+def test_refusals_have_one_shape(
+    service: ReportingService, path: str, secret: str | None, method: str, status: int
+) -> None:
     """Code = status as a string, a description, nothing else; an absent ClickHouse is 503."""
     found, body = service.get(path, secret, method)
     assert (found, body["code"], set(body)) == (status, str(status), {"code", "description"})
 
 
-def test_a_revoked_key_and_a_catalog_that_is_not_ready(own_service: _Service) -> None:
+def test_a_revoked_key_and_a_catalog_that_is_not_ready(own_service: ReportingService) -> None:
     """Revocation works at the next request; without a catalog nobody is told that a key is wrong."""
-    own_service.catalog.put("key", "k2", key_record(_READER, key_id="k2", grants=["reports"], revoked=True))
+    own_service.catalog.put("key", "k2", key_record(READER, key_id="k2", grants=["reports"], revoked=True))
     assert own_service.get("/v1/reports/ctr")[0] == 401
     own_service.catalog.is_ready = False
     assert own_service.get("/v1/reports/ctr")[0] == 503
 
 
-def test_health(own_service: _Service) -> None:
+def test_health(own_service: ReportingService) -> None:
     """Alive at once; ready only while every check says so."""
     assert own_service.get("/livez", None) == (200, {"status": "alive"})
     assert own_service.get("/readyz", None)[0] == 200
@@ -144,7 +93,7 @@ def test_periods_out_of_range_are_refused(days: int) -> None:
 @pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01", b"GET / HTTP/1.1\r\na: " + b"x" * 40_000, b"BREW /x HTTP/1.1\r\n\r\n"]
 )
-def test_what_is_not_http_is_refused_in_the_one_shape(service: _Service, sent: bytes) -> None:
+def test_what_is_not_http_is_refused_in_the_one_shape(service: ReportingService, sent: bytes) -> None:
     """Malformed HTTP is 400 in JSON, as at the API."""
     (answer,) = take_apart(exchange(service.port, [sent]), may_be_head=False)
     assert (answer.status, answer.json["code"], set(answer.json)) == (400, "400", {"code", "description"})

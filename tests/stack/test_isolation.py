@@ -21,6 +21,9 @@ from tests.support.full_stack import FullStack
 from tests.support.pipeline import audit_is_clean, eventually, query, succeed
 
 REPORT = "/v1/reports/ctr"
+MINUTES = "/v1/reports/minutes"
+OF_REPORTS = ("/v1/reports/", "/v1/health", "/v1/login-links")
+"""How paths begin that the reports serve, not the API."""
 THEIRS, NOTHING = "http://isolated.example/theirs", "http://isolated.example/nought"
 """A short URL of the other tenant, and one that nobody has; as long as each other."""
 THEIR_PROMOTION, NO_PROMOTION = "their-promotion", "nono-promotion"
@@ -38,8 +41,9 @@ class Tenant(NamedTuple):
 
     def ask(self, method: str, path: str, body: Any = None) -> Reply:
         """One request with the key that the path needs."""
-        where = self.stack.ready["reports" if path.startswith(REPORT) else "api"]
-        key = self.reports if path.startswith(REPORT) else self.clicks if path in (CLICKS, BATCH) else self.admin
+        is_report = path.startswith(OF_REPORTS)
+        where = self.stack.ready["reports" if is_report else "api"]
+        key = self.reports if is_report else self.clicks if path in (CLICKS, BATCH) else self.admin
         connection = http.client.HTTPConnection(str(urlsplit(where).hostname), urlsplit(where).port, timeout=30)
         try:
             text = body if isinstance(body, bytes | None) else json.dumps(body).encode()
@@ -147,6 +151,26 @@ def report(ours: Tenant, end: str) -> None:
     assert THEIR_PROMOTION not in ours.ask("GET", REPORT).body.decode()
 
 
+def minutes(ours: Tenant, end: str) -> None:
+    """The last hour by minute has one's own clicks only, whichever promotion is asked for."""
+    found = same(
+        ours, lambda who, name: who.ask("GET", f"{MINUTES}?promotion_id={name}"), THEIR_PROMOTION, NO_PROMOTION
+    )
+    assert sum(row["clicks"] for row in found.json["rows"]) == 0
+
+
+def pipeline_health(ours: Tenant, end: str) -> None:
+    """Freshness is the asker's; the rest is states of the whole pipeline, without a number of anybody's clicks."""
+    found = ours.ask("GET", "/v1/health").json
+    assert found["tenant"] == "default"
+    assert found["freshness"]["rows"] == 0 or "isolated" not in json.dumps(found)
+
+
+def login_link(ours: Tenant, end: str) -> None:
+    """A login link is of the tenant whose key made it, and names nobody."""
+    assert "isolated" not in ours.ask("POST", "/v1/login-links").body.decode()
+
+
 def health(ours: Tenant, end: str) -> None:
     """Nothing here is a tenant's."""
     for path in ("/livez", "/readyz"):
@@ -176,6 +200,9 @@ CASES: Mapping[str, Callable[[Tenant, str], None]] = {
     "GET /livez": health,
     "GET /readyz": health,
     f"GET {REPORT}": report,
+    f"GET {MINUTES}": minutes,
+    "GET /v1/health": pipeline_health,
+    "POST /v1/login-links": login_link,
 }
 """Route -> what a tenant must not be able to do there; the text after `http://…` is the end of the URL that it tries."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -80,6 +81,12 @@ class MemoryCatalog:
     def promotion(self, tenant: str, promotion_id: str) -> dict[str, Any] | None:
         """A promotion's record."""
         return self._record(f"promotion:{tenant}/{promotion_id}")
+
+    def scan(self, kind: str) -> Iterator[tuple[str, bytes]]:
+        """Every record of a kind."""
+        for name, value in self._records.items():
+            if name.startswith(f"{kind}:"):
+                yield name.partition(":")[2], value
 
     def stream(self, topic: str) -> dict[str, Any] | None:
         """The stream record of a topic."""

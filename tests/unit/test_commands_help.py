@@ -16,6 +16,7 @@ _COMMANDS = [
     "reporting",
     "send",
     "audit",
+    "dashboard",
     "refill",
     "reprocess",
     "erase",
