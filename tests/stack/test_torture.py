@@ -10,6 +10,7 @@ import pytest
 from clickledger.load.verify import MARK
 from clickledger.stack.guard import Guard
 from tests.support.figures import Figure
+from tests.support.promise import promised
 from tests.torture.faults import BY_NAME
 from tests.torture.faults.base import Fault, Scene
 from tests.torture.faults.pauses import StopSink
@@ -41,6 +42,7 @@ def test_a_fault_loses_and_doubles_nothing(session: Session, name: str, figure: 
     for number in range(ROUNDS[name]):
         made = session.run(BY_NAME[name], f"short/{name}/{number}")
         figure(made.line())
+        promised(made.lost == made.double == 0, made.line())
         assert made.is_good, made.line()
         assert made.answered > 0
 

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import orjson
 
@@ -23,7 +22,9 @@ from shared.kafka import Admin, Producer, Reader, TopicSpec
 from shared.settings import KafkaSettings
 from shared.topic_rules import in_sync_min
 from tests.support.enriching import raw_value
+from tests.support.health import metric
 from tests.support.processes import Child
+from tests.support.promise import promised
 
 SESSION_MS = 3_000
 WAIT_S = 90.0
@@ -125,11 +126,8 @@ class EnricherStack:
         return child
 
     def metric(self, child: Child, name: str) -> float:
-        """The sum of all metrics of an enricher whose text begins so."""
-        (port,) = (child.log.parent / "health").glob(f"enricher-{child.pid}")
-        with urlopen(f"http://127.0.0.1:{port.read_text()}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+        """The sum of all metrics of an enricher whose text begins so; 0 before it says where it listens."""
+        return metric(child.log.parent, "enricher", child.pid, name)
 
     async def send(self, partition: int, values: Sequence[bytes | None], key: bytes | None = None) -> int:
         """Append raw records to a partition; the offset of the first. Each valid click has an id of its own."""
@@ -195,11 +193,18 @@ class EnricherStack:
 
 async def eventually(condition: Callable[[], Awaitable[bool]], children: Sequence[Child] = ()) -> None:
     """Wait until a condition holds; fails with the processes' last words after a generous bound."""
-    deadline = time.monotonic() + WAIT_S
+    if not await comes_true(condition, WAIT_S):
+        raise AssertionError("not within the bound\n" + "\n".join(child.tail() for child in children))
+
+
+async def comes_true(condition: Callable[[], Awaitable[bool]], seconds_max: float) -> bool:
+    """Wait until a condition holds; False when it does not within the bound."""
+    deadline = time.monotonic() + seconds_max
     while not await condition():
         if time.monotonic() > deadline:
-            raise AssertionError("not within the bound\n" + "\n".join(child.tail() for child in children))
+            return False
         await asyncio.sleep(0.2)
+    return True
 
 
 def offset_of(record: Any) -> int:
@@ -213,7 +218,7 @@ def first_copies(records: Sequence[Any], expected: int = 0) -> list[Any]:
     """The records in the order in which the sink takes them; fails where a record stands before a lower offset."""
     taken = []
     for record in records:
-        assert offset_of(record) <= expected, f"hole: {offset_of(record)} stands where {expected} was expected"
+        promised(offset_of(record) <= expected, f"hole: {offset_of(record)} stands where {expected} was expected")
         if offset_of(record) == expected:
             taken.append(record)
             expected += 1

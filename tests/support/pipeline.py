@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from clickledger.exit_codes import ExitCode
 from clickledger.stack import layout
 from clickledger.stack.guard import Guard
 from tests.support.clickhouse import http_ok
 from tests.support.full_stack import FullStack, clean_env, start_service
 from tests.support.processes import Child, accepts
+from tests.support.promise import promised
 from tests.support.stack import execute
 
 WAIT_S = 90.0
@@ -80,7 +82,10 @@ def load_example_link(stack: FullStack, folder: Path) -> None:
 
 def audit_is_clean(stack: FullStack) -> dict[str, Any]:
     """`audit --wait` must exit with 0; its JSON."""
-    found: dict[str, Any] = json.loads(succeed(stack, "audit", "--wait", "--json"))
+    done = run(stack, "audit", "--wait", "--json")
+    promised(done.returncode != ExitCode.FAILED, f"{done.stdout}{done.stderr}")
+    assert done.returncode == 0, f"the audit ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
@@ -101,7 +106,9 @@ def partitions_with_clicks_since(stack: FullStack, since_ms: int) -> set[int]:
     return {row["raw_partition"] for row in query(stack, sql)}
 
 
-def until_partitions_move(stack: FullStack, partitions: Collection[int], since_ms: int, seconds_max: float) -> float:
+def until_partitions_move(
+    stack: FullStack, partitions: Collection[int], since_ms: int, seconds_max: float = WAIT_S
+) -> float:
     """Wait until a click taken after that moment is stored in each partition; seconds since then."""
     wanted = set(partitions)
     eventually(
@@ -164,6 +171,7 @@ class Sending:
             out, err = self._process.communicate(timeout=COMMAND_S)
         finally:
             self.close()
+        promised(self._process.returncode != ExitCode.FAILED, f"{out}{err}")
         assert self._process.returncode == 0, f"send ended with {self._process.returncode}:\n{out}{err}"
         found: dict[str, Any] = json.loads(out)
         assert found["verify"]["proved"]

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import orjson
 from pydantic import SecretStr
@@ -19,10 +17,14 @@ from shared.catalog import Catalog, CatalogFollower, Kind, followed
 from shared.clickhouse import ClickHouse
 from shared.events import ENRICHED_FIELDS, HEADER_RAW_OFFSET, HEADER_SUSPECT, encode_enriched, encode_raw_offset
 from shared.ids import uuid7_with_partition
-from shared.kafka import Producer
+from shared.kafka import Admin, Producer
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
+from sink.member import group_id
+from sink.plans import decode_plan
 from tests.support.full_stack import clean_env, spawn_service, start_service
+from tests.support.health import health_text, metric
 from tests.support.processes import Child, wait_until
+from tests.support.promise import promised
 
 WAIT_S = 90.0
 SMALL = {"CLICKLEDGER_SINK_BLOCK_ROWS_MAX": "200"}
@@ -202,7 +204,8 @@ class SinkBench:
     async def assert_exact(self) -> None:
         """Rows = distinct positions = highest + 1, for each partition."""
         for partition, position in (await self.stored()).items():
-            assert position.rows == position.distinct == position.last + 1 == self.next_raw[partition], position
+            exact = position.rows == position.distinct == position.last + 1 == self.next_raw[partition]
+            promised(exact, f"partition {partition}: {position}, {self.next_raw[partition]} written")
 
     async def until(self, ready: Callable[[], bool], what: str, child: Child | None = None) -> None:
         """Wait until `ready()`."""
@@ -222,27 +225,32 @@ class SinkBench:
 
     def reasons(self, child: Child) -> list[str]:
         """Why a sink says it is not ready."""
-        found: list[str] = orjson.loads(self._ask(child, "/readyz") or b'{"reasons":["no answer yet"]}')["reasons"]
+        text = health_text(self._data, "sink", child.pid, "/readyz")
+        found: list[str] = orjson.loads(text or '{"reasons":["no answer"]}')["reasons"]
         return found
 
     def metric(self, child: Child, name: str) -> float:
-        """The sum of all metrics of a sink whose text begins so."""
-        lines = self._ask(child, "/metrics").decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+        """The sum of all metrics of a sink whose text begins so; 0 while it does not answer."""
+        return metric(self._data, "sink", child.pid, name)
 
-    def _ask(self, child: Child, path: str) -> bytes:
-        """What the health endpoint answers, ready or not; nothing before it listens."""
-        try:
-            port = int((Path(self.env["CLICKLEDGER_DATA"]) / "health" / f"sink-{child.pid}").read_text())
-        except (FileNotFoundError, ValueError):
-            return b""
-        try:
-            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-                body: bytes = answer.read()
-        except HTTPError as not_ready:
-            with not_ready:
-                body = not_ready.read()
-        return body
+    async def until_planned(self, child: Child) -> None:
+        """Wait until a sink has registered a block: it is at hand until ClickHouse has it."""
+        async with Admin(self.kafka) as admin:
+            group = group_id(self.stream, f"{self.clickhouse.database}.clicks")
+
+            async def is_planned() -> bool:
+                committed = await admin.committed(group, self.kafka.topic_enriched, sorted(self.next_raw))
+                plans = [decode_plan(at.metadata) for at in committed.values() if at is not None]
+                return any(plan is not None and plan.raw_last > plan.raw_before for plan in plans)
+
+            deadline = time.monotonic() + WAIT_S
+            while not await is_planned():
+                assert time.monotonic() < deadline, f"waited {WAIT_S} s for a plan\n{child.tail()}"
+                await asyncio.sleep(0.1)
+
+    @property
+    def _data(self) -> Path:
+        return Path(self.env["CLICKLEDGER_DATA"])
 
 
 __all__ = ["SinkBench", "wait_until"]
