@@ -318,9 +318,8 @@ def test_client_that_reads_nothing_is_held_back() -> None:
     """Answers that nobody takes stop the reading, and end in a reset when that lasts."""
     with lane_server(LaneLimits(write_stall_s=0.5)) as server:
         client = server.connect()
-        client.sock.settimeout(0.3)
         request = post(b"x" * BODY_BYTES_MAX) * 16
-        with pytest.raises(OSError):  # noqa: PT011 time-out, reset or broken pipe, as the kernel likes
+        with pytest.raises(OSError):  # noqa: PT011 reset or broken pipe, as the kernel likes
             client.send_often(request, 10_000)
         server.wait_until(lambda: not server.server.server_state.connections)
         assert len(server.endpoint.taken) < 10_000

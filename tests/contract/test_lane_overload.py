@@ -111,7 +111,7 @@ def test_a_slow_request_gives_way(wire: bytes) -> None:
 
 def test_nobody_gives_way_at_once() -> None:
     """A connection that made progress a moment ago keeps its place; the new one hears that there are too many."""
-    with lane_server(LaneLimits(connections_max=2)) as server:
+    with lane_server(LaneLimits(connections_max=2, displace_s=600.0)) as server:
         good = [server.connect(), server.connect()]
         assert all(map(is_served, good))
         late = server.connect()

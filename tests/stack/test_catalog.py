@@ -13,6 +13,7 @@ import pytest
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Entry, Kind
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import CatalogSettings, KafkaSettings
+from tests.support.processes import WAIT_S
 
 SETTINGS = CatalogSettings(catalog_map_bytes=64 << 20)
 
@@ -40,7 +41,7 @@ async def catalog(kafka: KafkaSettings, tmp_path: Path) -> AsyncIterator[Catalog
     """A reader with its follower running."""
     follower = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
     catalog = Catalog(SETTINGS, tmp_path)
-    await catalog.wait_until_current(20)
+    await catalog.wait_until_current(WAIT_S)
     yield catalog
     follower.cancel()
     await asyncio.wait([follower])
@@ -50,9 +51,9 @@ async def catalog(kafka: KafkaSettings, tmp_path: Path) -> AsyncIterator[Catalog
 async def test_records_arrive_and_are_deleted(catalog: Catalog, writer: CatalogWriter) -> None:
     """A written record is read back at its version, and gone after its tombstone."""
     version = await writer.put(Kind.TENANT, "acme", {"tenant": "acme"})
-    await catalog.wait_for(version, 10)
+    await catalog.wait_for(version, WAIT_S)
     assert catalog.tenant("acme") == {"tenant": "acme"}
-    await catalog.wait_for(await writer.put(Kind.TENANT, "acme", None), 10)
+    await catalog.wait_for(await writer.put(Kind.TENANT, "acme", None), WAIT_S)
     assert catalog.tenant("acme") is None
 
 
@@ -69,7 +70,7 @@ async def test_a_topic_that_is_written_to_all_the_time_has_a_complete_copy(
     follower = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
     catalog = Catalog(SETTINGS, tmp_path)
     try:
-        await catalog.wait_until_current(20)
+        await catalog.wait_until_current(WAIT_S)
         assert not any(each.done() for each in writing)
     finally:
         for each in (*writing, follower):
@@ -81,7 +82,7 @@ async def test_a_topic_that_is_written_to_all_the_time_has_a_complete_copy(
 async def test_a_secret_is_found_by_digest_until_it_is_replaced(catalog: Catalog, writer: CatalogWriter) -> None:
     """The digest index follows the key's record: new secrets are found, former ones are not."""
     await writer.put(Kind.KEY, "k1", {"key_id": "k1", "secrets": [{"digest": "aa"}, {"digest": "bb"}]})
-    await catalog.wait_for(await writer.put(Kind.KEY, "k1", {"key_id": "k1", "secrets": [{"digest": "bb"}]}), 10)
+    await catalog.wait_for(await writer.put(Kind.KEY, "k1", {"key_id": "k1", "secrets": [{"digest": "bb"}]}), WAIT_S)
     assert catalog.key_by_digest("aa") is None
     assert (catalog.key_by_digest("bb") or {})["key_id"] == "k1"
 
@@ -90,7 +91,7 @@ async def test_resolve_prefers_the_exact_link_then_the_longest_prefix(catalog: C
     """Whole path segments only, and a link that is not a prefix matches only itself."""
     links = {"h/a": "prefix", "h/a/b": "prefix", "h/a/b/c": "exact", "h/" + "x" * 600: "exact"}
     entries = [Entry(Kind.LINK, key, {"link": key, "match": match}) for key, match in links.items()]
-    await catalog.wait_for(await writer.put_many(entries), 10)
+    await catalog.wait_for(await writer.put_many(entries), WAIT_S)
 
     def rule_and_link(key: str) -> tuple[str, str] | None:
         match = catalog.resolve(key)
@@ -110,13 +111,13 @@ async def test_a_restarted_follower_resumes_and_one_works_per_folder(
     await writer.put_many([Entry(Kind.TENANT, f"t{n}", {"tenant": f"t{n}"}) for n in range(1_000)])
     tasks = [asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run()) for _ in range(2)]
     catalog = Catalog(SETTINGS, tmp_path)
-    await catalog.wait_for(999, 20)
+    await catalog.wait_for(999, WAIT_S)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     assert len(list(catalog.scan(Kind.TENANT))) == 1_000
     later = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
-    await catalog.wait_for(await writer.put(Kind.TENANT, "late", {"tenant": "late"}), 20)
+    await catalog.wait_for(await writer.put(Kind.TENANT, "late", {"tenant": "late"}), WAIT_S)
     assert catalog.tenant("late")
     assert catalog.tenant("t0")
     later.cancel()
@@ -129,7 +130,7 @@ async def test_a_recreated_topic_replaces_the_copy(kafka: KafkaSettings, writer:
     await writer.put_many([Entry(Kind.TENANT, f"t{n}", {"tenant": f"t{n}"}) for n in range(5)])
     first = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
     catalog = Catalog(SETTINGS, tmp_path)
-    await catalog.wait_for(4, 20)
+    await catalog.wait_for(4, WAIT_S)
     first.cancel()
     await asyncio.wait([first])
     async with Admin(kafka) as admin:
@@ -141,7 +142,7 @@ async def test_a_recreated_topic_replaces_the_copy(kafka: KafkaSettings, writer:
     await producer.start()
     await CatalogWriter(kafka, producer).put(Kind.TENANT, "only", {"tenant": "only"})
     again = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_S):
         while catalog.tenant("only") is None:
             await asyncio.sleep(0.05)
             catalog.refresh()
@@ -158,7 +159,7 @@ async def test_garbage_in_the_topic_is_ignored(catalog: Catalog, kafka: KafkaSet
     await producer.start()
     for key, value in ((b"nokind", b"{}"), (b"link:h/x", b"not json"), (b"key:k", b"[1]")):
         await producer.send(kafka.topic_catalog, 0, key=key, value=value, timestamp_ms=1)
-    await catalog.wait_for(await writer.put(Kind.TENANT, "good", {"tenant": "good"}), 10)
+    await catalog.wait_for(await writer.put(Kind.TENANT, "good", {"tenant": "good"}), WAIT_S)
     assert catalog.link("h/x") is None
     assert catalog.tenant("good")
     await producer.close()

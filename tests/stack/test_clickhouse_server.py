@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from clickledger.clickhouse_server.blocks import compress_blocks, decompress_blo
 from clickledger.stack.guard import Guard
 from tests.support.clickhouse import OWNER_PASSWORD, LocalClickHouse
 from tests.support.clickhouse_http import ClickHouseHttp
+from tests.support.processes import WAIT_S
 
 EVENTS_MS = 1_763_824_000_123
 SINK_SETTINGS = {
@@ -484,7 +486,7 @@ def test_stop_finishes_inserts_and_kill_loses_nothing_acknowledged(guard: Guard,
         owner.ask(lines(5000), query=query, insert_deduplication_token="t2", **SINK_SETTINGS)
         assert owner.rows("SELECT count() FROM t") == [["15000"]]
         with ThreadPoolExecutor(1) as pool:
-            slow = "INSERT INTO t (id) SELECT number + sleepEachRow(0.02) FROM numbers(50)"
+            slow = "INSERT INTO t (id) SELECT number + sleepEachRow(0.05) FROM numbers(50)"
             running = pool.submit(owner.ask, slow)
             wait_for(lambda: owner.rows("SELECT count() FROM system.processes WHERE query LIKE 'INSERT%'") == [["1"]])
             assert server.stop() == 0
@@ -496,9 +498,10 @@ def test_stop_finishes_inserts_and_kill_loses_nothing_acknowledged(guard: Guard,
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds; the test's own time-out is the bound."""
-    pause = threading.Event()
+    """Wait until `condition` holds."""
+    pause, deadline = threading.Event(), time.monotonic() + WAIT_S
     while not condition():
+        assert time.monotonic() < deadline
         pause.wait(0.05)
 
 

@@ -53,20 +53,20 @@ def cli(full_stack: FullStack) -> Cli:
     return Cli(full_stack)
 
 
-def test_a_hundred_thousand_clicks_are_exactly_their_rows(cli: Cli, figure: Figure) -> None:
+def test_thirty_thousand_clicks_are_exactly_their_rows(cli: Cli, figure: Figure) -> None:
     """In batches and one by one: each 200 is one accepted row, and the audit is clean."""
     sent = json.loads(
-        cli("send", "--count", "90000", "--rate", "0", "--batch", "500", "--verify", "--json", "--retries", "9")
+        cli("send", "--count", "27000", "--rate", "0", "--batch", "500", "--verify", "--json", "--retries", "9")
     )
-    figure(f"90,000 in batches: {sent['clicks_per_second']:,} clicks/s, latency {sent['latency_ms']} ms")
-    assert (sent["clicks"], sent["verify"]["proved"], sent["verify"]["missing"]) == (90_000, True, 0)
+    figure(f"27,000 in batches: {sent['clicks_per_second']:,} clicks/s, latency {sent['latency_ms']} ms")
+    assert (sent["clicks"], sent["verify"]["proved"], sent["verify"]["missing"]) == (27_000, True, 0)
     assert sent["verify"]["duplicates"] > 0
-    single = json.loads(cli("send", "--count", "10000", "--rate", "0", "--verify", "--json", "--retries", "9"))
-    figure(f"10,000 one by one: {single['clicks_per_second']:,} clicks/s, latency {single['latency_ms']} ms")
-    assert (single["clicks"], single["verify"]["proved"]) == (10_000, True)
+    single = json.loads(cli("send", "--count", "3000", "--rate", "0", "--verify", "--json", "--retries", "9"))
+    figure(f"3,000 one by one: {single['clicks_per_second']:,} clicks/s, latency {single['latency_ms']} ms")
+    assert (single["clicks"], single["verify"]["proved"]) == (3_000, True)
     audit = json.loads(cli("audit", "--wait", "--json"))
     assert audit["clean"]
-    assert audit["rows"] >= 100_000
+    assert audit["rows"] >= 30_000
 
 
 async def test_verify_notices_an_id_without_a_row(full_stack: FullStack) -> None:

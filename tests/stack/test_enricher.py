@@ -18,9 +18,9 @@ from shared.errors import TransientError
 from shared.events import ENRICHED_NAMES
 from shared.kafka import Admin, TopicSpec
 from tests.support.brokers import LocalBrokers
-from tests.support.enrichers import EnricherStack, eventually, first_copies, offset_of, pause, resume
+from tests.support.enrichers import CALM, EnricherStack, eventually, first_copies, offset_of, pause, resume
 from tests.support.enriching import LINK, raw_value
-from tests.support.processes import Child
+from tests.support.processes import WAIT_S, Child
 
 PARTITIONS = 4
 
@@ -175,9 +175,9 @@ async def test_a_killed_broker_leaves_no_hole(stack: EnricherStack, brokers: Loc
 async def test_refill_rewinds_a_running_enricher(stack: EnricherStack) -> None:
     """Every record from the wanted offset on is written again, upwards without holes; the rest goes on."""
     await load(stack, 2, count=50)
-    stack.start()
+    stack.start(**CALM)
     await assert_complete(stack)
-    outcomes = await refill.request(stack.kafka, stack.stream, {1: 30, 2: 0}, timeout_s=40)
+    outcomes = await refill.request(stack.kafka, stack.stream, {1: 30, 2: 0}, timeout_s=WAIT_S)
     assert [outcome.partition for outcome in outcomes] == [1, 2]
 
     async def is_written_again() -> bool:
@@ -195,7 +195,7 @@ async def test_refill_rewinds_a_running_enricher(stack: EnricherStack) -> None:
 async def test_refill_heals_a_lost_enriched_topic_also_after_a_kill(stack: EnricherStack) -> None:
     """A request made while no enricher runs is done by the next one, once."""
     await load(stack, 2, count=50)
-    child = stack.start()
+    child = stack.start(**CALM)
     await assert_complete(stack)
     child.kill()
     async with Admin(stack.kafka) as admin:
@@ -206,7 +206,7 @@ async def test_refill_heals_a_lost_enriched_topic_also_after_a_kill(stack: Enric
     with pytest.raises(TransientError, match="the request stands"):
         await refill.request(stack.kafka, stack.stream, dict.fromkeys(range(PARTITIONS), 0), timeout_s=0.5)
     for _ in range(2):
-        child = stack.start()
+        child = stack.start(**CALM)
         await assert_complete(stack)
         child.stop()
     enriched = await stack.enriched()
@@ -255,20 +255,20 @@ async def test_lost_raw_records_stop_their_partition_and_name_the_range(
 ) -> None:
     """Records deleted before they were read: that partition waits for the operator, the others go on."""
     await load(stack, 1, count=50)
-    child = stack.start()
+    child = stack.start(**CALM)
     await assert_complete(stack)
     child.stop()
     await load(stack, 1, count=50)
     async with Admin(stack.kafka) as admin:
         await admin._client.delete_records({_topic_partition(stack, 3): _up_to(80)})
-    child = stack.start()
+    child = stack.start(**CALM)
     await stack.wait_enriched({0: 100, 1: 100, 2: 100})
 
     async def is_named() -> bool:
         return "offsets 50 to 79 are no longer in Kafka" in child.tail(50)
 
     await eventually(is_named, [child])
-    await refill.request(stack.kafka, stack.stream, {3: 80}, accept_lost=True, timeout_s=30)
+    await refill.request(stack.kafka, stack.stream, {3: 80}, accept_lost=True, timeout_s=WAIT_S)
     enriched = await stack.wait_enriched()
     assert [offset_of(record) for record in enriched[3]] == [*range(50), *range(80, 100)]
 

@@ -20,14 +20,12 @@ from sink.member import group_id
 from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse
 from tests.support.enrichers import EnricherStack, eventually, first_copies
-from tests.support.processes import Child
+from tests.support.processes import STOPPED_S_MAX, Child
 from tests.support.sinks import QUICK, SinkBench
 
 STOP = {"CLICKLEDGER_STOP_DEADLINE_MS": "6000"}
 PATIENT = {"CLICKLEDGER_STOP_DEADLINE_MS": "29000"}
 """The longest there is: time to ask a process that is stopping."""
-STOPPED_S_MAX = 60.0
-"""Beyond it the test's own SIGKILL follows, and the status is another; a busy machine adds to the deadline."""
 
 
 @contextlib.contextmanager
@@ -60,10 +58,10 @@ async def stack(kafka_bootstrap: str, names: Any, tmp_path: Path, guard: Guard) 
 
 async def test_a_stopped_sink_leaves_no_block_half_done(bench: SinkBench) -> None:
     """Every partition's last commit says what the table says: no plan is left for the next owner to find."""
-    child = bench.start(**QUICK)
+    child = bench.start(**QUICK, **PATIENT)
     await bench.write_new(500)
     await bench.until(lambda: bench.metric(child, "clickledger_sink_blocks_total") > 2, "blocks", child)
-    assert await asyncio.to_thread(child.stop, STOPPED_S_MAX) == 0, child.tail()
+    assert await asyncio.to_thread(child.stop) == 0, child.tail()
     stored = await bench.stored()
     group = group_id(bench.stream, f"{bench.clickhouse.database}.clicks")
     async with Admin(bench.kafka) as admin:
@@ -85,7 +83,7 @@ async def test_a_sink_stops_in_time_while_clickhouse_is_frozen(
     with frozen(clickhouse_server.pid):
         await bench.write_new(10)
         await bench.until_planned(child)
-        assert await asyncio.to_thread(child.stop, STOPPED_S_MAX) == 0, child.tail()
+        assert await asyncio.to_thread(child.stop) == 0, child.tail()
     await bench.wait_stored(bench.start())
 
 
@@ -95,7 +93,7 @@ async def test_a_sink_stops_in_time_while_kafka_is_frozen(bench: SinkBench, brok
     await bench.write_new(10)
     await bench.wait_stored(child)
     with frozen(brokers.pid()):
-        assert await asyncio.to_thread(child.stop, STOPPED_S_MAX) in (0, 1), child.tail()
+        assert await asyncio.to_thread(child.stop) in (0, 1), child.tail()
     await bench.write_new(10)
     await bench.wait_stored(bench.start())
 
@@ -106,7 +104,7 @@ async def test_an_enricher_stops_in_time_while_kafka_is_frozen(stack: EnricherSt
     await stack.send(0, stack.clicks(0, 50))
     await stack.wait_enriched()
     with frozen(brokers.pid()):
-        assert await asyncio.to_thread(child.stop, STOPPED_S_MAX) in (0, 1), child.tail()
+        assert await asyncio.to_thread(child.stop) in (0, 1), child.tail()
     await stack.send(0, stack.clicks(0, 50))
     stack.start()
     enriched = await stack.wait_enriched()

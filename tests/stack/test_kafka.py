@@ -15,6 +15,7 @@ from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, Outcome
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
 from shared.settings import KafkaSettings
 from tests.support.brokers import LocalBrokers
+from tests.support.processes import WAIT_S
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ async def test_growth_is_noticed_by_a_member_that_came_back(
     async with Admin(kafka) as admin:
         await admin.grow(topic, 3)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             while 2 not in again.assigned:
                 await again.consumer.getmany(100)
     finally:
@@ -130,12 +131,12 @@ class Member:
     async def join(self) -> None:
         """Start and wait for the first assignment."""
         await self.consumer.start()
-        await asyncio.wait_for(self.has_assignment.wait(), 20)
+        await asyncio.wait_for(self.has_assignment.wait(), WAIT_S)
 
     async def read(self, count: int) -> list[Any]:
         """The next `count` records or more."""
         records: list[Any] = []
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + WAIT_S
         while len(records) < count and time.monotonic() < deadline:
             for fetched in (await self.consumer.getmany(200)).values():
                 records += fetched
@@ -206,7 +207,7 @@ async def test_a_commit_of_an_old_assignment_is_refused(kafka: KafkaSettings, to
     old = dict(first.assigned)
     second = Member(kafka, topic, names.group, "b")
     await second.join()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_S):
         while first.revocations == 0 or len(first.assigned) != 1:
             await first.consumer.getmany(50)
     with pytest.raises(NotOwned):
@@ -227,7 +228,7 @@ async def test_a_member_that_leaves_gives_its_partitions_up(kafka: KafkaSettings
     await staying.join()
     try:
         await leaving.consumer.close(leave=True)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(WAIT_S):
             while set(staying.assigned) != {0, 1}:
                 await staying.consumer.getmany(100)
     finally:

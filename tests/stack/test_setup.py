@@ -16,6 +16,7 @@ from shared.catalog import Catalog, CatalogFollower, Kind, followed
 from shared.errors import OperatorError, TransientError
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
+from tests.support.processes import WAIT_S
 from tests.support.stack import Names, execute
 
 CATALOG = CatalogSettings(catalog_map_bytes=64 << 20)
@@ -52,7 +53,7 @@ async def stream_of(kafka: KafkaSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         follower = CatalogFollower(CATALOG, kafka, Path(scratch), (Kind.STREAM,))
         async with followed(Catalog(CATALOG, Path(scratch)), follower) as catalog:
-            await catalog.wait_until_current(20)
+            await catalog.wait_until_current(WAIT_S)
             record: dict[str, Any] | None = catalog.stream(kafka.topic_raw)
     assert record is not None
     return record
@@ -164,7 +165,7 @@ async def test_an_enriched_topic_made_anew_rewinds_the_enricher_to_the_table(
     with tempfile.TemporaryDirectory() as scratch:
         follower = CatalogFollower(CATALOG, settings.kafka, Path(scratch), (Kind.CONTROL,))
         async with followed(Catalog(CATALOG, Path(scratch)), follower) as catalog:
-            await catalog.wait_until_current(20)
+            await catalog.wait_until_current(WAIT_S)
             asked = pending_requests(catalog, stream)
     assert {partition: [r.raw_offset for r in requests] for partition, requests in asked.items()} == {0: [7], 1: [0]}
     assert not any("goes back" in line for line in await run(settings))

@@ -140,7 +140,7 @@ async def _live_through(place: Place, fault: Fault) -> None:
         assert bench.metric(sink, "clickledger_sink_buffered_bytes") <= BUFFER_BYTES, fault.name
         reasons = "; ".join(bench.reasons(sink))
         is_told = fault.alarm in reasons if fault.alarm else True
-        return is_told and bench.metric(sink, "clickledger_sink_retries_total") >= retries + 3
+        return is_told and bench.metric(sink, "clickledger_sink_retries_total") >= retries + 2
 
     try:
         await bench.until(stands_still, f"{fault.name}: the sink to stand still", sink)

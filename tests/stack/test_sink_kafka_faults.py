@@ -15,7 +15,7 @@ from sink.member import group_id
 from tests.support.brokers import LocalBrokers
 from tests.support.full_stack import run_command
 from tests.support.pipeline import assignments
-from tests.support.processes import Child
+from tests.support.processes import WAIT_S, Child
 from tests.support.sinks import QUICK, SMALL, SinkBench
 from tests.support.topics import delete_records
 
@@ -138,7 +138,7 @@ class Guest:
         """Join, own partitions, leave; return when the member has all partitions again."""
         before = len(assignments(member))
         await self._consumer.start()
-        await asyncio.wait_for(self._owned.wait(), 30)
+        await asyncio.wait_for(self._owned.wait(), WAIT_S)
         await self._consumer.close(leave=True)
 
         def is_alone() -> bool:

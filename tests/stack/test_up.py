@@ -17,12 +17,11 @@ from urllib.parse import urlsplit
 
 from tests.support.clickhouse import http_ok
 from tests.support.full_stack import FullStack, clean_env
+from tests.support.processes import WAIT_S
 from tests.support.stack import StartStack, execute
 
-WAIT_SECONDS_MAX = 60.0
 
-
-def until(condition: Callable[[], bool], seconds_max: float = WAIT_SECONDS_MAX) -> bool:
+def until(condition: Callable[[], bool], seconds_max: float = WAIT_S) -> bool:
     """Wait for a condition; whether it came true."""
     deadline = time.monotonic() + seconds_max
     while not condition():
@@ -91,7 +90,7 @@ def test_the_ready_file_is_private_and_says_where_everything_is(full_stack: Full
 def test_a_second_up_on_the_folder_is_refused(full_stack: FullStack) -> None:
     """One stack per folder; the message names the process that has it."""
     command = [sys.executable, "-m", "clickledger", "up", "--data", str(full_stack.data), "--port", "0"]
-    done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 1
     assert f"process {full_stack.supervisor.pid}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -129,7 +128,7 @@ def test_setup_may_be_run_again(full_stack: FullStack) -> None:
         "CLICKLEDGER_CLICKHOUSE_URL": ready["clickhouse_owner"],
     }
     command = [sys.executable, "-m", "clickledger", "setup"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -148,7 +147,7 @@ def test_it_survives_kills_and_restarts(start_stack: StartStack) -> None:
     working = stack.pids()
     stack.supervisor.process.kill()  # the supervisor alone
     stack.supervisor.process.wait()
-    assert until(lambda: not any(map(is_alive, working)), seconds_max=6.0)
+    assert until(lambda: not any(map(is_alive, working)))
 
     stack.start()
     assert stack.ready["key"] == before["key"]

@@ -19,7 +19,7 @@ from shared.kafka import Admin, Producer, Reader, Record, TopicSpec
 from shared.settings import KafkaSettings
 from tests.support.catalog import EXAMPLE_BODY, digest
 from tests.support.full_stack import clean_env
-from tests.support.processes import Child, wait_until
+from tests.support.processes import WAIT_S, Child, wait_until
 from tests.support.wall_clock import WallClock
 
 CLICKS = "/campaignapi/resources/v3/shortlinkclicks"
@@ -199,7 +199,7 @@ class ApiService:
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, port: int = 0
     ) -> Reply:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=WAIT_S)
         try:
             connection.request(method, path, body or None, dict(headers or {}))
             response = connection.getresponse()
@@ -245,6 +245,6 @@ class ApiService:
 
     async def until(self, condition: Any) -> None:
         """Wait until something holds."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_S):
             while not condition():
                 await asyncio.sleep(0.02)

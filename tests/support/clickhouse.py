@@ -81,7 +81,7 @@ class LocalClickHouse:
 
 def http_ok(port: int, path: str, host: str = HOST) -> bool:
     """Whether GET is answered with 200."""
-    connection = http.client.HTTPConnection(host, port, timeout=2.0)
+    connection = http.client.HTTPConnection(host, port, timeout=10.0)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         return connection.getresponse().status == http.client.OK

@@ -17,12 +17,11 @@ from clickledger.stack import layout
 from clickledger.stack.guard import Guard
 from tests.support.clickhouse import http_ok
 from tests.support.full_stack import FullStack, clean_env, start_service
-from tests.support.processes import Child, accepts
+from tests.support.processes import WAIT_S, Child, accepts
 from tests.support.promise import promised
 from tests.support.stack import execute
 
-WAIT_S = 90.0
-COMMAND_S = 150.0
+COMMAND_S = 240.0
 _POLL_S = 0.1
 _PROMOTIONS = "promotion_id,name,campaign_id,deployment_id,sent,delivered\nemployee,Employees,c-7,d-9,1000,900\n"
 _LINKS = (

@@ -13,6 +13,10 @@ from pathlib import Path
 from clickledger.stack.guard import Guard
 
 _POLL_SECONDS = 0.05
+WAIT_S = 120.0
+"""For anything that another process has to do. A bound against hanging, never a promise: a busy machine may need it."""
+STOPPED_S_MAX = 60.0
+"""After SIGTERM; then SIGKILL follows, and the status tells."""
 
 
 class Child:
@@ -38,7 +42,7 @@ class Child:
         """Whether it still runs."""
         return self.process.poll() is None
 
-    def stop(self, seconds_max: float = 20.0) -> int:
+    def stop(self, seconds_max: float = STOPPED_S_MAX) -> int:
         """SIGTERM, then SIGKILL for the whole group when it takes too long; gives the exit status."""
         return self._end(signal.SIGTERM, seconds_max)
 
@@ -63,7 +67,7 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def wait_until(ready: Callable[[], bool], child: Child, what: str, seconds_max: float = 90.0) -> None:
+def wait_until(ready: Callable[[], bool], child: Child, what: str, seconds_max: float = WAIT_S) -> None:
     """Wait for `ready()`; fails with the child's last words when it ends or takes too long."""
     deadline = time.monotonic() + seconds_max
     while not ready():
@@ -77,7 +81,7 @@ def wait_until(ready: Callable[[], bool], child: Child, what: str, seconds_max: 
 def accepts(port: int, host: str = "127.0.0.1") -> bool:
     """Whether something listens on the port."""
     try:
-        socket.create_connection((host, port), timeout=1.0).close()
+        socket.create_connection((host, port), timeout=10.0).close()
     except OSError:
         return False
     return True

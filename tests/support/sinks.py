@@ -23,10 +23,9 @@ from sink.member import group_id
 from sink.plans import decode_plan
 from tests.support.full_stack import clean_env, spawn_service, start_service
 from tests.support.health import health_text, metric
-from tests.support.processes import Child, wait_until
+from tests.support.processes import WAIT_S, Child, wait_until
 from tests.support.promise import promised
 
-WAIT_S = 90.0
 SMALL = {"CLICKLEDGER_SINK_BLOCK_ROWS_MAX": "200"}
 QUICK = {
     **SMALL,
@@ -74,7 +73,7 @@ class SinkBench:
         folder = self._folder / "catalog-test"
         follower = CatalogFollower(settings, self.kafka, folder, (Kind.STREAM,))
         async with followed(Catalog(settings, folder), follower) as catalog:
-            await catalog.wait_until_current(30)
+            await catalog.wait_until_current(WAIT_S)
             record = catalog.stream(self.kafka.topic_raw)
         assert record is not None
         self.stream, self.partitions = record["stream"], record["partitions"]

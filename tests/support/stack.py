@@ -6,6 +6,7 @@ seeing each other. `kafka_bootstrap`, `clickhouse_url` and `names` are the publi
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 
+from clickledger.setup import SetupSettings, set_up
 from clickledger.stack.guard import Guard
+from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse
-from tests.support.full_stack import FullStack, run_command, start_service
+from tests.support.full_stack import FullStack, start_service
 from tests.support.processes import Child
 
 if TYPE_CHECKING:  # loads a Docker client, which only `--stack containers` needs
@@ -219,9 +223,16 @@ def service_env(kafka_bootstrap: str, database_url: str, names: Names, tmp_path:
 
 
 @pytest.fixture
-def prepared_env(service_env: dict[str, str]) -> dict[str, str]:
-    """`service_env` after `clickledger setup`: topics, stream record and table are there."""
-    run_command(service_env, "setup")
+def prepared_env(service_env: dict[str, str], names: Names) -> dict[str, str]:
+    """`service_env` after what `clickledger setup` does: topics, stream record and table are there."""
+    kafka = KafkaSettings(
+        kafka_bootstrap=service_env["CLICKLEDGER_KAFKA_BOOTSTRAP"],
+        topic_raw=names.raw,
+        topic_enriched=names.enriched,
+        topic_catalog=names.catalog,
+    )
+    clickhouse = ClickHouseSettings(clickhouse_url=SecretStr(service_env["CLICKLEDGER_CLICKHOUSE_URL"]))
+    asyncio.run(set_up(SetupSettings(kafka, clickhouse, CatalogSettings()), lambda _line: None))
     return service_env
 
 
