@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from reporting import documentation, health, reports
 from reporting.dashboard import routes as dashboard
+from reporting.edr import routes as edr
 from reporting.problems import add_handlers
 from reporting.state import State
 from shared.runtime import readiness
@@ -18,7 +19,7 @@ def build_app(state: State) -> FastAPI:
     """The application."""
     app = FastAPI(title="Clickledger reports", docs_url=None, redoc_url=None)
     add_handlers(app)
-    for feature in (reports, health, dashboard):
+    for feature in (reports, health, dashboard, edr):
         app.include_router(feature.router(state))
     documentation.complete(app, reports.SCHEMAS, health.SCHEMAS, dashboard.SCHEMAS)
 

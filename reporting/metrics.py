@@ -10,3 +10,7 @@ refused_total = Counter(
 cut_total = Counter(
     "clickledger_reporting_connections_cut", "Connections ended without an answer, by reason", ["reason"]
 )
+exports_total = Counter(
+    "clickledger_reporting_exports", "Exports of event detail records that began, by how they ended", ["outcome"]
+)
+export_bytes_total = Counter("clickledger_reporting_export_bytes", "Bytes of exports that were sent")

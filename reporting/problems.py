@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -21,13 +22,14 @@ _HEADERS = {HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}, HTTPStatus.
 class Refused(Exception):
     """A request that gets no report."""
 
-    def __init__(self, status: HTTPStatus, description: str) -> None:
+    def __init__(self, status: HTTPStatus, description: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(description)
         self.status = status
         self.description = description
+        self.headers = headers or _HEADERS.get(status)
 
 
-def problem(status: int, description: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def problem(status: int, description: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer for a refusal."""
     return JSONResponse({"code": str(status), "description": description}, status_code=status, headers=headers)
 
@@ -37,7 +39,7 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(_: Request, exc: Refused) -> JSONResponse:
-        return problem(exc.status, exc.description, _HEADERS.get(exc.status))
+        return problem(exc.status, exc.description, exc.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, exc: RequestValidationError) -> JSONResponse:

@@ -17,7 +17,7 @@ from reporting.dashboard.links import LoginLinks
 from reporting.pipeline import PipelineWatch
 from reporting.sessions import PURPOSE as SESSION_PURPOSE
 from reporting.sessions import Sessions
-from reporting.state import Dashboard, State
+from reporting.state import Dashboard, Exports, State
 from reporting.turns import Turns
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
@@ -61,14 +61,19 @@ async def serve(
     runtime.checks.append(lambda: "" if catalog.is_ready else "no catalog yet")
     follower = asyncio.create_task(CatalogFollower(catalog_settings, kafka, folder, _KINDS).run())
     try:
-        async with ClickHouse(clickhouse_settings) as clickhouse:
+        async with (
+            ClickHouse(clickhouse_settings) as clickhouse,
+            ClickHouse(_patient(clickhouse_settings, settings)) as patient,
+        ):
             turns = Turns(settings.reporting_queries_max, settings.reporting_waiting_max)
             sessions = Sessions(SecretBox(secret, SESSION_PURPOSE), settings.reporting_session_minutes * 60_000)
             pipeline = PipelineWatch(clickhouse, kafka, catalog_settings, catalog)
             dashboard = _dashboard(runtime, settings, secret, pipeline)
             connections = lane(settings.reporting_connections_max)
             config = uvicorn.Config(
-                build_app(State(catalog, clickhouse, runtime, turns, sessions, dashboard)),
+                build_app(
+                    State(catalog, clickhouse, runtime, turns, sessions, dashboard, _exports(settings, kafka, patient))
+                ),
                 http=protocol_class(connections),
                 ws="none",
                 lifespan="off",
@@ -100,6 +105,16 @@ def _dashboard(
 ) -> Dashboard:
     links = LoginLinks(SecretBox(secret, LINK_PURPOSE), runtime.settings.node, runtime.settings.data / "login-links")
     return Dashboard(links, Attempts(settings.reporting_login_failures_max), pipeline)
+
+
+def _patient(clickhouse: ClickHouseSettings, settings: ReportingSettings) -> ClickHouseSettings:
+    """Settings of a client that waits longer for an answer."""
+    return clickhouse.model_copy(update={"clickhouse_query_timeout_ms": settings.reporting_export_silence_ms_max})
+
+
+def _exports(settings: ReportingSettings, kafka: KafkaSettings, clickhouse: ClickHouse) -> Exports:
+    turns = Turns(settings.reporting_exports_max, settings.reporting_exports_waiting_max)
+    return Exports(clickhouse, turns, kafka.topic_raw, settings.reporting_pull_rows_max)
 
 
 def main() -> None:

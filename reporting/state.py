@@ -26,6 +26,21 @@ class Directory(KeyCatalog, Protocol):
     def tenant(self, tenant: str) -> dict[str, Any] | None:
         """The record of a tenant."""
 
+    def stream(self, topic: str) -> dict[str, Any] | None:
+        """The record of the stream that a raw topic carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """What exports of event detail records need for themselves, so that they neither wait for reports nor block them."""
+
+    clickhouse: ClickHouse
+    """with the patience that a long query needs"""
+    turns: Turns
+    topic_raw: str
+    """whose stream cursors are about"""
+    pull_rows_max: int
+
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
@@ -46,3 +61,4 @@ class State:
     turns: Turns
     sessions: Sessions
     dashboard: Dashboard
+    exports: Exports

@@ -7,11 +7,12 @@ data (find the row), unknown (a bounded retry, then look for a row).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+import aiohttp
 import clickhouse_connect
 from clickhouse_connect.driver import exceptions as driver_errors
 from clickhouse_connect.driver.asyncclient import AsyncClient
@@ -122,13 +123,33 @@ class ClickHouse:
         inserting = client.raw_insert(table, insert_block=payload, settings=dict(settings), fmt=fmt)
         await self._guarded(inserting, f"insert of {len(payload)} bytes into {table}")
 
-    async def stream(self, sql: str, fmt: str, params: Mapping[str, Any] | None = None) -> AsyncIterator[bytes]:
-        """The answer of a SELECT in pieces, as ClickHouse formats it."""
+    async def stream(
+        self,
+        sql: str,
+        fmt: str,
+        params: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        encoding: str = "",
+    ) -> AsyncGenerator[bytes]:
+        """The answer of a SELECT in pieces, as ClickHouse formats it and, with `encoding`, compresses it.
+
+        Nothing is read ahead of the caller but some 100 kB. Closing the iterator closes the connection, at which the
+        server ends the query (on a server, with `readonly` among the settings). A silence longer than the query
+        time-out, and an answer that breaks off, raise; what came before is then not whole.
+        """
         client = await self._connected()
-        context = await self._guarded(client.raw_stream(sql, dict(params or {}), fmt=fmt), sql)
+        settings = {**(settings or {}), **({"enable_http_compression": 1} if encoding else {})}
+        headers = {"Accept-Encoding": encoding} if encoding else None
+        opening = client.raw_stream(sql, dict(params or {}), settings, fmt=fmt, transport_settings=headers)
+        context = await self._guarded(opening, sql)
         async with context as pieces:
-            async for piece in pieces:
-                yield piece
+            try:
+                async for piece in pieces:
+                    yield piece
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                what = " ".join(sql.split())[:200]
+                raise TransientError(f"ClickHouse: {what}: broke off: {type(exc).__name__} {exc}") from exc
 
     async def _connected(self) -> AsyncClient:
         if self._client is not None:

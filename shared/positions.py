@@ -29,6 +29,24 @@ Rows expire in another order than they came, so the highest row may be gone whil
 stored, so nothing up to a seal's end may be stored again.
 """
 
+ENDS: Final = """
+SELECT raw_partition, max(last) + 1
+FROM
+(
+    SELECT raw_partition, max(raw_offset) AS last
+    FROM clicks
+    WHERE stream = {stream:String}
+    GROUP BY raw_partition
+    UNION ALL
+    SELECT raw_partition, max(raw_last) AS last
+    FROM seals
+    WHERE stream = {stream:String}
+    GROUP BY raw_partition
+)
+GROUP BY raw_partition
+"""
+"""`HIGHEST` of all partitions, as the first raw offset that is not stored yet."""
+
 AUDIT: Final = """
 SELECT raw_partition, countIf(is_inside), uniqExactIf(raw_offset, is_inside), maxIf(raw_offset, is_inside), count()
 FROM
@@ -154,6 +172,11 @@ async def highest(clickhouse: ClickHouse, stream: str, partition: int) -> int | 
     """The highest raw offset of a partition that is stored or sealed, None without any. Raises as ClickHouse does."""
     ((is_there, last),) = await clickhouse.query(HIGHEST, {"stream": stream, "partition": partition})
     return int(last) if is_there else None
+
+
+async def ends(clickhouse: ClickHouse, stream: str) -> dict[int, int]:
+    """The first raw offset that is not stored yet of each partition that has rows or seals. Raises as ClickHouse does."""
+    return {int(partition): int(end) for partition, end in await clickhouse.query(ENDS, {"stream": stream})}
 
 
 async def positions(

@@ -25,6 +25,7 @@ Headers = list[tuple[bytes, bytes]]
 
 HELD_BYTES: Final = 1 << 20  # the server's buffer of 1 MiB
 HELD_BYTES_WAITING: Final = 16 << 20  # with wait_end_of_query=1; what is larger is streamed nevertheless
+SENT_BYTES: Final = 64 << 10  # what a client must take within the idle time: a slow reader is not an idle one
 KILL_AGAIN_SECONDS: Final = 0.5  # a kill can come before the engine has listed the query
 
 
@@ -156,11 +157,13 @@ class Exchange:
     async def _send_chunk(self, chunk: bytes) -> None:
         if self._execution.request.answer_in_blocks:
             chunk = await asyncio.to_thread(compress_blocks, chunk)
-        message = {"type": "http.response.body", "body": chunk, "more_body": True}
-        try:
-            await asyncio.wait_for(self._send(message), self._idle_seconds)
-        except TimeoutError:
-            self._is_gone.set()  # a client that takes nothing holds a worker: it loses its statement
+        for at in range(0, len(chunk), SENT_BYTES):
+            message = {"type": "http.response.body", "body": chunk[at : at + SENT_BYTES], "more_body": True}
+            try:
+                await asyncio.wait_for(self._send(message), self._idle_seconds)
+            except TimeoutError:
+                self._is_gone.set()  # a client that takes nothing holds a worker: it loses its statement
+                return
 
     def _common_headers(self) -> Headers:
         return common_headers(self._execution.engine, self._execution.query_id)

@@ -30,3 +30,21 @@ class ReportingSettings(Group):
     reporting_login_failures_max: int = Field(
         10, ge=1, le=10_000, description="failed logins of one address within 5 min, per process; then 429"
     )
+    reporting_exports_max: int = Field(
+        3, ge=1, le=100, description="EDR exports at once; each keeps a query of ClickHouse running (150 MB there)"
+    )
+    reporting_exports_waiting_max: int = Field(
+        8, ge=0, le=10_000, description="EDR exports that wait for their turn; beyond it 503, try again"
+    )
+    reporting_export_silence_ms_max: int = Field(
+        300_000,
+        ge=1_000,
+        le=3_600_000,
+        description="ms in which ClickHouse may find no row of an EDR export; then it is broken off",
+    )
+    reporting_pull_rows_max: int = Field(
+        200_000,
+        ge=1,
+        le=10_000_000,
+        description="raw offsets of one EDR pull by cursor; they are sorted in ClickHouse's memory (1 to 2 kB each)",
+    )

@@ -45,6 +45,11 @@ def own_service(tmp_path: Path) -> Iterator[ReportingService]:
         ("/v1/reports/ctr", READER, "POST", 405),
         ("/v1/reports/other", READER, "GET", 404),
         ("/v1/reports/ctr", READER, "GET", 503),
+        ("/v1/edr", None, "GET", 401),
+        ("/v1/edr", SECRET, "GET", 403),
+        ("/v1/edr", READER, "GET", 400),
+        ("/v1/edr?from=2025-01-01T00:00:00Z", READER, "GET", 503),
+        ("/v1/edr?cursor=earliest", READER, "GET", 503),
     ],
 )
 def test_refusals_have_one_shape(

@@ -23,6 +23,7 @@ def test_mutated_requests(full_stack: FullStack) -> None:
     paths = (
         "/v1/reports/ctr?from=2025-01-01&to=2025-01-31&promotion_id=p",
         "/v1/reports/ctr",
+        "/v1/edr?cursor=latest&bots=yes&status=accepted&format=json",
         "/readyz",
         "/openapi.json",
     )

@@ -22,8 +22,9 @@ from tests.support.pipeline import audit_is_clean, eventually, query, succeed
 
 REPORT = "/v1/reports/ctr"
 MINUTES = "/v1/reports/minutes"
-OF_REPORTS = ("/v1/reports/", "/v1/health", "/v1/login-links")
+OF_REPORTS = ("/v1/reports/", "/v1/health", "/v1/login-links", "/v1/edr")
 """How paths begin that the reports serve, not the API."""
+EXPORT = "/v1/edr"
 THEIRS, NOTHING = "http://isolated.example/theirs", "http://isolated.example/nought"
 """A short URL of the other tenant, and one that nobody has; as long as each other."""
 THEIR_PROMOTION, NO_PROMOTION = "their-promotion", "nono-promotion"
@@ -171,6 +172,20 @@ def login_link(ours: Tenant, end: str) -> None:
     assert "isolated" not in ours.ask("POST", "/v1/login-links").body.decode()
 
 
+def export(ours: Tenant, end: str) -> None:
+    """An export has one's own rows only, whichever promotion or link is asked for."""
+    if end not in ("", "/below"):
+        return  # the filter compares text with text
+    everything = f"{EXPORT}?from=2020-01-01T00:00:00Z"
+    for name, theirs, nothing in (("promotion", THEIR_PROMOTION, NO_PROMOTION), ("link", THEIRS + end, NOTHING + end)):
+        found = same(
+            ours, lambda who, value, name=name: who.ask("GET", f"{everything}&{name}={quote(value)}"), theirs, nothing
+        )  # type: ignore[misc]
+        assert found.body.count(b"\n") == 1, "the head"
+    for asked in (everything, f"{EXPORT}?cursor=earliest"):
+        assert THEIR_PROMOTION not in ours.ask("GET", asked).body.decode()
+
+
 def health(ours: Tenant, end: str) -> None:
     """Nothing here is a tenant's."""
     for path in ("/livez", "/readyz"):
@@ -203,6 +218,7 @@ CASES: Mapping[str, Callable[[Tenant, str], None]] = {
     f"GET {MINUTES}": minutes,
     "GET /v1/health": pipeline_health,
     "POST /v1/login-links": login_link,
+    f"GET {EXPORT}": export,
 }
 """Route -> what a tenant must not be able to do there; the text after `http://…` is the end of the URL that it tries."""
 

@@ -21,7 +21,7 @@ from reporting.connections import lane
 from reporting.dashboard import links
 from reporting.dashboard.attempts import Attempts
 from reporting.pipeline import PipelineWatch
-from reporting.state import Dashboard, State
+from reporting.state import Dashboard, Exports, State
 from reporting.turns import Turns
 from shared.clickhouse import ClickHouse
 from shared.http.fastlane import protocol_class
@@ -76,6 +76,7 @@ def make_state(catalog: MemoryCatalog, runtime: Runtime, folder: Path, secret: s
         Turns(1, 0),
         sessions.Sessions(SecretBox(settings, sessions.PURPOSE), 60_000),
         Dashboard(login_links, Attempts(LOGIN_FAILURES_MAX), pipeline),
+        Exports(clickhouse, Turns(1, 0), "clicks.raw", 1_000),
     )
 
 
