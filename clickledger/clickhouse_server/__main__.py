@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clickledger.clickhouse_server.options import Options
+from shared.settings import CatalogSettings
 
 
 def parse_options(arguments: list[str], environment: Mapping[str, str]) -> Options:
@@ -18,6 +19,7 @@ def parse_options(arguments: list[str], environment: Mapping[str, str]) -> Optio
     parser.add_argument("--database", required=True, help="the project's database; made if missing")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8123, help="port to listen on; 0 picks a free one")
+    parser.add_argument("--catalog", type=Path, help="folder of the catalog's copy, for tenants' keys; none without")
     parser.add_argument("--stop-seconds", type=float, default=10.0, help="how long a stop waits for running statements")
     parsed = parser.parse_args(arguments)
     return Options(
@@ -25,6 +27,8 @@ def parse_options(arguments: list[str], environment: Mapping[str, str]) -> Optio
         database=parsed.database,
         host=parsed.host,
         port=parsed.port,
+        catalog=parsed.catalog.resolve() if parsed.catalog else None,
+        catalog_settings=CatalogSettings(),
         stop_seconds=parsed.stop_seconds,
         password=environment.get("CLICKLEDGER_CLICKHOUSE_PASSWORD", ""),
         reader_password=environment.get("CLICKLEDGER_CLICKHOUSE_READER_PASSWORD", ""),

@@ -101,6 +101,27 @@ def check_tree(tree: str, database: str, rules: Rules) -> None:
         previous = node
 
 
+def check_tenant_text(text: bytes) -> None:
+    """Raise StatementError for a text of a tenant with PREWHERE anywhere: it is not told from WHERE in the tree."""
+    if b"prewhere" in text.lower():
+        raise _denied("PREWHERE (write WHERE)")
+
+
+def check_tenant_tree(tree: str) -> None:
+    """Raise StatementError unless a tenant may ask this: nothing that tells the sizes of what all tenants share."""
+    for node in map(_parse_line, filter(None, tree.split("\n"))):
+        if node.kind == "Explain" and node.name not in names.TENANT_EXPLAIN_KINDS:
+            raise _denied(node.name)
+        if node.kind in {"Identifier", "TableIdentifier"}:
+            database, _, table = node.name.lower().partition(".")
+            if database == "system" and table.partition(".")[0] in names.TENANT_SYSTEM_TABLES_NOT:
+                raise _denied(f"table system.{table}")
+            if names.TENANT_COLUMNS_NOT.match(node.name.rpartition(".")[2]):
+                raise _denied(f"column {node.name}")
+        if node.kind == "ShowIndexes":
+            raise _denied("SHOW INDEXES")
+
+
 def check_output(tree: str, files: Sequence[str]) -> None:
     """Raise StatementError unless the statement of `tree` writes to `files` (the server's pipe, its compression) only.
 

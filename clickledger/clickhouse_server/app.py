@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import time
 import uuid
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any, Final
 from clickledger.clickhouse_server.access import load_rules
 from clickledger.clickhouse_server.admission import Admission
 from clickledger.clickhouse_server.bodies import BodyFeed
-from clickledger.clickhouse_server.engine import Engine, Role
+from clickledger.clickhouse_server.engine import Engine, Role, User
 from clickledger.clickhouse_server.errors import (
     AUTHENTICATION_FAILED,
     QUERY_IS_TOO_LARGE,
@@ -26,6 +27,7 @@ from clickledger.clickhouse_server.options import Options
 from clickledger.clickhouse_server.pipe import ResultPipe
 from clickledger.clickhouse_server.request import Credentials, Request, form_fields, parse_request
 from clickledger.clickhouse_server.sessions import SessionStore
+from clickledger.clickhouse_server.tenant_keys import TenantKeys
 
 FORM_BYTES_MAX: Final = 16 << 20  # a multipart form is held in memory
 _LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -42,9 +44,11 @@ class ClickHouseApp:
         self._admission = {
             Role.OWNER: Admission(options.owner_statements, options.waiting_statements),
             Role.READER: Admission(options.reader_statements, options.waiting_statements),
+            Role.TENANT: Admission(options.reader_statements, options.waiting_statements),
         }
-        self._workers = ThreadPoolExecutor(options.owner_statements + options.reader_statements, "statement")
+        self._workers = ThreadPoolExecutor(options.owner_statements + 2 * options.reader_statements, "statement")
         self._sessions = SessionStore()
+        self._tenant_keys = TenantKeys(options.catalog, options.catalog_settings)
         self._running: dict[str, Exchange] = {}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -66,9 +70,9 @@ class ClickHouseApp:
         try:
             request, receive = await self._request(scope, receive)
             query_id = request.query_id or query_id
-            role = self._role(request.credentials, scope["headers"])
-            async with self._admission[role].enter():
-                await self._run(replace(request, query_id=query_id), role, receive, send)
+            user = self._user(request.credentials, scope["headers"])
+            async with self._admission[user.role].enter():
+                await self._run(replace(request, query_id=query_id), user, receive, send)
         except StatementError as exc:
             await send_error(send, exc, self._engine, common_headers(self._engine, query_id))
 
@@ -82,14 +86,16 @@ class ClickHouseApp:
         fields = form_fields(kind, await _read_form(receive))
         return parse_request(scope["method"], scope["query_string"], headers, fields), _empty_body(receive)
 
-    def _role(self, credentials: Credentials, headers: Headers) -> Role:
-        """The role of a user whose password is right; raises 194 or 516."""
+    def _user(self, credentials: Credentials, headers: Headers) -> User:
+        """Who gave the right password, or a tenant's key; raises 194, 516, or 210 while the catalog is not ready."""
         if self._options.anonymous_reader and not credentials.password and is_local_host(headers):
-            return Role.READER
+            return User(Role.READER)
         expected = {"default": self._options.password, "reader": self._options.reader_password or None}
         password = expected.get(credentials.user)
         if password is not None and hmac.compare_digest(password.encode(), credentials.password.encode()):
-            return Role.OWNER if credentials.user == "default" else Role.READER
+            return User(Role.OWNER if credentials.user == "default" else Role.READER)
+        if self._tenant_keys.allows(credentials.user, credentials.password.encode(), time.time_ns() // 1_000_000):
+            return User(Role.TENANT, credentials.user)
         if not credentials.given:
             raise refusal(REQUIRED_PASSWORD, f"{credentials.user}: Authentication failed: password is required.")
         raise refusal(
@@ -97,7 +103,7 @@ class ClickHouseApp:
             f"{credentials.user}: Authentication failed: password is incorrect, or there is no user with such name.",
         )
 
-    async def _run(self, request: Request, role: Role, receive: Receive, send: Send) -> None:
+    async def _run(self, request: Request, user: User, receive: Receive, send: Send) -> None:
         if request.query_id in self._running:
             raise refusal(
                 QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING, f"Query with id = {request.query_id} is already running."
@@ -106,7 +112,7 @@ class ClickHouseApp:
         try:
             body = BodyFeed(asyncio.get_running_loop(), self._options.idle_seconds)
             execution = Execution(
-                self._engine, self._rules, self._sessions, request, role, request.query_id, body, pipe.writing_end
+                self._engine, self._rules, self._sessions, request, user, request.query_id, body, pipe.writing_end
             )
             exchange = Exchange(execution, pipe, receive, send, self._options.idle_seconds)
             self._running[request.query_id] = exchange
@@ -125,6 +131,7 @@ class ClickHouseApp:
         """Wait for the worker threads; called after the HTTP server has stopped."""
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._sessions.close()
+        self._tenant_keys.close()
 
 
 async def send_plain(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:

@@ -7,9 +7,9 @@ Seen on chDB 26.9 and used here:
   it may do is decided by ``SET ROLE``. So a reader's session has the role ``reader`` (SELECT and SHOW on one database)
   and ``readonly = 1``: the engine itself refuses other databases, table functions that reach out, and all changes.
   It does *not* refuse SET ROLE, INTO OUTFILE, the function file() or the system tables to such a session: access.py does.
-- Unlike on a server, ``access_control_improvements`` and custom settings are not read, so EXECUTE AS, row policies with
-  getSetting() and grants on the system database are out of reach. ``additional_table_filters`` set before ``readonly = 1``
-  does hold and is the seam for a filter per tenant: pass it in `settings`.
+- Unlike on a server, ``access_control_improvements``, ``user_directories`` and custom settings are not read, so CREATE ROLE,
+  row policies and grants on the system database are out of reach. What holds for a tenant is tenant_filter.py: a filter
+  set before ``readonly = 1``, and the role ``tenant``, which may read the tables that the filter names and the views.
 - A query's id cannot be chosen; ``log_comment`` can, shows in system.processes and so finds a query to kill.
 """
 
@@ -24,7 +24,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from clickledger.clickhouse_server import tenant_filter
 from clickledger.clickhouse_server.errors import StatementError, from_engine
+from clickledger.clickhouse_server.texts import quoted
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -42,12 +44,13 @@ _USERS: Final = """<clickhouse>
   <roles>
     <owner><grants><query>GRANT ALL ON *.*</query></grants></owner>
     <reader><grants><query>GRANT SELECT, SHOW ON {database}.*</query></grants></reader>
+    <tenant><grants>{tenant_grants}</grants></tenant>
   </roles>
   <users>
     <default>
       <password></password><profile>default</profile><quota>default</quota>
       <networks><ip>::/0</ip></networks>
-      <grants><query>GRANT owner, reader</query></grants>
+      <grants><query>GRANT owner, reader, tenant</query></grants>
     </default>
   </users>
 </clickhouse>
@@ -59,6 +62,20 @@ class Role(StrEnum):
 
     OWNER = "owner"
     READER = "reader"
+    TENANT = "tenant"
+
+
+class User(NamedTuple):
+    """Who asks."""
+
+    role: Role
+    tenant: str = ""
+    """Whose rows are all that a session of the role `tenant` sees; '' for the other roles."""
+
+    @property
+    def is_reader(self) -> bool:
+        """Whether it may only read, by the rules of access.py."""
+        return self.role is not Role.OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +95,6 @@ class Verdict(NamedTuple):
 
     statements: int
     is_read_only: bool
-
-
-def quoted(text: str) -> str:
-    """`text` as a string literal of ClickHouse."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 class InsertStream:
@@ -221,8 +232,8 @@ class Engine:
             self.ask("SELECT version(), timezone(), hostName()").strip().split("\t")
         )
 
-    def session(self, role: Role, database: str, settings: Mapping[str, str]) -> Session:
-        """A new session in `database` with `settings`; for a reader the engine's role and readonly = 1 come last.
+    def session(self, user: User, database: str, settings: Mapping[str, str]) -> Session:
+        """A new session in `database` with `settings`; a reader's role, a tenant's filter and readonly = 1 come last.
 
         Raises StatementError for an unknown database, setting or value. The caller closes the session.
         """
@@ -232,10 +243,13 @@ class Engine:
             raise from_engine(str(exc)) from exc
         try:
             session.run(f"USE `{database}`".encode(), "TSV")
-            if role is Role.READER:
-                session.run(b"SET ROLE reader", "TSV")
+            if user.is_reader:
+                session.run(f"SET ROLE {user.role}".encode(), "TSV")
                 # A reader's session ignores the SETTINGS inside a view, and ctr_daily needs this one.
-                settings = {**settings, "allow_nonconst_timezone_arguments": "1", "readonly": "1"}
+                settings = {**settings, "allow_nonconst_timezone_arguments": "1"}
+                if user.role is Role.TENANT:
+                    settings |= tenant_filter.settings_for(self.database, user.tenant)
+                settings["readonly"] = "1"
             session.apply({"implicit_select": "0", **settings})
         except StatementError:
             session.close()
@@ -289,7 +303,8 @@ def _write_config(folder: Path, database: str) -> Path:
     place = folder / "config"
     place.mkdir(parents=True, exist_ok=True)
     users = place / "users.xml"
-    users.write_text(_USERS.format(database=database))
+    grants = "".join(f"<query>{grant}</query>" for grant in tenant_filter.grants(database))
+    users.write_text(_USERS.format(database=database, tenant_grants=grants))
     config = place / "config.xml"
     config.write_text(_CONFIG.format(users=users))
     return config

@@ -14,7 +14,7 @@ from typing import Final
 
 from clickledger.clickhouse_server import access
 from clickledger.clickhouse_server.bodies import PIECE_BYTES, BodyFeed, decoded
-from clickledger.clickhouse_server.engine import Counts, Engine, Role, Session, quoted
+from clickledger.clickhouse_server.engine import Counts, Engine, Role, Session, User
 from clickledger.clickhouse_server.errors import (
     INTO_OUTFILE_NOT_ALLOWED,
     NOT_IMPLEMENTED,
@@ -29,6 +29,7 @@ from clickledger.clickhouse_server.errors import (
 from clickledger.clickhouse_server.native_hello import hello_block, is_hello
 from clickledger.clickhouse_server.request import ENCODINGS, Request
 from clickledger.clickhouse_server.sessions import SessionStore
+from clickledger.clickhouse_server.texts import quoted
 from clickledger.clickhouse_server.tokens import (
     Command,
     Inserting,
@@ -55,7 +56,7 @@ class Execution:
     rules: access.Rules
     sessions: SessionStore
     request: Request
-    role: Role
+    user: User
     query_id: str
     body: BodyFeed
     pipe: int
@@ -98,7 +99,7 @@ class Execution:
         """The statement and the first bytes of an INSERT's data; the pieces are consumed so far."""
         text = self.request.query + b"\n" if self.request.query else b""
         is_complete = bool(self.request.query)
-        bound = HEAD_BYTES_MAX if self.role is Role.READER else TEXT_BYTES_MAX
+        bound = HEAD_BYTES_MAX if self.user.is_reader else TEXT_BYTES_MAX
         while True:
             if starts_insert(text[:HEAD_BYTES_MAX]):
                 insert = find_insert(text[:HEAD_BYTES_MAX], is_complete=is_complete)
@@ -115,12 +116,12 @@ class Execution:
     @contextmanager
     def _session(self, statement: Statement) -> Iterator[Session]:
         """The engine's session to run in: the client's named one if it has to remember something, else a new one."""
-        if self.request.session_id and self.role is Role.OWNER:
+        if self.request.session_id and not self.user.is_reader:
             with self._named_session(statement) as session:
                 if session is not None:
                     yield session
                     return
-        session = self.engine.session(self.role, self._database(), self._settings())
+        session = self.engine.session(self.user, self._database(), self._settings())
         try:
             yield session
         finally:
@@ -136,7 +137,7 @@ class Execution:
             ends=request.session_ends,
         ) as held:
             if held.session is None and isinstance(statement, Command) and statement.is_stateful:
-                held.session = self.engine.session(self.role, self._database(), {})
+                held.session = self.engine.session(self.user, self._database(), {})
             if held.session is None:
                 yield None
                 return
@@ -145,13 +146,13 @@ class Execution:
 
     def _database(self) -> str:
         """The database of unqualified names: for a reader always the engine's, so that `system` cannot be meant."""
-        if self.role is Role.READER:
+        if self.user.is_reader:
             return self.engine.database
         return self.request.database or self.engine.database
 
     def _settings(self) -> dict[str, str]:
         settings = dict(self.request.settings)
-        if self.role is Role.READER:
+        if self.user.is_reader:
             settings = access.reader_settings(settings)
         elif self.request.is_read and settings.get("readonly", "0") == "0":
             settings["readonly"] = "2"  # GET changes nothing; settings of the query are still allowed
@@ -159,7 +160,7 @@ class Execution:
 
     def _insert(self, session: Session, insert: Inserting, pieces: Iterator[bytes]) -> Counts:
         """Stream the data of an INSERT into the engine; one insert of the table for the whole body."""
-        if self.role is Role.READER:
+        if self.user.is_reader:
             raise refusal(READONLY, "reader: Cannot execute query in readonly mode.")
         if self.request.is_read:
             raise refusal(
@@ -199,19 +200,23 @@ class Execution:
         if len(files) == 1:
             clause += " TRUNCATE"
         final = statement.with_output(clause.encode(), self.request.default_format)
-        if self.role is Role.READER:
+        if self.user.is_reader:
             if not verdict.is_read_only:
                 raise refusal(READONLY, "reader: Cannot execute query in readonly mode.")
+            if self.user.role is Role.TENANT:
+                access.check_tenant_text(statement.text)
             tree = session.syntax_tree(final, self.request.params)
             access.check_output(tree, files)
             access.check_tree(tree, self.engine.database, self.rules)
+            if self.user.role is Role.TENANT:
+                access.check_tenant_tree(tree)
         _, counts = session.run(final, "TSV", self.request.params)
         return counts
 
     def _command(self, session: Session, statement: Command) -> Counts:
         if not statement.text:
             raise refusal(SYNTAX_ERROR, "Empty query")
-        if self.role is Role.READER:
+        if self.user.is_reader:
             raise refusal(READONLY, "reader: Cannot execute query in readonly mode.")
         if statement.reads_input:
             raise refusal(

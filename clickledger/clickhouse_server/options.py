@@ -1,7 +1,9 @@
 """What the process is told: arguments for places and limits, environment for passwords."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from shared.settings import CatalogSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,14 @@ class Options:
     """Of the user `reader`; empty = there is no such user."""
     anonymous_reader: bool = False
     """Whether a request without a password, addressed to this machine by name or loopback address, is `reader`'s."""
+    catalog: Path | None = None
+    """Folder of the machine's copy of the catalog: a tenant's id with the secret of a key with the grant `reports` reads
+    that tenant's rows. None: no tenant has access."""
+    catalog_settings: CatalogSettings = field(default_factory=CatalogSettings)
     owner_statements: int = 8
     """Statements of `default` that run at a time: two inserts of the sink, its questions, reports, a few more."""
     reader_statements: int = 4
-    """Statements of `reader` that run at a time."""
+    """Statements of `reader` that run at a time, and as many of all tenants together."""
     waiting_statements: int = 64
     """Per user, beyond those that run; further ones are answered 503 with code 202."""
     idle_seconds: float = 30.0

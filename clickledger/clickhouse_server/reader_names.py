@@ -62,6 +62,11 @@ INNER_NODES: Final = _names(
     "QualifiedColumnsListMatcher OrderByElement InterpolateElement SampleRatio WithElement WindowDefinition "
     "WindowListElement",
 )
+TENANT_SYSTEM_TABLES_NOT: Final = _names("databases data_skipping_indices projections constraints dictionaries")
+"""Of SYSTEM_TABLES: they tell sizes and places that are the same for all tenants."""
+TENANT_COLUMNS_NOT: Final = re.compile(r"_(part|block|disk|sample|row|data|shard)", re.IGNORECASE)
+"""Virtual columns: where a row lies among those of all tenants."""
+TENANT_EXPLAIN_KINDS: Final = frozenset({"EXPLAIN AST", "EXPLAIN SYNTAX"})
 EXPLAIN_KINDS: Final = frozenset(
     {"EXPLAIN", "EXPLAIN AST", "EXPLAIN SYNTAX", "EXPLAIN PIPELINE", "EXPLAIN ESTIMATE", "EXPLAIN QUERY TREE"},
 )

@@ -108,11 +108,13 @@ def clickhouse_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
         *("--path", str(layout.options.data / "clickhouse")),
         *("--port", str(layout.ports.clickhouse)),
         *("--database", DATABASE),
+        *("--catalog", str(layout.options.data / "reporting-catalog")),
     )
     env = {
         **environ,
         "CLICKLEDGER_CLICKHOUSE_PASSWORD": layout.password,
-        "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": "1",  # read-only, this machine: curl, DBeaver, Grafana
+        # Read-only, this machine, all tenants: curl, DBeaver, Grafana. With 0, reading needs a tenant's key.
+        "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": environ.get("CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER", "1"),
     }
     return Spec("clickhouse", command, env, lambda _pid: answers(layout.ports.clickhouse, "/ping"))
 

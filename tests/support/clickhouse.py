@@ -18,12 +18,13 @@ READER_PASSWORD = "reader-of-the-tests"
 class LocalClickHouse:
     """A running server; `close()` ends it. It can be killed and started again on the same port and data."""
 
-    def __init__(self, guard: Guard, folder: Path) -> None:
-        """Start it and wait until it answers."""
+    def __init__(self, guard: Guard, folder: Path, catalog: Path | None = None) -> None:
+        """Start it and wait until it answers. `catalog`: a folder with tenants' keys."""
         folder.mkdir(parents=True, exist_ok=True)
         self._guard, self._folder = guard, folder
         (self.port,) = free_ports(1)
         self._password = OWNER_PASSWORD
+        self._catalog = () if catalog is None else ("--catalog", str(catalog))
         self._child = self._spawn()
         self._wait()
 
@@ -67,6 +68,7 @@ class LocalClickHouse:
             *("--path", str(self._folder / "data")),
             *("--port", str(self.port)),
             *("--database", "clickledger"),
+            *self._catalog,
         ]
         env = {
             **os.environ,

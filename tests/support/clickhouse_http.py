@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ClickHouseHttp:
         """Send one request with `fields` in the URL on its own connection."""
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 0), timeout=120)
-        known = {"X-ClickHouse-User": str(parts.username), "X-ClickHouse-Key": str(parts.password)}
+        known = {"X-ClickHouse-User": unquote(parts.username or ""), "X-ClickHouse-Key": unquote(parts.password or "")}
         try:
             connection.request(
                 method,
