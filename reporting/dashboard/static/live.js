@@ -1,7 +1,7 @@
 // Clicks per minute. What is older than a minute at the start comes from the table, everything since from the event
 // stream, so that no click is counted from both. The stream is read with fetch instead of EventSource, which hides the
 // status (a session that has ended, a position that is gone) and gives up for ever at a 503.
-import { Away, addressOf, errorOf, getJson, goToLogin } from "./api.js";
+import { Away, addressOf, errorOf, getJson, goToLogin, Refused } from "./api.js";
 
 const MINUTE_MS = 60_000;
 export const MINUTES = 60;
@@ -86,7 +86,8 @@ export class Live {
         await this.#follow(signal, () => (pauseMs = RETRY_MS[0]));
       } catch (error) {
         if (signal.aborted) return;
-        if (!(error instanceof Away) && error.name !== "AbortError" && error.name !== "TypeError") throw error;
+        const isKnown = error instanceof Away || error instanceof Refused || ["AbortError", "TypeError"].includes(error.name);
+        if (!isKnown) throw error; // a bug; a connection that breaks is a TypeError
       }
       if (signal.aborted) return;
       this.#onState("reconnecting");
