@@ -172,22 +172,20 @@ export function showBreakdown(body, { title, by, shown = (text) => text, number:
   const all = sum(counted, name);
   const most = counted[0][name];
   const columns = [
-    { label: title, isName: true, of: (row) => shown(row[by]) },
-    { label: "", of: (row) => bar(row[name] / most) },
+    { label: title, isName: true, of: (row) => make("span", {}, shown(row[by]), bar(row[name] / most)) },
     { label: "Clicks", of: (row) => number(row[name]) },
     { label: "Share", of: (row) => percent(row[name] / all) },
   ];
   const found = table(`${title}: clicks and their share`, columns, counted.slice(0, BARS_SHOWN));
   found.classList.add("bars");
-  found.querySelector("thead").className = "visually-hidden";
-  for (const row of found.tBodies[0].rows) row.cells[1].className = "bar";
+  found.tHead.className = "visually-hidden";
   body.replaceChildren(found);
   const rest = counted.slice(BARS_SHOWN);
   if (rest.length) body.append(make("p", { class: "more" }, `${number(rest.length)} more: ${number(sum(rest, name))} clicks`));
 }
 
 function bar(share) {
-  const found = make("span", { "aria-hidden": "true" });
+  const found = make("span", { class: "bar", "aria-hidden": "true" });
   found.style.width = `${100 * share}%`;
   return found;
 }

@@ -121,7 +121,7 @@ export const ranked = (rows, names, isRate) => (colour) => {
   return {
     grid: { left: 4, right: 64, top: 28, bottom: 4, outerBoundsMode: "same" },
     yAxis: category(colour, rows.map((row) => row.name), { inverse: true, axisLabel: { color: colour.ink, width: 190, overflow: "truncate" } }),
-    xAxis: value(colour, { minInterval: 0, axisLabel: { color: colour.soft, hideOverlap: true, formatter: isRate ? (found) => percent(found) : compact } }),
+    xAxis: value(colour, { minInterval: 0, axisLabel: { color: colour.soft, hideOverlap: true, formatter: isRate ? (found) => `${Number((found * 100).toFixed(2))} %` : compact } }),
     tooltip: { ...tip(colour), ...axisTip, valueFormatter: shown },
     series,
   };

@@ -105,15 +105,17 @@ async function load() {
   const { signal } = (loading = new AbortController());
   const ask = (path, by, more = {}) => getJson(path, { ...common(), by, ...more }, signal);
   nameCards();
-  const promotions = ask("/v1/reports/ctr", "promotion");
+  const everyPromotion = ask("/v1/reports/ctr", "promotion", { promotion_id: undefined });
+  const promotions = everyPromotion.then(({ rows }) =>
+    rows.filter((row) => !state.promotion || row.promotion_id === state.promotion));
   const results = await Promise.all([
     fill("totals", async () => {
-      const [total, { rows }] = await Promise.all([ask("/v1/reports/ctr", ""), promotions]);
+      const [total, rows] = await Promise.all([ask("/v1/reports/ctr", ""), promotions]);
       showTotals(at("totals"), total.rows[0], rows);
     }, signal),
-    fill("funnel", async () => showFunnel(at("funnel"), (await promotions).rows), signal),
+    fill("funnel", async () => showFunnel(at("funnel"), await promotions), signal),
     fill("time", async () => showTime(charts.time, at("time-table"), (await ask("/v1/reports/ctr", timeBy())).rows), signal),
-    fill("ctr", () => loadCtr(promotions, ask), signal),
+    fill("ctr", () => loadCtr(everyPromotion, ask), signal),
     ...BREAKDOWNS.map((breakdown) =>
       fill(breakdown.by, async () => {
         const { rows, attribution } = await ask("/v1/reports/breakdown", breakdown.by, { unique: false });
@@ -130,13 +132,14 @@ async function load() {
   renewing = setTimeout(load, isWhole ? RENEW_MS : RETRY_MS);
 }
 
-async function loadCtr(promotions, ask) {
-  const { rows } = await promotions;
+async function loadCtr(everyPromotion, ask) {
+  const { rows } = await everyPromotion;
+  filters.offer(rows);
   if (!state.promotion) {
-    filters.offer(rows);
     showPromotions(charts.ctr, at("ctr-table"), rows, pick);
     return;
   }
+  nameCards();
   const links = await ask("/v1/reports/ctr", "link");
   showLinks(charts.ctr, at("ctr-table"), links.rows);
 }

@@ -48,7 +48,7 @@ export function table(caption, columns, rows) {
   const body = rows.map((row) =>
     make("tr", {}, ...columns.map(({ of, isName }) => {
       const shown = of(row);
-      if (isName) return make("th", { scope: "row", title: typeof shown === "string" ? shown : null }, shown);
+      if (isName) return make("th", { scope: "row", title: typeof shown === "string" ? shown : shown.textContent }, shown);
       return make("td", { class: shown === NOTHING ? "none" : "" }, shown);
     })),
   );
