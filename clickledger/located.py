@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote, urlsplit
 
 import typer
 from pydantic import SecretStr
@@ -52,6 +53,24 @@ def of_stack(stack: ready.Ready) -> Located:
     replicas = min(3, len(stack.kafka.split(",")))
     kafka = load(KafkaSettings).model_copy(update={"kafka_bootstrap": stack.kafka, "replication_factor": replicas})
     return Located(kafka, load(CatalogSettings), owner, reader, stack)
+
+
+def tenant_reader(found: Located, tenant: str | None, key: str | None) -> ClickHouseSettings:
+    """Settings of a tenant's own reader: the user is the tenant, the password a key (on a server: its user's password).
+
+    Raises typer.BadParameter when one of the two is neither given nor known from the local stack.
+    """
+    tenant = tenant or (found.stack.tenant if found.stack else None)
+    if tenant is None:
+        raise typer.BadParameter("whose key is this? give --tenant")
+    if key is None and found.stack and tenant in found.stack.keys:
+        key = found.stack.keys[tenant].reports_key
+    if key is None:
+        raise typer.BadParameter(f"no key of tenant {tenant!r} is known here: give --key")
+    url = urlsplit(found.reader.clickhouse_url.get_secret_value())
+    login = f"{quote(tenant, safe='')}:{quote(key, safe='')}"
+    own = url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}").geturl()
+    return found.reader.model_copy(update={"clickhouse_url": SecretStr(own)})
 
 
 def api_access(

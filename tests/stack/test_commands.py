@@ -158,6 +158,7 @@ def test_sql_reads_and_nothing_else(cli: Cli) -> None:
     """A table on request, one line for what is refused."""
     assert cli("sql", "--format", "JSONEachRow", "SELECT 1 AS one") == '{"one":1}\n'
     assert cli("sql", "SELECT 1 AS one") == "one\n1\n"
+    assert "one" in cli("sql", "--format", "table", "SELECT 1 AS one")
     for refused in ("DROP TABLE clicks", "INSERT INTO gaps (stream) VALUES ('x')", "SELECT * FROM url('http://x/')"):
         done = cli.run("sql", refused)
         assert done.returncode == 1
