@@ -80,7 +80,10 @@ CREATE OR REPLACE VIEW edr
     `country` LowCardinality(String) COMMENT 'ISO 3166-1 alpha-2, of public addresses; else empty',
     `region` LowCardinality(String) COMMENT 'region, where a database of yours knows it',
     `city` LowCardinality(String) COMMENT 'city, likewise',
-    `asn` UInt32 COMMENT 'autonomous system number, 0 when unknown'
+    `asn` UInt32 COMMENT 'autonomous system number, 0 when unknown',
+    `stream` LowCardinality(String) COMMENT 'with the next two columns, where the record stands in Kafka',
+    `raw_partition` UInt16 COMMENT 'partition of clicks.raw',
+    `raw_offset` UInt64 COMMENT 'offset in clicks.raw'
 )
 AS
 SELECT
@@ -92,7 +95,8 @@ SELECT
     c.browser AS browser, c.browser_version AS browser_version, c.os AS os, c.os_version AS os_version,
     c.device AS device, c.device_brand AS device_brand, c.device_type AS device_type, c.resolution AS resolution,
     c.is_bot AS is_bot, c.bot_reason AS bot_reason, c.ip AS ip, c.ip_kind AS ip_kind, c.country AS country,
-    c.region AS region, c.city AS city, c.asn AS asn
+    c.region AS region, c.city AS city, c.asn AS asn, c.stream AS stream, c.raw_partition AS raw_partition,
+    c.raw_offset AS raw_offset
 FROM clicks AS c
 LEFT JOIN (SELECT tenant, promotion_id, name FROM promotions FINAL) AS p USING (tenant, promotion_id);
 
