@@ -1,4 +1,4 @@
-# One image for setup, api, enricher, sink and reporting; the command names which. No secrets in it: settings come by environment.
+# One image for setup and every service; the command names which. No secrets in it: settings come by environment.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /build
 COPY requirements.lock ./
@@ -25,7 +25,8 @@ ENV PATH=/app/bin:$PATH \
     CLICKLEDGER_API_HEALTH_PORT=9100 \
     CLICKLEDGER_ENRICHER_HEALTH_PORT=9100 \
     CLICKLEDGER_SINK_HEALTH_PORT=9100 \
-    CLICKLEDGER_REPORTING_HEALTH_PORT=9100
+    CLICKLEDGER_REPORTING_HEALTH_PORT=9100 \
+    CLICKLEDGER_DELIVERER_HEALTH_PORT=9100
 USER clickledger
 VOLUME /data
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=6 \

@@ -44,7 +44,8 @@ async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
     kafka = settings.kafka
     async with ClickHouse(settings.clickhouse) as clickhouse, Admin(kafka) as admin:
         await _apply_table(clickhouse, say)
-        await _make_catalog_topic(admin, kafka, say)
+        for compacted in (kafka.topic_catalog, kafka.topic_webhooks):
+            await _make_compacted_topic(admin, kafka, compacted, say)
         record = await _stream_record(settings)
         plan = topics.plan_stream(
             kafka,
@@ -83,17 +84,18 @@ async def _has_rows(clickhouse: ClickHouse, stream: str) -> bool:
     return bool(rows)
 
 
-async def _make_catalog_topic(admin: Admin, kafka: KafkaSettings, say: Callable[[str], None]) -> None:
+async def _make_compacted_topic(admin: Admin, kafka: KafkaSettings, name: str, say: Callable[[str], None]) -> None:
     config = topics.catalog_topic_config(kafka)
-    spec = TopicSpec(kafka.topic_catalog, 1, kafka.replication_factor, config)
-    if await admin.create(spec):
-        say(f"topic {kafka.topic_catalog}: made")
+    if name == kafka.topic_webhooks:
+        config |= topics.WEBHOOKS_TOPIC_CONFIG
+    if await admin.create(TopicSpec(name, 1, kafka.replication_factor, config)):
+        say(f"topic {name}: made")
         return
-    found = await admin.config(kafka.topic_catalog)
-    topics.refuse_config(kafka.topic_catalog, found, compacted=True, replication_factor=kafka.replication_factor)
-    partitions = (await admin.topics())[kafka.topic_catalog]
+    found = await admin.config(name)
+    topics.refuse_config(name, found, compacted=True, replication_factor=kafka.replication_factor)
+    partitions = (await admin.topics())[name]
     if partitions != 1:
-        raise OperatorError(f"topic {kafka.topic_catalog} has {partitions} partitions: it must have one")
+        raise OperatorError(f"topic {name} has {partitions} partitions: it must have one")
 
 
 async def _make_or_grow(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from shared.errors import OperatorError
 from shared.settings import KafkaSettings
@@ -16,6 +16,7 @@ from shared.topic_rules import in_sync_min, refuse_config
 
 _HOUR_MS = 3_600_000
 __all__ = [
+    "WEBHOOKS_TOPIC_CONFIG",
     "StreamPlan",
     "TopicState",
     "catalog_topic_config",
@@ -27,6 +28,14 @@ __all__ = [
 
 _RECORD_BYTES_MAX = 8 << 20  # the largest batch that settings allow to be produced
 _ANY_TIME_MS = (1 << 63) - 1  # brokers refuse records from more than an hour ahead: a wrong clock must not stop intake
+
+
+WEBHOOKS_TOPIC_CONFIG: Final[Mapping[str, str]] = {
+    "segment.bytes": str(16 << 20),
+    "segment.ms": str(_HOUR_MS),
+    "min.cleanable.dirty.ratio": "0.2",
+}
+"""Places and logs of webhooks are overwritten all the time: small segments are compacted soon."""
 
 
 def record_topic_config(settings: KafkaSettings) -> dict[str, str]:

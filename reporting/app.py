@@ -12,6 +12,8 @@ from reporting.dashboard import routes as dashboard
 from reporting.edr import routes as edr
 from reporting.problems import add_handlers
 from reporting.state import State
+from reporting.webhooks import api as webhooks
+from reporting.webhooks import documentation as webhooks_documentation
 from shared.runtime import readiness
 
 
@@ -19,9 +21,9 @@ def build_app(state: State) -> FastAPI:
     """The application."""
     app = FastAPI(title="Clickledger reports", docs_url=None, redoc_url=None)
     add_handlers(app)
-    for feature in (reports, health, dashboard, edr):
+    for feature in (reports, health, dashboard, edr, webhooks):
         app.include_router(feature.router(state))
-    documentation.complete(app, reports.SCHEMAS, health.SCHEMAS, dashboard.SCHEMAS)
+    documentation.complete(app, reports.SCHEMAS, health.SCHEMAS, dashboard.SCHEMAS, webhooks_documentation.SCHEMAS)
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> dict[str, str]:

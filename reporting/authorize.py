@@ -16,14 +16,14 @@ _READING: Final = ("GET", "HEAD")
 
 
 class Reader(NamedTuple):
-    """An authenticated key with the grant `reports`."""
+    """An authenticated key with the grant that the route asks for."""
 
     tenant: str
     zone: str
     """Time zone of the tenant's days."""
 
 
-def reader_of(state: State, request: Request) -> Reader:
+def reader_of(state: State, request: Request, grant: Grant = Grant.REPORTS) -> Reader:
     """Who asks, by the newest catalog: a key, or for what only reads a browser's session. Every route calls this.
 
     Raises Refused: 401 without a valid key, 403 without the grant, 503 while the catalog is not ready.
@@ -32,7 +32,7 @@ def reader_of(state: State, request: Request) -> Reader:
     session = None
     if request.method in _READING and "authorization" not in request.headers:
         session = state.sessions.digest_of(request.headers, now_ms)
-    return _find_reader(state, session or _bearer(request), now_ms)
+    return _find_reader(state, session or _bearer(request), now_ms, grant)
 
 
 def bearer_digest_of(state: State, request: Request) -> str:
@@ -47,7 +47,7 @@ def _bearer(request: Request) -> str | KeyFault:
     return secret if isinstance(secret, KeyFault) else digest_of(secret)
 
 
-def _find_reader(state: State, digest: str | KeyFault, now_ms: int) -> Reader:
+def _find_reader(state: State, digest: str | KeyFault, now_ms: int, grant: Grant = Grant.REPORTS) -> Reader:
     if isinstance(digest, KeyFault):
         raise Refused(HTTPStatus.UNAUTHORIZED, f"Invalid token: {digest}")
     state.catalog.refresh()
@@ -58,7 +58,7 @@ def _find_reader(state: State, digest: str | KeyFault, now_ms: int) -> Reader:
         found = KeyFault.EXPIRED
     if isinstance(found, KeyFault):
         raise Refused(HTTPStatus.UNAUTHORIZED, f"Invalid token: {found}")
-    if not found.has(Grant.REPORTS):
-        raise Refused(HTTPStatus.FORBIDDEN, "This key may not read reports: it needs the grant 'reports'")
+    if not found.has(grant):
+        raise Refused(HTTPStatus.FORBIDDEN, f"This key may not do this: it needs the grant '{grant}'")
     tenant = found.record["tenant"]
     return Reader(tenant, (state.catalog.tenant(tenant) or {}).get("zone", "UTC"))

@@ -53,7 +53,11 @@ def complete(app: FastAPI, *features: Schemas) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            bearer = {"type": "http", "scheme": "bearer", "description": "A key with the grant `reports`"}
+            bearer = {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A key with the grant `reports`, or `webhooks`",
+            }
             schema["components"] = {"schemas": shapes, "securitySchemes": {"bearer": bearer}}
             for operations in schema["paths"].values():
                 for operation in operations.values():

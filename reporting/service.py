@@ -19,10 +19,14 @@ from reporting.sessions import PURPOSE as SESSION_PURPOSE
 from reporting.sessions import Sessions
 from reporting.state import Dashboard, Exports, State
 from reporting.turns import Turns
+from reporting.webhooks.keys import refuse_without_key
+from reporting.webhooks.model import PURPOSE as WEBHOOKS_PURPOSE
+from reporting.webhooks.serving import serving_webhooks
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
 from shared.http.fastlane import protocol_class
 from shared.http.files import raise_file_limit
+from shared.http.lane import Lane
 from shared.runtime import Runtime, run_service
 from shared.secret_box import SecretBox
 from shared.settings import (
@@ -32,10 +36,11 @@ from shared.settings import (
     ReportingSettings,
     RuntimeSettings,
     SecretSettings,
+    WebhookSettings,
     load,
 )
 
-_KINDS = (Kind.KEY, Kind.TENANT, Kind.STREAM, Kind.SPOOL)
+_KINDS = (Kind.KEY, Kind.TENANT, Kind.STREAM, Kind.SPOOL, Kind.WEBHOOK)
 _REFRESH_S = 0.25  # how often readiness looks at the catalog; requests look for themselves
 
 
@@ -53,43 +58,36 @@ async def serve(
     clickhouse_settings: ClickHouseSettings,
     catalog_settings: CatalogSettings,
     secret: SecretSettings,
+    webhooks: WebhookSettings,
 ) -> None:
-    """Serve reports until the runtime stops."""
+    """Serve reports until the runtime stops. Raises KeyMissing when there are webhooks and no key."""
     raise_file_limit(settings.reporting_connections_max)
     folder = runtime.settings.data / "reporting-catalog"
     catalog = Catalog(catalog_settings, folder)
     runtime.checks.append(lambda: "" if catalog.is_ready else "no catalog yet")
     follower = asyncio.create_task(CatalogFollower(catalog_settings, kafka, folder, _KINDS).run())
+    box = SecretBox(secret, WEBHOOKS_PURPOSE)
     try:
         async with (
             ClickHouse(clickhouse_settings) as clickhouse,
             ClickHouse(_patient(clickhouse_settings, settings)) as patient,
+            serving_webhooks(runtime, kafka, catalog_settings, webhooks, box, catalog) as registry,
         ):
             turns = Turns(settings.reporting_queries_max, settings.reporting_waiting_max)
             sessions = Sessions(SecretBox(secret, SESSION_PURPOSE), settings.reporting_session_minutes * 60_000)
             pipeline = PipelineWatch(clickhouse, kafka, catalog_settings, catalog)
             dashboard = _dashboard(runtime, settings, secret, pipeline)
             connections = lane(settings.reporting_connections_max)
-            config = uvicorn.Config(
-                build_app(
-                    State(catalog, clickhouse, runtime, turns, sessions, dashboard, _exports(settings, kafka, patient))
-                ),
-                http=protocol_class(connections),
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                proxy_headers=False,
-                host=settings.reporting_host,
-                port=settings.reporting_port,
-                log_config=None,
-                timeout_graceful_shutdown=max(1, runtime.settings.stop_deadline_ms // 2000),  # s for answers under way
-                access_log=False,
-                server_header=False,
-            )
-            server = _Server(config)
+            exports = _exports(settings, kafka, patient)
+            state = State(catalog, clickhouse, runtime, turns, sessions, dashboard, exports, registry)
+            server = _Server(_config(settings, runtime, state, connections))
             serving = asyncio.create_task(server.serve())
+            is_checked = False
             while not await runtime.pause(_REFRESH_S) and not serving.done():
                 catalog.refresh()
+                if catalog.is_ready and not is_checked:
+                    refuse_without_key(catalog, box)
+                    is_checked = True
             server.should_exit = True
             await serving
             await connections.abort_rest()
@@ -98,6 +96,23 @@ async def serve(
         follower.cancel()
         await asyncio.wait([follower])
         catalog.close()
+
+
+def _config(settings: ReportingSettings, runtime: Runtime, state: State, connections: Lane) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(state),
+        http=protocol_class(connections),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        host=settings.reporting_host,
+        port=settings.reporting_port,
+        log_config=None,
+        timeout_graceful_shutdown=max(1, runtime.settings.stop_deadline_ms // 2000),  # s for answers under way
+        access_log=False,
+        server_header=False,
+    )
 
 
 def _dashboard(
@@ -121,12 +136,12 @@ def main() -> None:
     """Run the service, configured by the environment, and end the process with its status."""
     settings = load(ReportingSettings)
     kafka, clickhouse, catalog = load(KafkaSettings), load(ClickHouseSettings), load(CatalogSettings)
-    secret = load(SecretSettings)
+    secret, webhooks = load(SecretSettings), load(WebhookSettings)
     sys.exit(
         run_service(
             "reporting",
             load(RuntimeSettings),
-            lambda runtime: serve(runtime, settings, kafka, clickhouse, catalog, secret),
+            lambda runtime: serve(runtime, settings, kafka, clickhouse, catalog, secret, webhooks),
             health_port=settings.reporting_health_port,
         )
     )

@@ -10,6 +10,7 @@ from reporting.dashboard.links import LoginLinks
 from reporting.pipeline import PipelineWatch
 from reporting.sessions import Sessions
 from reporting.turns import Turns
+from reporting.webhooks.registry import Registry
 from shared.clickhouse import ClickHouse
 from shared.keys import KeyCatalog
 from shared.runtime import Runtime
@@ -62,3 +63,5 @@ class State:
     sessions: Sessions
     dashboard: Dashboard
     exports: Exports
+    webhooks: Registry | None = None
+    """None where the process has no webhooks."""

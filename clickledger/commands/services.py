@@ -1,4 +1,4 @@
-"""`clickledger api|enricher|sink|reporting`: one service in the foreground, configured by environment."""
+"""`clickledger api|enricher|sink|reporting|deliverer`: one service in the foreground, configured by environment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ SERVICES = {
     "enricher": ("enricher.service", "Resolve, parse and flag clicks: clicks.raw to clicks.enriched."),
     "sink": ("sink.service", "Store enriched clicks in ClickHouse, each exactly once."),
     "reporting": ("reporting.service", "Serve RTE, EDR and CTR reports over HTTP."),
+    "deliverer": ("reporting.webhooks.service", "Send webhooks: clicks.enriched to the tenants' URLs."),
 }
 
 
 def register(app: typer.Typer) -> None:
-    """Add the four service commands."""
+    """Add the service commands."""
     for name, (module, summary) in SERVICES.items():
         _register_one(app, name, module, summary)
 

@@ -40,7 +40,7 @@ def up(
         typer.Option(help="Write addresses, keys and process ids here (mode 0600) when everything answers."),
     ] = None,
 ) -> None:
-    """Run Kafka, ClickHouse and the four services on this machine until Ctrl-C. Data survives a restart.
+    """Run Kafka, ClickHouse and the services on this machine until Ctrl-C. Data survives a restart.
 
     Needs nothing but Python: Kafka's jars are downloaded once and checked against a lock.
 

@@ -23,7 +23,7 @@ _PROBE_SECONDS_MAX = 2.0
 _STOP_DEADLINE_MS = "5000"
 
 # Services in the order in which they stop: intake first, so that what was taken can still flow.
-SERVICES = ("api", "enricher", "sink", "reporting")
+SERVICES = ("api", "enricher", "sink", "reporting", "deliverer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,12 @@ def lay_out(options: Options, jars: Sequence[Path]) -> Layout:
     return Layout(options, ports, cluster, secrets.token_urlsafe(24))
 
 
-_WITHOUT_DATABASE = ("api", "enricher")
+_WITHOUT_DATABASE = ("api", "enricher", "deliverer")
 """Services that never talk to ClickHouse, and so do not get its password: the API is what the world talks to."""
+
+
+_WITH_SECRETS = ("reporting", "deliverer")
+"""Services that open what is sealed."""
 
 
 def broker_spec(layout: Layout, node: Node, environ: Mapping[str, str]) -> Spec:
@@ -125,7 +129,7 @@ def setup_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
 
 
 def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
-    """One of the four services; ready when its own `/readyz` says so."""
+    """One of the services; ready when its own `/readyz` says so."""
     probes: dict[str, Callable[[int], Awaitable[bool]]] = {
         "api": lambda _pid: answers(layout.ports.api, "/readyz"),
         "reporting": lambda _pid: answers(layout.ports.reports, "/readyz"),
@@ -138,7 +142,7 @@ def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
     env = {"CLICKLEDGER_STOP_DEADLINE_MS": _STOP_DEADLINE_MS, **environ, **layout.settings()}
     if name in _WITHOUT_DATABASE:
         del env["CLICKLEDGER_CLICKHOUSE_URL"]
-    if name == "reporting" and not env.get("CLICKLEDGER_SECRET_KEY"):
+    if name in _WITH_SECRETS and not env.get("CLICKLEDGER_SECRET_KEY"):
         env["CLICKLEDGER_SECRET_KEY"] = ready.secret_key(layout.options.data)
     return Spec(name, _cli(name), env, probes.get(name, by_health_port))
 

@@ -1,6 +1,6 @@
 """`clickledger up`: starts the whole stack in order, keeps it running, stops it in order.
 
-Order: brokers, ClickHouse, `setup`, tenant and keys, the four services, the ready file. Stopping: intake first, then what
+Order: brokers, ClickHouse, `setup`, tenant and keys, the services, the ready file. Stopping: intake first, then what
 works off, then ClickHouse and Kafka, each within its bound; a second Ctrl-C kills at once.
 """
 
@@ -43,7 +43,7 @@ _EXIT_UNREACHABLE = 3
 _STOPPED_AFTER_S: tuple[tuple[Sequence[str], float], ...] = (
     (("api",), 8.0),
     (("enricher",), 13.0),
-    (("sink", "reporting"), 18.0),
+    (("sink", "reporting", "deliverer"), 18.0),
     (("clickhouse",), 22.0),
 )
 _ALL_STOPPED_AFTER_S = 26.0

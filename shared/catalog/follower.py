@@ -40,9 +40,16 @@ class CatalogFollower:
     """
 
     def __init__(
-        self, settings: CatalogSettings, kafka: KafkaSettings, path: Path, kinds: Collection[Kind] = tuple(Kind)
+        self,
+        settings: CatalogSettings,
+        kafka: KafkaSettings,
+        path: Path,
+        kinds: Collection[Kind] = tuple(Kind),
+        topic: str = "",
     ) -> None:
+        """`topic`: another one that has the catalog's form."""
         self._kafka = kafka
+        self._topic = topic or kafka.topic_catalog
         self._store = Store.at(path, settings.catalog_map_bytes)
         self._kinds = frozenset(str(kind) for kind in kinds)
         self._asked = _NEVER
@@ -64,7 +71,7 @@ class CatalogFollower:
                 delay_s = min(delay_s * 2, RETRY_S_MAX)
 
     async def _follow(self) -> None:
-        reader = Reader(self._kafka, self._kafka.topic_catalog, client_id="clickledger-catalog")
+        reader = Reader(self._kafka, self._topic, client_id="clickledger-catalog")
         try:
             await reader.start()
             reader.assign({PARTITION: await self._start_position(reader)})
@@ -89,8 +96,9 @@ class CatalogFollower:
         with self._store.env.begin() as txn:
             position = meta_int(txn, self._store, b"version", -1) + 1
             kinds = (txn.get(b"kinds", db=self._store.meta) or b"").decode().split()
-        if position and not self._kinds <= set(kinds):
-            log.warning("catalog: the copy was made without some of %s; reading all of it", ", ".join(self._kinds))
+        if not self._kinds <= set(kinds):
+            if position:
+                log.warning("catalog: the copy was made without some of %s; reading all of it", ", ".join(self._kinds))
         elif begin <= position <= end:
             return position
         elif position:

@@ -113,16 +113,24 @@ class Catalog:
         """The record of the stream that a raw topic carries."""
         return self._record(Kind.STREAM, topic)
 
-    def scan(self, kind: Kind) -> Iterator[tuple[str, bytes]]:
-        """Every record of a kind in key order, as (id, JSON bytes). Ids over 490 bytes come cut and hashed."""
-        prefix = f"{kind}:".encode()
+    def scan(self, kind: Kind, below: str = "") -> Iterator[tuple[str, bytes]]:
+        """Records of a kind whose ids begin with `below`, in key order, as (id, JSON bytes).
+
+        Ids over 490 bytes come cut and hashed.
+        """
+        name_of_kind = f"{kind}:".encode()
+        prefix = name_of_kind + below.encode()
         with self._txn.cursor(db=self._store.records) as cursor:
             if not cursor.set_range(prefix):
                 return
             for name, value in cursor:
                 if not name.startswith(prefix):
                     return
-                yield name[len(prefix) :].decode(errors="replace"), value
+                yield name[len(name_of_kind) :].decode(errors="replace"), value
+
+    def record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
+        """One record of any kind."""
+        return self._record(kind, record_id)
 
     async def wait_for(self, version: int, timeout_s: float) -> None:
         """Wait until the copy holds `version`. Raises TransientError after `timeout_s`."""

@@ -20,6 +20,13 @@ class Kind(StrEnum):
     LINK = "link"
     SPOOL = "spool"
     CONTROL = "control"
+    WEBHOOK = "webhook"
+    # In the topic of webhooks, which has the same form: where they stand, and what was tried.
+    PROGRESS = "progress"
+    REPLAY = "replay"
+    STOP = "stop"
+    TEST = "test"
+    DELIVERY = "delivery"
 
 
 class Match(NamedTuple):

@@ -16,8 +16,9 @@ from shared.settings import KafkaSettings
 class CatalogWriter:
     """Writes changes to the catalog topic. Each call returns the version that holds them."""
 
-    def __init__(self, kafka: KafkaSettings, producer: Producer) -> None:
-        self._topic = kafka.topic_catalog
+    def __init__(self, kafka: KafkaSettings, producer: Producer, topic: str = "") -> None:
+        """`topic`: another one that has the catalog's form."""
+        self._topic = topic or kafka.topic_catalog
         self._producer = producer
 
     async def put(self, kind: Kind, record_id: str, value: Mapping[str, Any] | None) -> int:

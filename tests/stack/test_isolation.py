@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -22,12 +23,19 @@ from tests.support.pipeline import audit_is_clean, eventually, query, succeed
 
 REPORT = "/v1/reports/ctr"
 MINUTES = "/v1/reports/minutes"
-OF_REPORTS = ("/v1/reports/", "/v1/health", "/v1/login-links", "/v1/edr")
+OF_REPORTS = ("/v1/webhooks", "/v1/reports/", "/v1/health", "/v1/login-links", "/v1/edr")
 """How paths begin that the reports serve, not the API."""
 EXPORT = "/v1/edr"
 THEIRS, NOTHING = "http://isolated.example/theirs", "http://isolated.example/nought"
 """A short URL of the other tenant, and one that nobody has; as long as each other."""
 THEIR_PROMOTION, NO_PROMOTION = "their-promotion", "nono-promotion"
+
+HOOKS = "/v1/webhooks"
+HOOK = f"{HOOKS}/{{webhook_id}}"
+OUR_HOOK = {"url": "https://hooks.example/", "enabled": False}
+NO_HOOK = "wh_" + "0" * 24
+THEIR_HOOKS: list[str] = []
+"""Ids of the other tenant's webhooks."""
 
 quick = settings(deadline=None, database=None, max_examples=25, suppress_health_check=list(HealthCheck))
 
@@ -62,7 +70,7 @@ def tenants(full_stack: FullStack) -> tuple[Tenant, Tenant]:
     ready = full_stack.ready
     ours = Tenant(full_stack, ready["key"], ready["admin_key"], ready["reports_key"])
     succeed(full_stack, "tenants", "create", "isolated")
-    grants = ("shortlinkclicks", "admin", "reports")
+    grants = ("shortlinkclicks", "admin", "reports,webhooks")
     keys = [succeed(full_stack, "keys", "create", "--tenant", "isolated", "--grants", each).strip() for each in grants]
     theirs = Tenant(full_stack, *keys)
     link = {"short_url": THEIRS, "promotion_id": THEIR_PROMOTION, "recipient": "them", "match": "prefix"}
@@ -71,6 +79,7 @@ def tenants(full_stack: FullStack) -> tuple[Tenant, Tenant]:
     assert theirs.ask("POST", "/v1/promotions", promotion).status == 200
     assert theirs.ask("POST", CLICKS, {"short-url": THEIRS}).status == 200
     eventually(lambda: bool(rows_of_theirs(theirs)), "the other tenant's click in its report")
+    THEIR_HOOKS.append(theirs.ask("POST", HOOKS, OUR_HOOK | {"description": "theirs"}).json["id"])
     return ours, theirs
 
 
@@ -186,6 +195,33 @@ def export(ours: Tenant, end: str) -> None:
         assert THEIR_PROMOTION not in ours.ask("GET", asked).body.decode()
 
 
+def make_webhook(ours: Tenant, end: str) -> None:
+    """A webhook is one's own, however much another tenant's is like it."""
+    made = ours.ask("POST", HOOKS, OUR_HOOK)
+    assert made.status == 201
+    assert made.json["id"] not in THEIR_HOOKS
+    assert ours.ask("DELETE", f"{HOOKS}/{made.json['id']}").status == 200
+
+
+def list_webhooks(ours: Tenant, end: str) -> None:
+    """The list has one's own."""
+    found = ours.ask("GET", HOOKS)
+    assert found.status == 200
+    assert not any(webhook["id"] in THEIR_HOOKS for webhook in found.json["webhooks"])
+    assert b"theirs" not in found.body
+
+
+def no_webhook(method: str, below: str = "", body: Any = None) -> Callable[[Tenant, str], None]:
+    """Another tenant's webhook cannot be read, changed, tried, replayed or deleted: there is none."""
+
+    def case(ours: Tenant, end: str) -> None:
+        (theirs,) = THEIR_HOOKS
+        found = same(ours, lambda who, name: who.ask(method, f"{HOOKS}/{name}{below}", body), theirs, NO_HOOK)
+        assert found.status == 404
+
+    return case
+
+
 def health(ours: Tenant, end: str) -> None:
     """Nothing here is a tenant's."""
     for path in ("/livez", "/readyz"):
@@ -219,6 +255,15 @@ CASES: Mapping[str, Callable[[Tenant, str], None]] = {
     "GET /v1/health": pipeline_health,
     "POST /v1/login-links": login_link,
     f"GET {EXPORT}": export,
+    f"POST {HOOKS}": make_webhook,
+    f"GET {HOOKS}": list_webhooks,
+    f"GET {HOOK}": no_webhook("GET"),
+    f"PATCH {HOOK}": no_webhook("PATCH", body={"enabled": True}),
+    f"DELETE {HOOK}": no_webhook("DELETE"),
+    f"POST {HOOK}/rotate": no_webhook("POST", "/rotate"),
+    f"POST {HOOK}/test": no_webhook("POST", "/test"),
+    f"GET {HOOK}/deliveries": no_webhook("GET", "/deliveries"),
+    f"POST {HOOK}/replay": no_webhook("POST", "/replay", {"from": int(time.time() * 1_000) - 1_000}),
 }
 """Route -> what a tenant must not be able to do there; the text after `http://…` is the end of the URL that it tries."""
 
@@ -270,6 +315,8 @@ def test_nothing_of_theirs_was_touched(tenants: tuple[Tenant, Tenant]) -> None:
         route(ours, "")
     assert theirs.ask("GET", by_url(THEIRS)).json["recipient"] == "them"
     assert theirs.ask("GET", by_id(THEIR_PROMOTION)).json["name"] == "Theirs"
+    webhook = theirs.ask("GET", f"{HOOKS}/{THEIR_HOOKS[0]}").json
+    assert (webhook["description"], webhook["enabled"], webhook["replay"]) == ("theirs", False, None)
     assert {row["promotion_id"] for row in rows_of_theirs(theirs)} == {THEIR_PROMOTION}
     audit_is_clean(ours.stack)
     mixed = "SELECT count() AS rows FROM clicks WHERE (tenant = 'isolated') != (link LIKE 'isolated.example/%')"

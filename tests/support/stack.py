@@ -56,6 +56,11 @@ class Names:
         return f"catalog.{self.suffix}"
 
     @property
+    def webhooks(self) -> str:
+        """Topic of webhooks."""
+        return f"webhooks.{self.suffix}"
+
+    @property
     def database(self) -> str:
         """ClickHouse database."""
         return f"clicks_{self.suffix}"
@@ -71,6 +76,7 @@ class Names:
             "CLICKLEDGER_TOPIC_RAW": self.raw,
             "CLICKLEDGER_TOPIC_ENRICHED": self.enriched,
             "CLICKLEDGER_TOPIC_CATALOG": self.catalog,
+            "CLICKLEDGER_TOPIC_WEBHOOKS": self.webhooks,
         }
 
 

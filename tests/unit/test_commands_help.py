@@ -14,6 +14,7 @@ _COMMANDS = [
     "enricher",
     "sink",
     "reporting",
+    "deliverer",
     "send",
     "audit",
     "dashboard",

@@ -12,13 +12,19 @@ from prometheus_client import REGISTRY
 
 from clickledger.audit_spools import SpoolProblem
 from enricher.metrics import Alarm as EnricherAlarm
+from reporting.webhooks.metrics import Alarm as DelivererAlarm
 from sink.watch import Alarm as SinkAlarm
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
 
 # Whoever adds a set of reasons that a human must act on adds it here.
-COVERED: dict[str, type[StrEnum]] = {"sink": SinkAlarm, "enricher": EnricherAlarm, "audit": SpoolProblem}
+COVERED: dict[str, type[StrEnum]] = {
+    "sink": SinkAlarm,
+    "enricher": EnricherAlarm,
+    "deliverer": DelivererAlarm,
+    "audit": SpoolProblem,
+}
 PARTS = ("Means", "Check", "Cure", "Cured when")
 
 
@@ -41,7 +47,14 @@ def test_an_entry_says_all_that_is_needed(head: str) -> None:
 
 def test_its_metrics_exist() -> None:
     """Every metric that it names is one that some service has."""
-    for module in ("ingest_api.metrics", "enricher.metrics", "sink.watch", "sink.sealing", "reporting.metrics"):
+    for module in (
+        "ingest_api.metrics",
+        "enricher.metrics",
+        "sink.watch",
+        "sink.sealing",
+        "reporting.metrics",
+        "reporting.webhooks.metrics",
+    ):
         importlib.import_module(module)
     known = {metric.name for metric in REGISTRY.collect()}
     shortened = [f"clickledger_api_{rest}" for rest in re.findall(r"…_(\w+)", RUNBOOK)]
