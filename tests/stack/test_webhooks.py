@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import random
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.full_stack import spawn_service
 from tests.support.processes import Child
 from tests.support.stack import Names
-from tests.support.webhooks import Endpoint, WebhookBench
+from tests.support.webhooks import SECRET_KEY, Endpoint, WebhookBench
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +82,230 @@ def test_batches(bench: WebhookBench, endpoint: Endpoint) -> None:
         got.verify(made["secret"])
         assert got.fields["content-type"] == "application/cloudevents-batch+json"
     assert len({got.message_id for got in endpoint.taken}) == len(endpoint.taken)
+
+
+def test_a_test_event(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """It is sent at once, signed, whether or not the webhook is enabled, and its outcome is the answer."""
+    made = bench.create(endpoint.url, enabled=False)
+    status, found = bench.ask("POST", f"/{made['id']}/test")
+    assert (status, found["outcome"], found["status"], found["kind"]) == (200, "delivered", 204, "test")
+    (got,) = endpoint.taken
+    got.verify(made["secret"])
+    assert got.events[0]["type"] == "com.clickledger.webhook.test"
+    endpoint.answering = lambda _: (500, {})
+    status, found = bench.ask("POST", f"/{made['id']}/test")
+    assert (status, found["outcome"], found["status"]) == (200, "status", 500)
+
+
+def test_a_dead_and_a_slow_endpoint_beside_a_good_one(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """The good one has everything while the others have nothing; what the dead one missed it gets when it is back."""
+    slow = Endpoint(lambda _: time.sleep(5) or (204, {}))
+    dead = Endpoint(lambda _: (503, {}))
+    try:
+        slow_one, dead_one = bench.create(slow.url), bench.create(dead.url, batch={"linger_ms": 0})
+        bench.create("http://127.0.0.1:9/nobody")
+        bench.create(endpoint.url)
+        ids = bench.emit(60)
+        bench.until_taken(endpoint, ids)
+        assert endpoint.ids() == dict.fromkeys(ids, 1)
+        assert not slow.taken
+        assert not dead.taken
+        bench.until(lambda: any(e["outcome"] == "timeout" for e in bench.deliveries(slow_one)), "a time-out")
+        bench.until(lambda: bench.deliveries(dead_one)[0]["attempt"] > 2, "three attempts")
+        ids_of_attempts = {entry["id"] for entry in bench.deliveries(dead_one)}
+        assert len(ids_of_attempts) == 1
+        dead.answering = lambda _: (200, {})
+        bench.until_taken(dead, ids)
+    finally:
+        slow.close()
+        dead.close()
+
+
+def test_gone_disables_and_enabling_goes_on(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """After 410 nothing more is sent; enabled again, the webhook goes on where it stood."""
+    endpoint.answering = lambda _: (410, {})
+    made = bench.create(endpoint.url)
+    ids = bench.emit(3)
+    bench.until(lambda: not bench.view(made)["enabled"], "the webhook to be disabled")
+    assert bench.view(made)["disabled"]["reason"] == "gone"
+    assert len(endpoint.received) == 1
+    ids += bench.emit(3)
+    endpoint.answering = lambda _: (200, {})
+    assert bench.ask("PATCH", f"/{made['id']}", {"enabled": True})[1]["enabled"]
+    bench.until_taken(endpoint, ids)
+    assert endpoint.ids() == dict.fromkeys(ids, 1)
+
+
+def test_failures_disable(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """After the stated number of failures in a row, with the reason; `position: latest` leaves out what waits."""
+    endpoint.answering = lambda _: (500, {})
+    made = bench.create(endpoint.url)
+    missed = bench.emit(3)
+    bench.until(lambda: not bench.view(made)["enabled"], "the webhook to be disabled")
+    assert bench.view(made)["disabled"]["reason"] == "failing"
+    assert len(endpoint.received) == int(bench.env["CLICKLEDGER_WEBHOOKS_FAILURES_MAX"])
+    assert {got.message_id for got in endpoint.received} == {endpoint.received[0].message_id}
+    newest = bench.deliveries(made)[0]
+    assert (newest["disabled"], newest["attempt"], newest["outcome"]) == ("failing", 8, "status")
+    endpoint.answering = lambda _: (200, {})
+    assert bench.ask("PATCH", f"/{made['id']}", {"enabled": True, "position": "latest"})[1]["enabled"]
+    ids = bench.emit(3)
+    bench.until_taken(endpoint, ids)
+    assert not set(missed) & set(endpoint.ids())
+
+
+def test_retry_after_is_waited_for(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """The next attempt is not before the time that the receiver asked for; the log says when."""
+    times: list[float] = []
+
+    def once(_: Any) -> tuple[int, dict[str, str]]:
+        times.append(time.monotonic())
+        return (503, {"retry-after": "2"}) if len(times) == 1 else (204, {})
+
+    endpoint.answering = once
+    made = bench.create(endpoint.url)
+    bench.until_taken(endpoint, bench.emit(1))
+    assert times[1] - times[0] >= 1.9
+    bench.until(lambda: len(bench.deliveries(made)) == 2, "both attempts in the log")
+    assert [entry["next_attempt_at"] is None for entry in bench.deliveries(made)] == [True, False]
+
+
+def test_a_replay(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """Events of a time range come again with the same ids, beside new ones; one replay at a time, none of the past."""
+    made = bench.create(endpoint.url)
+    before = bench.emit(3)
+    bench.until_taken(endpoint, before)
+    from_ms = bench.emit_time()
+    ids = bench.emit(6)
+    bench.until_taken(endpoint, ids)
+    to_ms = bench.emit_time()
+    after = bench.emit(3)
+    bench.until_taken(endpoint, after)
+    status, found = bench.ask("POST", f"/{made['id']}/replay", {"from": from_ms, "to": to_ms})
+    assert status == 202, found
+    bench.until(lambda: endpoint.ids() == dict.fromkeys(before + after, 1) | dict.fromkeys(ids, 2), "the replay")
+    bench.until(lambda: bench.view(made)["replay"] is None, "the replay's end")
+    assert {entry["kind"] for entry in bench.deliveries(made)} == {"live", "replay"}
+    for body in ({"from": 0}, {"from": to_ms, "to": from_ms}, {"from": "yesterday"}, {}, {"from": from_ms, "x": 1}):
+        assert bench.ask("POST", f"/{made['id']}/replay", body)[0] == 400
+
+
+def test_a_rotated_secret(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """For a day both secrets sign, so that receivers can change at their own time."""
+    made = bench.create(endpoint.url)
+    _, rotated = bench.ask("POST", f"/{made['id']}/rotate")
+    assert rotated["secret"] != made["secret"]
+    bench.until(lambda: bench.ask("POST", f"/{made['id']}/test")[0] == 200, "a test event")
+    for secret in (made["secret"], rotated["secret"]):
+        endpoint.taken[-1].verify(secret)
+
+
+def test_copies_are_not_sent_and_late_records_are(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """What the enricher writes again after a crash is no second event; what was missing and comes later is one."""
+    bench.create(endpoint.url)
+    bench.until_taken(endpoint, bench.emit(3))
+    raw = bench.take_raw(0, 4)
+    records = [bench.record(0, offset) for offset in raw]
+    bench.write([records[0], records[1], records[0], records[1], records[3]])
+    bench.write([records[1], records[2], records[3]])
+    bench.until_taken(endpoint, [record["transaction_id"] for record in records])
+    bench.until_taken(endpoint, bench.emit(3))
+    assert set(endpoint.ids().values()) == {1}
+
+
+@pytest.mark.parametrize("batch", [None, {"events_max": 10, "linger_ms": 50}], ids=["single", "batch"])
+def test_kill_9_loses_none(bench: WebhookBench, endpoint: Endpoint, batch: dict[str, int] | None) -> None:
+    """The deliverer killed again and again in mid-flight: every event arrives; what comes twice has the same id."""
+    die = random.Random(7)
+    endpoint.answering = lambda _: (204, {}) if die.random() < 0.9 else (500, {})
+    made = bench.create(endpoint.url, batch=batch)
+    ids = bench.emit(30)
+    for _ in range(3):
+        bench.until(lambda: bool(endpoint.received), "requests")
+        time.sleep(die.uniform(0, 0.4))  # a moment of no meaning
+        deliverer(bench).kill()
+        endpoint.received.clear()
+        ids += bench.emit(20)
+        bench.start()
+    bench.until_taken(endpoint, ids)
+    assert set(endpoint.ids()) == set(ids)
+    bodies: dict[str, set[bytes]] = {}
+    for got in endpoint.taken:
+        got.verify(made["secret"])
+        bodies.setdefault(got.message_id, set()).add(got.body)
+    assert all(len(each) == 1 for each in bodies.values())
+
+
+def test_two_processes_share_the_work(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """Webhooks are shared out; when one process dies the other takes its webhooks over, and none misses an event."""
+    endpoints = [Endpoint() for _ in range(4)]
+    try:
+        for each in endpoints:
+            bench.create(each.url)
+        first = deliverer(bench)
+        second = bench.start()
+        bench.until(
+            lambda: (
+                all(bench.metric(child, "clickledger_webhook_lines") > 0 for child in (first, second))
+                and sum(bench.metric(child, "clickledger_webhook_lines") for child in (first, second)) == 4
+            ),
+            "both to have webhooks",
+        )
+        ids = bench.emit(9)
+        for each in endpoints:
+            bench.until_taken(each, ids)
+        first.kill()
+        ids += bench.emit(9)
+        for each in endpoints:
+            bench.until_taken(each, ids)
+            assert set(each.ids()) == set(ids)
+    finally:
+        for each in endpoints:
+            each.close()
+
+
+def test_a_webhook_behind_retention(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """What Kafka deleted before it was read is counted and named, and the rest is delivered."""
+    endpoint.answering = lambda _: (500, {})
+    made = bench.create(endpoint.url)
+    bench.ask("PATCH", f"/{made['id']}", {"enabled": False})
+    bench.emit(9)
+    bench.forget()
+    ids = bench.emit(9)
+    endpoint.answering = lambda _: (200, {})
+    deliverer(bench).kill()  # so that it cannot have the records in memory
+    bench.start()
+    bench.ask("PATCH", f"/{made['id']}", {"enabled": True})
+    bench.until_taken(endpoint, ids)
+    assert set(endpoint.ids()) == set(ids)
+    bench.until(lambda: bench.view(made)["lost_offsets"] == 9, "the loss to be counted")
+    assert "are no longer in Kafka" in deliverer(bench).log.read_text()
+
+
+def test_secrets_are_nowhere(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """Neither secret, URL nor header value stands in Kafka, in the copies on disk, in logs or in answers after the first."""
+    made = bench.create(f"{endpoint.url}?token=misplaced-url-token", headers={"X-Key": "misplaced-header-value"})
+    bench.until_taken(endpoint, bench.emit(2))
+    bench.until(lambda: len(bench.deliveries(made)) == 2, "the log")
+    said = json.dumps([bench.view(made) | {"url": ""}, bench.deliveries(made)]).encode()
+    said += b"".join(child.log.read_bytes() for child in bench.children)
+    said += b"".join(path.read_bytes() for path in Path(bench.env["CLICKLEDGER_DATA"]).rglob("*") if path.is_file())
+    said += bench.run(bench.everything(bench.kafka.topic_catalog)) + bench.run(
+        bench.everything(bench.kafka.topic_webhooks)
+    )
+    for secret in (made["secret"], "misplaced-url-token", "misplaced-header-value", SECRET_KEY):
+        assert secret.encode() not in said
+
+
+@pytest.mark.parametrize("service", ["reporting", "deliverer"])
+def test_without_its_key_a_service_does_not_start(
+    bench: WebhookBench, guard: Any, tmp_path: Path, service: str
+) -> None:
+    """Once a webhook exists, without the key or with another one the process ends and says what it needs."""
+    bench.create("https://hooks.example/", enabled=False)
+    for number, key in enumerate(("", "another key, which is long enough too: 0123")):
+        env = bench.env | {"CLICKLEDGER_DATA": str(tmp_path / "data"), "CLICKLEDGER_SECRET_KEY": key}
+        child = spawn_service(guard, service, tmp_path / f"{number}.log", env)
+        bench.until(lambda child=child: not child.alive, f"{service} to end")  # type: ignore[misc]
+        assert child.stop() == 1
+        assert "start with the CLICKLEDGER_SECRET_KEY that they were made with" in child.log.read_text()

@@ -21,12 +21,13 @@ from clickledger.topics import catalog_topic_config, record_topic_config
 from shared.catalog import CatalogWriter, Entry, Kind
 from shared.events import ENRICHED_FIELDS, HEADER_RAW_OFFSET, encode_enriched, encode_raw_offset
 from shared.ids import uuid7_with_partition
-from shared.kafka import Admin, Producer, TopicSpec
+from shared.kafka import Admin, Producer, Reader, TopicSpec
 from shared.settings import KafkaSettings
 from tests.support.catalog import key_record
 from tests.support.full_stack import start_service
 from tests.support.health import health_text, metric
 from tests.support.processes import Child
+from tests.support.topics import delete_records, end_offsets
 
 T = TypeVar("T")
 PARTITIONS = 3
@@ -261,6 +262,42 @@ class WebhookBench:
             self._next_raw[partition] += 1
         self.write(records)
         return [record["transaction_id"] for record in records]
+
+    def take_raw(self, partition: int, count: int) -> range:
+        """Raw offsets that a test writes itself."""
+        first = self._next_raw[partition]
+        self._next_raw[partition] += count
+        return range(first, first + count)
+
+    def emit_time(self) -> int:
+        """A time between what was written before and what is written after."""
+        time.sleep(0.005)
+        now_ms = time.time_ns() // 1_000_000
+        time.sleep(0.005)
+        return now_ms
+
+    def forget(self) -> None:
+        """Delete all records of the enriched topic, as retention does."""
+        self.run(self._forget())
+
+    async def _forget(self) -> None:
+        for partition, end in (await end_offsets(self.kafka, self.kafka.topic_enriched)).items():
+            await delete_records(self.kafka, self.kafka.topic_enriched, partition, end)
+
+    async def everything(self, topic: str) -> bytes:
+        """Keys and values of a topic of one partition."""
+        reader = Reader(self.kafka, topic, client_id="test")
+        await reader.start()
+        try:
+            end = (await reader.end_offsets([0]))[0]
+            reader.assign(await reader.begin_offsets([0]))
+            found = b""
+            while await reader.position(0) < end:
+                for record in (await reader.getmany(timeout_ms=200)).get(0, ()):
+                    found += (record.key or b"") + (record.value or b"")
+            return found
+        finally:
+            await reader.close()
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append enriched records as the enricher does."""

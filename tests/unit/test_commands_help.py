@@ -37,6 +37,14 @@ _COMMANDS = [
     "tenants create",
     "tenants list",
     "tenants set",
+    "webhooks create",
+    "webhooks list",
+    "webhooks update",
+    "webhooks rotate",
+    "webhooks delete",
+    "webhooks test",
+    "webhooks deliveries",
+    "webhooks replay",
 ]
 
 
