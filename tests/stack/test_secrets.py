@@ -26,6 +26,13 @@ from tests.support.pipeline import audit_is_clean, run, succeed
 from tests.support.processes import Child
 from tests.support.stack import execute
 
+LOCAL_WEBHOOKS = {"CLICKLEDGER_WEBHOOKS_ALLOW_NETWORKS": "127.0.0.0/8"}
+FILES_OF_SECRETS: dict[str, list[str]] = {
+    **{name: [] for name in ("created", "webhook token", "webhook field", "webhook secret")},
+    "seal key": ["seal.key"],
+}
+"""Where a secret that is not in `ready.json` lies."""
+
 
 class Misplaced(NamedTuple):
     """Secrets of a client's that it puts where none belongs; each one of its own, so that it can be told where it is."""
@@ -71,12 +78,14 @@ def ask(url: str, method: str, path: str, body: bytes = b"", **fields: str) -> b
 def exercised(guard: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercised]:
     """A stack of its own, used well and badly; everything that it said."""
     folder = tmp_path_factory.mktemp("secrets")
-    stack = FullStack(guard, folder / "up", env={"CLICKLEDGER_LOG_LEVEL": "DEBUG"})
+    stack = FullStack(guard, folder / "up", env={"CLICKLEDGER_LOG_LEVEL": "DEBUG", **LOCAL_WEBHOOKS})
     ready, misplaced = stack.ready, Misplaced.make()
     keys = {name: ready[name] for name in ("key", "reports_key", "admin_key")}
     created = run(stack, "keys", "create", "--tenant", "default", "--grants", "shortlinkclicks")
     keys["created"] = created.stdout.strip()
     keys["owner password"] = str(urlsplit(ready["clickhouse_owner"]).password)
+    keys["seal key"] = (stack.data / "seal.key").read_text().strip()
+    keys |= make_webhook(ready, keys)
     answers = [*use_well(ready, keys), *use_badly(ready, keys, misplaced)]
     reports = start_badly(guard, stack, folder, misplaced)
     answers.append(ask(reports_url(stack, reports), "GET", "/v1/reports/ctr", **bearer(keys["reports_key"])))
@@ -95,6 +104,16 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
+def make_webhook(ready: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
+    """A webhook that nobody listens to; its secrets, of which the answer is shown once and not kept here."""
+    secret = {"webhook token": f"webhook-token-{secrets.token_hex(12)}", "webhook field": secrets.token_hex(12)}
+    url = f"http://127.0.0.1:9/{secret['webhook token']}"
+    body = json.dumps({"url": url, "headers": {"X-Key": secret["webhook field"]}}).encode()
+    made = ask(ready["reports"], "POST", "/v1/webhooks", body, **bearer(keys["reports_key"]))
+    (signing,) = re.findall(rb"whsec_[A-Za-z0-9+/=]+", made)
+    return secret | {"webhook secret": signing.decode()}
+
+
 def use_well(ready: dict[str, Any], keys: dict[str, str]) -> list[bytes]:
     """Every key where it belongs."""
     click = json.dumps({"short-url": ready["short_url"]}).encode()
@@ -104,6 +123,7 @@ def use_well(ready: dict[str, Any], keys: dict[str, str]) -> list[bytes]:
         ask(ready["api"], "POST", BATCH, click, **bearer(keys["key"])),
         ask(ready["api"], "GET", "/v1/links?short_url=x.example/y", **bearer(keys["admin_key"])),
         ask(ready["reports"], "GET", "/v1/reports/ctr", **bearer(keys["reports_key"])),
+        ask(ready["reports"], "POST", "/v1/webhooks", b'{"url":1}', **bearer(keys["reports_key"])),
     ]
 
 
@@ -151,6 +171,7 @@ def start_badly(guard: Any, stack: FullStack, folder: Path, misplaced: Misplaced
         "CLICKLEDGER_CLICKHOUSE_URL": owner.replace(str(urlsplit(owner).password), misplaced.password),
         "CLICKLEDGER_REPORTING_PORT": "0",
         "CLICKLEDGER_LOG_LEVEL": "DEBUG",
+        "CLICKLEDGER_SECRET_KEY": (stack.data / "seal.key").read_text().strip(),
     }
     return start_service(guard, "reporting", folder / "wrong.log", env)
 
@@ -188,7 +209,7 @@ def test_no_secret_on_disk(exercised: Exercised) -> None:
     """Of all files of the stack only `ready.json` has plain keys, and nobody but its owner can read it."""
     data = exercised.stack.data
     for name, secret in exercised.keys.items():
-        expected = [] if name == "created" else ["ready.json"]
+        expected = FILES_OF_SECRETS.get(name, ["ready.json"])
         assert holders(data, secret) == expected, name
     for path in (data / "ready.json", exercised.stack.ready_file):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -229,13 +250,16 @@ def test_no_secret_is_a_row(exercised: Exercised) -> None:
 
 
 def test_no_secret_is_a_process_title(exercised: Exercised) -> None:
-    """Command lines have none; environments, which only their user can read, at most the ClickHouse password where it is needed."""
+    """Command lines have none; environments, which only their user can read, what is needed there."""
     parts = exercised.stack.ready["pids"]
-    need_it = {parts[name] for name in ("clickhouse", "sink", "reporting")}
+    need_it = {
+        "owner password": {parts[name] for name in ("clickhouse", "sink", "reporting")},
+        "seal key": {parts["reporting"], parts["deliverer"], exercised.pids[-1]},
+    }
     for pid in exercised.pids:
         process = Path(f"/proc/{pid}")
         command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
         for name, secret in exercised.keys.items():
             assert secret.encode() not in command, (name, command)
-            assert secret.encode() not in environment or (name == "owner password" and pid in need_it)
+            assert secret.encode() not in environment or pid in need_it.get(name, ())
         assert stat.S_IMODE((process / "environ").stat().st_mode) == 0o400
