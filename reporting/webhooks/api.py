@@ -18,7 +18,7 @@ from reporting.problems import Refused
 from reporting.state import State
 from reporting.webhooks import documentation as docs
 from reporting.webhooks.model import ReplayBody, WebhookBody, WebhookChange
-from reporting.webhooks.registry import Conflicting, Faulty, Made, Registry
+from reporting.webhooks.registry import Conflicting, Faulty, Made, Registry, Unavailable
 from shared.keys import Grant
 
 B = TypeVar("B", bound=BaseModel)
@@ -64,7 +64,7 @@ def router(state: State) -> APIRouter:
     @api.post(f"{base}/{{webhook_id}}/rotate", summary="A new signing secret", **docs.ROTATE)
     async def rotate(request: Request, webhook_id: str) -> dict[str, Any]:
         tenant, registry = _caller(state, request)
-        return _with_secret(_found(await registry.rotate(tenant, webhook_id)))
+        return _with_secret(_found(await _asked(registry.rotate(tenant, webhook_id))))
 
     @api.post(f"{base}/{{webhook_id}}/test", summary="Send a test event", **docs.TEST)
     async def test(request: Request, webhook_id: str) -> JSONResponse:
@@ -104,6 +104,8 @@ async def _asked(work: Any) -> Any:
         raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
     except Conflicting as exc:
         raise Refused(HTTPStatus.CONFLICT, str(exc)) from exc
+    except Unavailable as exc:
+        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(exc)) from exc
 
 
 def _found(found: T | None) -> T:

@@ -38,7 +38,7 @@ from reporting.webhooks.offsets import Offsets
 from reporting.webhooks.places import Progress, Window, decode_progress, encode_progress
 from reporting.webhooks.writing import Writing
 from shared.catalog import Catalog, Entry, Kind
-from shared.errors import OperatorError, TransientError
+from shared.errors import TransientError
 from shared.rte import rfc3339
 from shared.secret_box import NotOurs, SecretBox
 from shared.settings import KafkaSettings, WebhookSettings
@@ -57,6 +57,10 @@ class Faulty(ValueError):
 
 class Conflicting(ValueError):
     """A request that cannot be met now; the message says why."""
+
+
+class Unavailable(ValueError):
+    """A request that this process cannot meet until its operator mends it; the message says what."""
 
 
 class WebhookCatalog(Protocol):
@@ -132,11 +136,11 @@ class Registry:
     # Changing
 
     async def create(self, tenant: str, body: WebhookBody) -> Made:
-        """A new one, which begins with the next event. Raises Faulty, Conflicting."""
+        """A new one, which begins with the next event. Raises Faulty, Conflicting, Unavailable."""
         secret = make_secret(secrets.token_bytes(SECRET_BYTES))
         url = self._checked(body.url, body.headers)
         if not self._box.is_lasting:
-            raise OperatorError("webhooks need CLICKLEDGER_SECRET_KEY, which is not set")
+            raise Unavailable("Webhooks need CLICKLEDGER_SECRET_KEY, which is not set")
         async with self._one:
             self._require_current()
             count = sum(1 for _ in self._catalog.scan(Kind.WEBHOOK, f"{tenant}/"))
@@ -163,7 +167,7 @@ class Registry:
         return Made(self._view(webhook), secret)
 
     async def change(self, tenant: str, webhook_id: str, body: WebhookChange) -> dict[str, Any] | None:
-        """The webhook as it is then; None when there is none. Raises Faulty."""
+        """The webhook as it is then; None when there is none. Raises Faulty, Unavailable."""
         async with self._one:
             webhook = self._current(tenant, webhook_id)
             if webhook is None:
@@ -191,7 +195,7 @@ class Registry:
         return self._view(webhook)
 
     async def rotate(self, tenant: str, webhook_id: str) -> Made | None:
-        """A new signing secret; the former one signs beside it for a day."""
+        """A new signing secret; the former one signs beside it for a day. Raises Unavailable."""
         secret = make_secret(secrets.token_bytes(SECRET_BYTES))
         async with self._one:
             webhook = self._current(tenant, webhook_id)
@@ -286,7 +290,7 @@ class Registry:
         try:
             return webhook.opened(self._box)
         except NotOurs as exc:
-            raise OperatorError(f"{webhook.key} was sealed with another CLICKLEDGER_SECRET_KEY") from exc
+            raise Unavailable("This webhook was sealed with another CLICKLEDGER_SECRET_KEY") from exc
 
     async def _put(self, webhook: Webhook) -> None:
         entry = Entry(Kind.WEBHOOK, webhook.key, encode_webhook(webhook))
