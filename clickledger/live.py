@@ -1,76 +1,57 @@
-"""Enriched clicks as they come: read without a group, filtered, as one coloured line each."""
+"""Enriched clicks as they come: read without a group, as one coloured line each."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.text import Text
 
-from shared.errors import DataError
-from shared.events import Status, decode_enriched
-from shared.kafka import Reader
-from shared.settings import KafkaSettings
+from clickledger.directory import read_catalog
+from clickledger.located import Located
+from shared.catalog import Kind
+from shared.enriched import Enriched, Stream, Taken
+from shared.errors import DataError, OperatorError
+from shared.events import decode_enriched
+from shared.rte import Position
 
+_BUFFER_BYTES: Final = 4 << 20
+"""Read ahead: some thousand clicks."""
 _COLOURS: Final = {"accepted": "green", "duplicate": "yellow", "rejected": "red", "malformed": "bold red"}
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which clicks to show; an empty set shows all."""
+async def follow(found: Located, begin: int | Position | None) -> AsyncIterator[tuple[Taken, dict[str, Any]]]:
+    """Yield enriched clicks, each once, from a time (ms), from a position, or from now, for ever.
 
-    statuses: frozenset[str]
-    promotions: frozenset[str]
-    tenant: str | None
-
-    @classmethod
-    def of(cls, statuses: Iterable[str], promotions: Iterable[str], tenant: str | None) -> Filter:
-        """Make a filter. Raises ValueError naming the known statuses."""
-        known = frozenset(str(status) for status in Status)
-        wanted = frozenset(statuses)
-        if not wanted <= known:
-            raise ValueError(f"--status {', '.join(sorted(wanted - known))}: not one of {', '.join(sorted(known))}")
-        return cls(wanted, frozenset(promotions), tenant)
-
-    def matches(self, record: Mapping[str, Any]) -> bool:
-        """Whether a click is wanted."""
-        return (
-            (not self.statuses or record.get("status") in self.statuses)
-            and (not self.promotions or record.get("promotion_id") in self.promotions)
-            and (self.tenant is None or record.get("tenant") == self.tenant)
-        )
-
-
-async def follow(kafka: KafkaSettings, since_ms: int | None) -> AsyncIterator[tuple[bytes, dict[str, Any]]]:
-    """Yield (value, record) of enriched clicks from now, or from `since_ms` ago, for ever.
-
-    The order is each partition's; partitions are not merged by time. Raises TransientError when Kafka goes away.
+    The order is each partition's; partitions are not merged by time. Raises TransientError when Kafka goes away,
+    PositionLost, OperatorError before `setup` has run.
     """
-    reader = Reader(kafka, kafka.topic_enriched, client_id="clickledger-tail")
+    enriched = Enriched(found.kafka, await _stream(found), "clickledger-tail", _BUFFER_BYTES)
     try:
-        await reader.start()
-        reader.assign(await _positions(reader, since_ms))
+        await enriched.open()
+        match begin:
+            case None:
+                await enriched.begin_latest()
+            case int():
+                await enriched.begin_at(begin)
+            case Position():
+                await enriched.begin(begin)
         while True:
-            for records in (await reader.getmany(timeout_ms=200)).values():
-                for record in records:
-                    try:
-                        yield record.value or b"", decode_enriched(record.value or b"")
-                    except DataError:
-                        continue  # not one of ours; the sink stops there and says so
+            for taken in await enriched.read(timeout_ms=200):
+                with contextlib.suppress(DataError):  # not one of ours; the sink stops there and says so
+                    yield taken, decode_enriched(taken.value)
     finally:
-        await reader.close()
+        await enriched.close()
 
 
-async def _positions(reader: Reader, since_ms: int | None) -> dict[int, int]:
-    partitions = await reader.partitions()
-    ends = await reader.end_offsets(partitions)
-    if since_ms is None:
-        return ends
-    found = await reader.offsets_at(time.time_ns() // 1_000_000 - since_ms, partitions)
-    return {partition: ends[partition] if offset is None else offset for partition, offset in found.items()}
+async def _stream(found: Located) -> Stream:
+    async with read_catalog(found.kafka, found.catalog, (Kind.STREAM,)) as catalog:
+        record = catalog.stream(found.kafka.topic_raw)
+    if record is None:
+        raise OperatorError(f"no stream is known for topic {found.kafka.topic_raw}: run 'clickledger setup'")
+    return Stream(record["stream"], record["start_offsets"])
 
 
 def line_of(record: Mapping[str, Any]) -> Text:

@@ -11,6 +11,7 @@ from reporting import documentation, health, reports
 from reporting.dashboard import routes as dashboard
 from reporting.edr import routes as edr
 from reporting.problems import add_handlers
+from reporting.rte import routes as rte
 from reporting.state import State
 from reporting.webhooks import api as webhooks
 from reporting.webhooks import documentation as webhooks_documentation
@@ -21,9 +22,11 @@ def build_app(state: State) -> FastAPI:
     """The application."""
     app = FastAPI(title="Clickledger reports", docs_url=None, redoc_url=None)
     add_handlers(app)
-    for feature in (reports, health, dashboard, edr, webhooks):
+    for feature in (reports, rte, health, dashboard, edr, webhooks):
         app.include_router(feature.router(state))
-    documentation.complete(app, reports.SCHEMAS, health.SCHEMAS, dashboard.SCHEMAS, webhooks_documentation.SCHEMAS)
+    documentation.complete(
+        app, reports.SCHEMAS, rte.SCHEMAS, health.SCHEMAS, dashboard.SCHEMAS, webhooks_documentation.SCHEMAS
+    )
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> dict[str, str]:

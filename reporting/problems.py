@@ -22,16 +22,30 @@ _HEADERS = {HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"}, HTTPStatus.
 class Refused(Exception):
     """A request that gets no report."""
 
-    def __init__(self, status: HTTPStatus, description: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        description: str,
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """`more`: further keys of the answer."""
         super().__init__(description)
         self.status = status
         self.description = description
         self.headers = headers or _HEADERS.get(status)
+        self.more = more or {}
 
 
-def problem(status: int, description: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer for a refusal."""
-    return JSONResponse({"code": str(status), "description": description}, status_code=status, headers=headers)
+def problem(
+    status: int,
+    description: str,
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The answer for a refusal; `more` are further keys."""
+    body = {"code": str(status), "description": description, **(more or {})}
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -39,7 +53,7 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(_: Request, exc: Refused) -> JSONResponse:
-        return problem(exc.status, exc.description, exc.headers)
+        return problem(exc.status, exc.description, exc.headers, exc.more)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, exc: RequestValidationError) -> JSONResponse:

@@ -15,6 +15,8 @@ from reporting.dashboard.attempts import Attempts
 from reporting.dashboard.links import PURPOSE as LINK_PURPOSE
 from reporting.dashboard.links import LoginLinks
 from reporting.pipeline import PipelineWatch
+from reporting.rte.desk import Desk
+from reporting.rte.hub import Hub
 from reporting.sessions import PURPOSE as SESSION_PURPOSE
 from reporting.sessions import Sessions
 from reporting.state import Dashboard, Exports, State
@@ -72,6 +74,7 @@ async def serve(
             ClickHouse(clickhouse_settings) as clickhouse,
             ClickHouse(_patient(clickhouse_settings, settings)) as patient,
             serving_webhooks(runtime, kafka, catalog_settings, webhooks, box, catalog) as registry,
+            Hub(kafka, settings, catalog, clickhouse) as hub,
         ):
             turns = Turns(settings.reporting_queries_max, settings.reporting_waiting_max)
             sessions = Sessions(SecretBox(secret, SESSION_PURPOSE), settings.reporting_session_minutes * 60_000)
@@ -79,15 +82,16 @@ async def serve(
             dashboard = _dashboard(runtime, settings, secret, pipeline)
             connections = lane(settings.reporting_connections_max)
             exports = _exports(settings, kafka, patient)
-            state = State(catalog, clickhouse, runtime, turns, sessions, dashboard, exports, registry)
+            state = State(catalog, clickhouse, runtime, turns, sessions, dashboard, exports, Desk(hub), registry)
             server = _Server(_config(settings, runtime, state, connections))
             serving = asyncio.create_task(server.serve())
             is_checked = False
-            while not await runtime.pause(_REFRESH_S) and not serving.done():
+            while not (await runtime.pause(_REFRESH_S) or serving.done() or hub.has_ended):
                 catalog.refresh()
                 if catalog.is_ready and not is_checked:
                     refuse_without_key(catalog, box)
                     is_checked = True
+            hub.stop()
             server.should_exit = True
             await serving
             await connections.abort_rest()

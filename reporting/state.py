@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from reporting.dashboard.attempts import Attempts
 from reporting.dashboard.links import LoginLinks
 from reporting.pipeline import PipelineWatch
+from reporting.rte.desk import Desk
 from reporting.sessions import Sessions
 from reporting.turns import Turns
 from reporting.webhooks.registry import Registry
@@ -63,5 +64,7 @@ class State:
     sessions: Sessions
     dashboard: Dashboard
     exports: Exports
+    desk: Desk
+    """Of the event streams."""
     webhooks: Registry | None = None
     """None where the process has no webhooks."""

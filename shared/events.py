@@ -179,19 +179,28 @@ def mark_replayed(value: bytes) -> bytes:
     return b'%b"source":"%b","suspect":true,%b' % (found[1], Source.SPOOL.encode(), value[found.end() :])
 
 
-_RAW_TYPES: Final[Mapping[str, type]] = {
-    "transaction_id": str,
-    "received_at": int,
-    "tenant": str,
-    "key_id": str,
-    "node": str,
-    "source": str,
-    "suspect": bool,
-    "clicked_at_ignored": bool,
-    "catalog_version": int,
-    "link": dict,
-    "click": dict,
-}
+class RawField(NamedTuple):
+    """One key of the raw record."""
+
+    name: str
+    type: type
+    comment: str
+
+
+RAW_FIELDS: Final[tuple[RawField, ...]] = (
+    RawField("transaction_id", str, "the id that the caller was given, a UUID"),
+    RawField("received_at", int, "when the API took the click"),
+    RawField("tenant", str, "whose click it is"),
+    RawField("key_id", str, "id of the API key that reported it"),
+    RawField("node", str, "API machine that took it"),
+    RawField("source", str, "api, batch, spool or reprocess"),
+    RawField("suspect", bool, "a copy of this click may exist (Idempotency-Key, spool, reprocess)"),
+    RawField("clicked_at_ignored", bool, "a clicked-at was given but was outside its bounds"),
+    RawField("catalog_version", int, "catalog version at acceptance"),
+    RawField("link", dict, "the catalog's record of the matched link, as it was at acceptance"),
+    RawField("click", dict, "the request body: short-url, user-agent, ip-address, clicked-at"),
+)
+"""What every raw record has besides `v`; `replay_of` and `caller_user_agent` may be null or absent."""
 
 
 def decode_raw(value: bytes | None) -> RawClick:
@@ -202,7 +211,7 @@ def decode_raw(value: bytes | None) -> RawClick:
     record = _decode_object(value)
     if record.get("v") != RAW_VERSION:
         raise MalformedRaw(Reason.UNKNOWN_VERSION, f"v is {record.get('v')!r:.40}, known: {RAW_VERSION}")
-    for name, kind in _RAW_TYPES.items():
+    for name, kind, _ in RAW_FIELDS:
         if name not in record:
             raise MalformedRaw(Reason.FIELD_MISSING, name)
         if type(record[name]) is not kind:

@@ -48,3 +48,36 @@ class ReportingSettings(Group):
         le=10_000_000,
         description="raw offsets of one EDR pull by cursor; they are sorted in ClickHouse's memory (1 to 2 kB each)",
     )
+    reporting_rte_clients_max: int = Field(
+        500,
+        ge=1,
+        le=100_000,
+        description="open event streams; beyond it 503. Each is one of the connections above, so: fewer than those",
+    )
+    reporting_rte_ring_bytes_max: int = Field(
+        32 << 20,
+        ge=1 << 16,
+        le=8 << 30,
+        description="bytes of the newest events in memory, for all streams together: a stream that is further behind is closed",
+    )
+    reporting_rte_catchups_max: int = Field(
+        8,
+        ge=1,
+        le=1_000,
+        description="streams that read from the past at once, each with its own reader of Kafka; beyond it 503",
+    )
+    reporting_rte_catchup_bytes_max: int = Field(
+        4 << 20, ge=1 << 16, le=1 << 30, description="bytes that one reader of Kafka fetches ahead for a stream"
+    )
+    reporting_rte_catchup_ms_max: int = Field(
+        600_000,
+        ge=1_000,
+        le=86_400_000,
+        description="ms a stream may read from the past before it is closed, to resume: others wait for its place (10 min)",
+    )
+    reporting_rte_heartbeat_ms: int = Field(
+        15_000,
+        ge=100,
+        le=600_000,
+        description="ms without an event after which a stream gets its position; proxies cut silent connections",
+    )

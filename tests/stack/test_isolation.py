@@ -5,6 +5,7 @@ Every route of both OpenAPI documents has a case here; a new route without one f
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -22,6 +23,7 @@ from tests.support.full_stack import FullStack
 from tests.support.pipeline import audit_is_clean, eventually, query, succeed
 
 REPORT = "/v1/reports/ctr"
+STREAM = "/v1/rte"
 MINUTES = "/v1/reports/minutes"
 OF_REPORTS = ("/v1/webhooks", "/v1/reports/", "/v1/health", "/v1/login-links", "/v1/edr")
 """How paths begin that the reports serve, not the API."""
@@ -195,6 +197,27 @@ def export(ours: Tenant, end: str) -> None:
         assert THEIR_PROMOTION not in ours.ask("GET", asked).body.decode()
 
 
+def stream(ours: Tenant, end: str) -> None:
+    """The event stream, from its beginning to a click of one's own, has nothing of another tenant's."""
+    if end:
+        return  # nothing is asked for
+    link = {"short_url": "http://isolated.example/ours", "promotion_id": "ours"}
+    assert ours.ask("POST", "/v1/links", link).status == 200
+    eventually(lambda: ours.ask("POST", CLICKS, {"short-url": link["short_url"]}).status == 200, "a click of our own")
+    own = ours.ask("POST", CLICKS, {"short-url": link["short_url"]}).json["transaction-id"]
+    where = urlsplit(ours.stack.ready["reports"])
+    with contextlib.closing(http.client.HTTPConnection(str(where.hostname), where.port, timeout=60)) as connection:
+        connection.request("GET", f"{STREAM}?from=earliest", headers={"authorization": f"Bearer {ours.reports}"})
+        response = connection.getresponse()
+        for line in response:
+            if line.startswith(b"data: "):
+                event = json.loads(line[6:])
+                assert event["data"]["tenant"] == "default"
+                if event["id"] == own:
+                    return
+    raise AssertionError("the stream ended")
+
+
 def make_webhook(ours: Tenant, end: str) -> None:
     """A webhook is one's own, however much another tenant's is like it."""
     made = ours.ask("POST", HOOKS, OUR_HOOK)
@@ -255,6 +278,7 @@ CASES: Mapping[str, Callable[[Tenant, str], None]] = {
     "GET /v1/health": pipeline_health,
     "POST /v1/login-links": login_link,
     f"GET {EXPORT}": export,
+    f"GET {STREAM}": stream,
     f"POST {HOOKS}": make_webhook,
     f"GET {HOOKS}": list_webhooks,
     f"GET {HOOK}": no_webhook("GET"),

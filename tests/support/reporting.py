@@ -21,13 +21,22 @@ from reporting.connections import lane
 from reporting.dashboard import links
 from reporting.dashboard.attempts import Attempts
 from reporting.pipeline import PipelineWatch
+from reporting.rte.desk import Desk
+from reporting.rte.hub import Hub
 from reporting.state import Dashboard, Exports, State
 from reporting.turns import Turns
 from shared.clickhouse import ClickHouse
 from shared.http.fastlane import protocol_class
 from shared.runtime import Runtime
 from shared.secret_box import SecretBox
-from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, SecretSettings
+from shared.settings import (
+    CatalogSettings,
+    ClickHouseSettings,
+    KafkaSettings,
+    ReportingSettings,
+    RuntimeSettings,
+    SecretSettings,
+)
 from tests.support.api_service import Reply
 from tests.support.catalog import MemoryCatalog, example_catalog, key_record
 
@@ -77,6 +86,7 @@ def make_state(catalog: MemoryCatalog, runtime: Runtime, folder: Path, secret: s
         sessions.Sessions(SecretBox(settings, sessions.PURPOSE), 60_000),
         Dashboard(login_links, Attempts(LOGIN_FAILURES_MAX), pipeline),
         Exports(clickhouse, Turns(1, 0), "clicks.raw", 1_000),
+        Desk(Hub(no_broker, ReportingSettings(), catalog, clickhouse)),  # not running: no stream can be had
     )
 
 

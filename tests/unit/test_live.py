@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from clickledger.live import Filter, line_of
-from shared.events import Status
+from clickledger.live import line_of
 
 _RECORD: dict[str, Any] = {
     "status": "accepted",
@@ -37,25 +34,3 @@ def test_a_stranger_cannot_drive_the_terminal() -> None:
     """Control characters and markup are shown, not obeyed."""
     line = line_of(_RECORD | {"short_url": "http://s/\x1b[2J\n[red]"}).plain
     assert "http://s/?[2J?[red]" in line
-
-
-@pytest.mark.parametrize(
-    ("statuses", "promotions", "tenant", "wanted"),
-    [
-        ([], [], None, True),
-        (["accepted", "malformed"], ["spring"], "t", True),
-        (["malformed"], [], None, False),
-        ([], ["summer"], None, False),
-        ([], [], "other", False),
-    ],
-)
-def test_filters_are_combined(statuses: list[str], promotions: list[str], tenant: str | None, wanted: bool) -> None:
-    """All given ones must hold."""
-    assert Filter.of(statuses, promotions, tenant).matches(_RECORD) is wanted
-
-
-def test_an_unknown_status_is_refused_with_the_known_ones() -> None:
-    """A typo must not show an empty stream for ever."""
-    with pytest.raises(ValueError, match="accepted, duplicate, malformed, rejected"):
-        Filter.of(["ok"], [], None)
-    assert Filter.of([str(status) for status in Status], [], None)
