@@ -35,9 +35,9 @@ from shared.settings import WebhookSettings
 
 log = logging.getLogger(__name__)
 
-ENDING_S: Final = 5.0
+ENDING_S: Final = 2.0
 """Seconds that attempts under way may take when their webhook goes to another owner; then they are cut off, and repeated."""
-FLUSH_S: Final = 3.0
+FLUSH_S: Final = 1.5
 """Seconds for the last notes of a former owner."""
 SWEEP_S: Final = 60.0
 """Seconds between two looks for records of webhooks that are gone."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.full_stack import spawn_service
+from tests.support.full_stack import clean_env, spawn_service
 from tests.support.processes import Child
 from tests.support.stack import Names
-from tests.support.webhooks import SECRET_KEY, Endpoint, WebhookBench
+from tests.support.webhooks import KEYS, SECRET_KEY, Endpoint, WebhookBench
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +311,33 @@ def test_without_its_key_a_service_does_not_start(
         bench.until(lambda child=child: not child.alive, f"{service} to end")  # type: ignore[misc]
         assert child.stop() == 1
         assert "start with the CLICKLEDGER_SECRET_KEY that they were made with" in child.log.read_text()
+
+
+def test_the_command_line(bench: WebhookBench, endpoint: Endpoint, tmp_path: Path) -> None:
+    """Make, list, try, change, rotate, replay and delete; the secret alone is on standard output, once."""
+    access = {"CLICKLEDGER_WEBHOOKS_KEY": KEYS["acme"]}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        full = [sys.executable, "-m", "clickledger", "webhooks", *arguments, "--api", f"http://127.0.0.1:{bench.port}"]
+        env = {**clean_env(), **access}
+        return subprocess.run(full, env=env, capture_output=True, text=True, timeout=90, check=False)
+
+    made = command("create", "--url", endpoint.url, "--promotion", "spring", "--batch", "5", "--header", "X-Team: blue")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("whsec_")
+    (webhook,) = json.loads(f"[{command('list', '--json').stdout}]")
+    name = webhook["id"]
+    assert name in command("list").stdout
+    assert command("test", name).stdout.startswith("delivered, status 204")
+    endpoint.taken[0].verify(made.stdout.strip())
+    assert command("rotate", name).stdout.startswith("whsec_")
+    assert command("update", name, "--disable", "--all-events").returncode == 0
+    assert command("deliveries", name, "--json").stdout.count("\n") == 1
+    assert "disabled: by_user" in command("list").stdout
+    assert command("replay", name, "--from", "2020-01-01T00:00:00Z").returncode == 1
+    assert command("update", name).returncode == 2
+    assert command("delete", name).returncode == 0
+    gone = command("delete", name)
+    assert (gone.returncode, gone.stderr) == (1, "clickledger: There is no such webhook\n")
+    access["CLICKLEDGER_WEBHOOKS_KEY"] = "wrong"
+    assert "Invalid token" in command("list").stderr
