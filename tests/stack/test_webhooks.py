@@ -117,6 +117,7 @@ def test_a_dead_and_a_slow_endpoint_beside_a_good_one(bench: WebhookBench, endpo
         ids_of_attempts = {entry["id"] for entry in bench.deliveries(dead_one)}
         assert len(ids_of_attempts) == 1
         dead.answering = lambda _: (200, {})
+        assert bench.ask("PATCH", f"/{dead_one['id']}", {"enabled": True})[0] == 200  # it may have been disabled by now
         bench.until_taken(dead, ids)
     finally:
         slow.close()
