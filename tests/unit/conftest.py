@@ -1,10 +1,15 @@
-"""Pure tests: no deadline per example, because a busy machine is not a wrong answer. FUZZ_EXAMPLES: how many, for a night."""
+"""Pure tests: nothing is timed, because a busy machine is not a wrong answer. FUZZ_EXAMPLES: how many, for a night."""
 
 from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("no-deadline", deadline=None, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")))
-settings.load_profile("no-deadline")
+settings.register_profile(
+    "not-timed",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
+)
+settings.load_profile("not-timed")
