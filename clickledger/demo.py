@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markup import escape
 
-from clickledger import ctr, demo_data, output, registration
+from clickledger import demo_data, output, registration
 from clickledger.audit_print import exit_code, print_report
 from clickledger.audit_record import record_audit
 from clickledger.audit_run import run_audit
@@ -22,8 +22,11 @@ from clickledger.load.pump import Pace, Pump, Tally
 from clickledger.load.report import new_run_id, now_ms
 from clickledger.located import Located, of_stack
 from clickledger.login_link import make_login_link
+from clickledger.reports import print_figures, tenant_zone
 from clickledger.stack.ready import Ready
-from reporting.ctr import period_of
+from reporting.dimensions import By
+from reporting.figures import Question, read
+from reporting.periods import period_of
 from shared.clickhouse import ClickHouse
 from shared.errors import OperatorError
 
@@ -129,11 +132,13 @@ def _live_clicks(count: int | None) -> Iterator[Click]:
 
 async def _print_ctr(ready: Ready, found: Located, out: Console) -> None:
     async with ClickHouse(found.clickhouse) as clickhouse:
-        zone = await ctr.zone_of(clickhouse, ready.tenant)
-        period = period_of(None, None, zone, datetime.now(UTC))
-        rows = await ctr.read(clickhouse, ready.tenant, period, "", zone)
-    out.print(f"\n[bold]Click-through[/bold], {period.first} to {period.last} ({zone}); bots are counted apart")
-    output.print_table(ctr.COLUMNS, [[row[column] for column in ctr.COLUMNS] for row in rows])
+        zone = await tenant_zone(clickhouse, ready.tenant)
+        period = period_of("", "", zone, datetime.now(UTC))
+        question = Question(ready.tenant, period, (By.PROMOTION,), {})
+        rows = await read(clickhouse, question)
+    about = f"{period.first} to {period.last} ({zone.key}); bots are counted apart"
+    out.print(f"\n[bold]Click-through[/bold], {about}")
+    print_figures(question, rows)
     out.print("Countries by IP Geolocation by DB-IP, https://db-ip.com", style="dim")
 
 

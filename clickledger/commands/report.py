@@ -1,20 +1,23 @@
-"""`clickledger report ctr`: the click-through report in the terminal."""
+"""`clickledger report ctr|breakdown`: the reports in the terminal."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clickledger.located import DataOption, locate
+
+if TYPE_CHECKING:  # loaded when a report is made
+    from reporting.dimensions import By
+    from reporting.figures import Question
 
 
 class Format(StrEnum):
@@ -25,75 +28,119 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+TenantOption = Annotated[str | None, typer.Option(help="Whose clicks [the running stack's tenant].")]
+FirstOption = Annotated[
+    str, typer.Option("--from", metavar="DATE", help="First day, or a moment 2026-05-01T10:00Z [29 days before].")
+]
+LastOption = Annotated[
+    str, typer.Option("--to", metavar="DATE", help="Last day, included, or a moment, not included [today].")
+]
+ZoneOption = Annotated[str, typer.Option(help="IANA time zone of hours, days and weeks [the tenant's].")]
+PromotionOption = Annotated[str, typer.Option(help="Only this promotion.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="table, json (one object per line) or csv.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.callback()(lambda: None)
     group.command("ctr")(ctr)
-    app.add_typer(group, name="report", help="Reports: click-through by promotion and day.")
+    group.command("breakdown")(breakdown)
+    app.add_typer(group, name="report", help="Reports: click-through, and clicks by any dimension.")
 
 
 def ctr(
     *,
-    tenant: Annotated[str | None, typer.Option(help="Whose clicks [the running stack's tenant].")] = None,
-    first: Annotated[str | None, typer.Option("--from", metavar="DATE", help="First day [29 days before].")] = None,
-    last: Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last day [today].")] = None,
-    promotion: Annotated[str, typer.Option(help="Only this promotion.")] = "",
-    daily: Annotated[bool, typer.Option("--daily", help="One line per promotion and day, not per promotion.")] = False,
-    output_format: Annotated[
-        Format, typer.Option("--format", help="table, json (one object per line) or csv.")
-    ] = Format.TABLE,
+    tenant: TenantOption = None,
+    first: FirstOption = "",
+    last: LastOption = "",
+    zone: ZoneOption = "",
+    promotion: PromotionOption = "",
+    by: Annotated[
+        str, typer.Option(help="promotion, campaign, deployment, link, hour, day, week; several with commas.")
+    ] = "promotion",
+    daily: Annotated[bool, typer.Option("--daily", help="The same as --by promotion,day.")] = False,
+    output_format: FormatOption = Format.TABLE,
     data: DataOption = None,
 ) -> None:
-    """Print clicks, recipients and click-through rate by promotion; days are the tenant's. Bots are counted apart.
+    """Print clicks, different recipients and click-through rates; bots are counted apart.
 
     Example: clickledger report ctr
 
     Example: clickledger report ctr --daily --from 2026-05-01 --to 2026-05-31 --format csv
     """
-    try:
-        days = tuple(None if text is None else date.fromisoformat(text) for text in (first, last))
-    except ValueError as exc:
-        raise typer.BadParameter(f"{exc}: write a day as 2026-05-31") from exc
-    columns, rows = asyncio.run(_read(data, tenant, days, promotion, daily=daily))
-    print_rows(columns, rows, output_format)
+    from reporting.reports import CTR_BY
+
+    given = (tenant, first, last, zone, promotion)
+    _print(data, given, "promotion,day" if daily else by, CTR_BY, output_format)
 
 
-def print_rows(columns: Sequence[str], rows: Sequence[dict[str, Any]], output_format: Format) -> None:
-    """Print rows in a format."""
-    from clickledger.output import print_table
+def breakdown(
+    *,
+    tenant: TenantOption = None,
+    first: FirstOption = "",
+    last: LastOption = "",
+    zone: ZoneOption = "",
+    promotion: PromotionOption = "",
+    by: Annotated[
+        str, typer.Option(help="browser, os, device, device_type, resolution, country, bot_reason, source, or as ctr.")
+    ] = "browser",
+    output_format: FormatOption = Format.TABLE,
+    data: DataOption = None,
+) -> None:
+    """Print clicks by browser, country or any other dimension.
 
+    Example: clickledger report breakdown --by country,device_type --promotion spring-sale
+    """
+    from reporting.dimensions import By
+
+    _print(data, (tenant, first, last, zone, promotion), by, tuple(By), output_format)
+
+
+def _print(
+    data: Path | None, given: Sequence[str | None], by: str, allowed: Sequence[By], output_format: Format
+) -> None:
+    from clickledger.reports import print_figures
+    from reporting.figures import ROWS_MAX
+    from reporting.tables import as_csv
+
+    question, rows = asyncio.run(_read(data, given, by, allowed))
+    if len(rows) > ROWS_MAX:
+        raise typer.BadParameter(f"more than {ROWS_MAX:,} rows: ask for less time, one promotion or fewer dimensions")
     match output_format:
         case Format.TABLE if not rows:
             typer.echo("no clicks: look at --tenant, --from, --to and --promotion", err=True)
         case Format.TABLE:
-            print_table(columns, [[row[column] for column in columns] for row in rows])
+            print_figures(question, rows)
         case Format.JSON:
             for row in rows:
                 typer.echo(json.dumps(row, ensure_ascii=False))
         case Format.CSV:
-            writer = csv.writer(sys.stdout)
-            writer.writerow(columns)
-            writer.writerows([row[column] for column in columns] for row in rows)
+            sys.stdout.write(as_csv(question.columns, rows).decode())
 
 
 async def _read(
-    data: Path | None, tenant: str | None, days: tuple[date | None, ...], promotion: str, *, daily: bool
-) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    from clickledger import ctr as totals
-    from reporting import ctr as report
+    data: Path | None, given: Sequence[str | None], by: str, allowed: Sequence[By]
+) -> tuple[Question, list[dict[str, Any]]]:
+    from clickledger.reports import tenant_zone
+    from reporting.dimensions import parse_by
+    from reporting.figures import Question, read
+    from reporting.periods import period_of, zone_of
     from shared.clickhouse import ClickHouse
 
+    tenant, first, last, zone, promotion = given
+    bounds = (first or "", last or "")
+    try:
+        dimensions = parse_by(by, allowed)
+        period_of(*bounds, zone_of(zone or "UTC"), datetime.now(UTC))  # before anything is asked
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
     found = locate(data)
     tenant = tenant or (found.stack.tenant if found.stack else None)
     if tenant is None:
         raise typer.BadParameter("whose report? give --tenant")
     async with ClickHouse(found.clickhouse) as clickhouse:
-        zone = await totals.zone_of(clickhouse, tenant)
-        try:
-            period = report.period_of(days[0], days[1], zone, datetime.now(UTC))
-        except ValueError as exc:
-            raise typer.BadParameter(str(exc)) from exc
-        if daily:
-            return report.COLUMNS, await report.read(clickhouse, tenant, period, promotion)
-        return totals.COLUMNS, await totals.read(clickhouse, tenant, period, promotion, zone)
+        period = period_of(*bounds, zone_of(zone) if zone else await tenant_zone(clickhouse, tenant), datetime.now(UTC))
+        filters = {"promotion_id": promotion} if promotion else {}
+        question = Question(tenant, period, dimensions, filters)
+        return question, await read(clickhouse, question)

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
-from reporting.ctr import DAYS_MAX, period_of
 from reporting.problems import Refused
 from reporting.turns import Turns
 from tests.support.catalog import SECRET, key_record
 from tests.support.reporting import READER, ReportingService, running
 from tests.support.wire_fuzz import exchange, take_apart
+
+BAD_QUERIES = (
+    "from=yesterday",
+    "from=2025-02-30",
+    "from=2025-02-02T10:00:00",
+    "from=2025-02-02&to=2025-02-01",
+    "from=2025-02-02T10:00:00Z&to=2025-02-02T12:00:00%2B02:00",
+    "from=2020-01-01&to=2025-01-01",
+    "from=0001-01-01&to=9999-12-31",
+    "to=9999-12-31",
+    "zone=Europe/Nowhere",
+    "zone=../../etc/passwd",
+    "by=browser",
+    "by=day,day",
+    "by=promotion,campaign,deployment,link,day",
+    "format=pdf",
+    "unique=perhaps",
+    "promotion_id=",
+    "promotion=spring",
+    "from=2025-02-02&from=2025-02-02",
+    "tenant=other",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +57,13 @@ def own_service(tmp_path: Path) -> Iterator[ReportingService]:
         ("/v1/reports/ctr", None, "GET", 401),
         ("/v1/reports/ctr", "unknown", "GET", 401),
         ("/v1/reports/ctr", SECRET, "GET", 403),
-        ("/v1/reports/ctr?from=yesterday", READER, "GET", 400),
-        ("/v1/reports/ctr?from=2025-02-02&to=2025-02-01", READER, "GET", 400),
-        ("/v1/reports/ctr?from=2020-01-01&to=2025-01-01", READER, "GET", 400),
-        ("/v1/reports/ctr?promotion=spring", READER, "GET", 400),
-        ("/v1/reports/ctr?from=2025-02-02&from=2025-02-02", READER, "GET", 400),
+        *((f"/v1/reports/ctr?{query}", READER, "GET", 400) for query in BAD_QUERIES),
+        ("/v1/reports/breakdown", SECRET, "GET", 403),
+        ("/v1/reports/breakdown?by=day,colour", READER, "GET", 400),
         ("/v1/reports/ctr", READER, "POST", 405),
         ("/v1/reports/other", READER, "GET", 404),
         ("/v1/reports/ctr", READER, "GET", 503),
+        ("/v1/reports/breakdown?by=&format=xlsx", READER, "GET", 503),
         ("/v1/edr", None, "GET", 401),
         ("/v1/edr", SECRET, "GET", 403),
         ("/v1/edr", READER, "GET", 400),
@@ -92,23 +111,6 @@ def test_health(own_service: ReportingService) -> None:
     status, body = own_service.get("/readyz", None)
     assert (status, body["code"], body["reasons"]) == (503, "503", ["no catalog yet"])
     assert "no catalog yet" in body["description"]
-
-
-def test_the_period_defaults_to_thirty_days_of_the_tenants_zone() -> None:
-    """At 20:00 UTC it is tomorrow in Kolkata."""
-    now = datetime(2025, 10, 9, 20, 0, tzinfo=UTC)
-    assert period_of(None, None, "UTC", now) == (date(2025, 9, 10), date(2025, 10, 9))
-    assert period_of(None, None, "Asia/Kolkata", now).last == date(2025, 10, 10)
-
-
-@pytest.mark.parametrize("days", [0, DAYS_MAX + 1])
-def test_periods_out_of_range_are_refused(days: int) -> None:
-    """Empty and over the limit; the limit itself is fine."""
-    now = datetime(2025, 10, 9, tzinfo=UTC)
-    last = date(2025, 10, 9)
-    with pytest.raises(ValueError, match="1 to 366"):
-        period_of(date.fromordinal(last.toordinal() - days + 1), last, "UTC", now)
-    assert period_of(date.fromordinal(last.toordinal() - DAYS_MAX + 1), last, "UTC", now).days == DAYS_MAX
 
 
 @pytest.mark.parametrize(

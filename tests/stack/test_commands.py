@@ -148,10 +148,15 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
     (row,) = cli.json_lines("report", "ctr", "--promotion", name, "--format", "json")
     accepted = int(cli("sql", "--format", "TSV", f"SELECT count() FROM rte WHERE promotion_id = '{name}'"))
     assert row["clicks"] + row["bot_clicks"] == accepted > 190
-    assert row["ctr_percent"] == pytest.approx(100 * row["clicks"] / 50)
+    assert (row["ctr_delivered"], row["ctr_sent"]) == (row["clicks"] / 50, row["clicks"] / 100)
     daily = list(csv.DictReader(io.StringIO(cli("report", "ctr", "--daily", "--promotion", name, "--format", "csv"))))
     assert sum(int(day["clicks"]) for day in daily) == row["clicks"]
+    in_view = f"SELECT sum(clicks), sum(clicks_all), sum(duplicate_clicks) FROM ctr_daily WHERE promotion_id = '{name}'"
+    counted = [row[each] for each in ("clicks", "clicks_all", "duplicate_clicks")]
+    assert cli("sql", "--format", "TSV", in_view).split() == list(map(str, counted))
     assert name in cli("report", "ctr")
+    browsers = cli.json_lines("report", "breakdown", "--by", "browser,os", "--promotion", name, "--format", "json")
+    assert sum(each["clicks_all"] for each in browsers) == accepted
 
 
 def test_sql_reads_and_nothing_else(cli: Cli) -> None:

@@ -35,7 +35,7 @@ _QUARTERS = """
 SELECT promotion_id, sum(clicks), uniqExactMerge(recipients)
 FROM
 (
-    SELECT promotion_id, count() AS clicks, uniqExactState(recipient) AS recipients
+    SELECT promotion_id, count() AS clicks, uniqExactState(recipient, if(empty(recipient), link, '')) AS recipients
     FROM clicks
     WHERE tenant = 'acme' AND status = 'accepted'
     GROUP BY promotion_id

@@ -24,6 +24,7 @@ from tests.support.pipeline import audit_is_clean, eventually, query, succeed
 
 REPORT = "/v1/reports/ctr"
 STREAM = "/v1/rte"
+BREAKDOWN = "/v1/reports/breakdown"
 MINUTES = "/v1/reports/minutes"
 OF_REPORTS = ("/v1/webhooks", "/v1/reports/", "/v1/health", "/v1/login-links", "/v1/edr")
 """How paths begin that the reports serve, not the API."""
@@ -157,10 +158,11 @@ def delete_promotion(ours: Tenant, end: str) -> None:
 
 
 def report(ours: Tenant, end: str) -> None:
-    """A report has one's own promotions only, whichever is asked for."""
-    found = same(ours, lambda who, name: who.ask("GET", f"{REPORT}?promotion_id={name}"), THEIR_PROMOTION, NO_PROMOTION)
-    assert found.json["rows"] == []
-    assert THEIR_PROMOTION not in ours.ask("GET", REPORT).body.decode()
+    """A report has one's own promotions only, whichever is asked for; what nobody has has no rows."""
+    for path in (f"{REPORT}?by=promotion,campaign", f"{BREAKDOWN}?by=promotion,browser,link"):
+        ask = lambda who, name, path=path: who.ask("GET", f"{path}&promotion_id={name}")  # noqa: E731
+        assert same(ours, ask, THEIR_PROMOTION, NO_PROMOTION).json["rows"] == []
+        assert THEIR_PROMOTION not in ours.ask("GET", path).body.decode()
 
 
 def minutes(ours: Tenant, end: str) -> None:
@@ -274,6 +276,7 @@ CASES: Mapping[str, Callable[[Tenant, str], None]] = {
     "GET /livez": health,
     "GET /readyz": health,
     f"GET {REPORT}": report,
+    f"GET {BREAKDOWN}": report,
     f"GET {MINUTES}": minutes,
     "GET /v1/health": pipeline_health,
     "POST /v1/login-links": login_link,

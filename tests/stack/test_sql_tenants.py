@@ -80,7 +80,7 @@ _WHOLE = (
     "SELECT * FROM merge(currentDatabase(), '.*')",
     "SELECT * FROM loop('clickledger', 'clicks') LIMIT 5",
     "SELECT * FROM mergeTreeIndex('clickledger', 'clicks')",
-    "SELECT * FROM mergeTreeProjection('clickledger', 'clicks', 'quarter_hours')",
+    "SELECT * FROM mergeTreeProjection('clickledger', 'clicks', 'quarters')",
     "SELECT * FROM remote('127.0.0.1', 'clickledger', 'clicks')",
     "SELECT * FROM clusterAllReplicas('default', clickledger.clicks)",
     "SELECT * FROM dictionary('clickledger.by_tenant')",

@@ -1,0 +1,106 @@
+"""The figures of the reports, counted row by row in plain Python: what every number means, said a second time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from reporting.dimensions import By
+from reporting.figures import Question
+
+
+class Promotion(NamedTuple):
+    """What is known of a promotion now."""
+
+    name: str
+    campaign_id: str
+    deployment_id: str
+    sent: int | None
+    delivered: int | None
+
+
+def recount(
+    rows: Sequence[Mapping[str, Any]], promotions: Mapping[str, Promotion], question: Question
+) -> list[dict[str, Any]]:
+    """The report's rows in any order."""
+    period, groups = question.period, defaultdict(list)
+    for row in rows:
+        moment = datetime.fromtimestamp(row["clicked_at"] / 1000, UTC)
+        is_asked = all((row[column] or "Others") == value for column, value in question.filters.items())
+        inside = period.begin.astimezone(UTC) <= moment < period.end.astimezone(UTC)
+        if inside and is_asked and row["tenant"] == question.tenant and row["status"] in {"accepted", "duplicate"}:
+            groups[tuple(value_of(by, row, period.zone) for by in question.by)].append(row)
+    if not question.by:
+        groups.setdefault((), [])
+    return [_counted(key, members, promotions, question) for key, members in groups.items()]
+
+
+def value_of(by: By, row: Mapping[str, Any], zone: ZoneInfo) -> str:
+    """What a report by one dimension shows of a row."""
+    local = datetime.fromtimestamp(row["clicked_at"] / 1000, UTC).astimezone(zone)
+    match by:
+        case By.HOUR:
+            return f"{local:%Y-%m-%dT%H}:00{local.isoformat()[-6:]}"
+        case By.DAY:
+            return local.date().isoformat()
+        case By.WEEK:
+            return f"{local.isocalendar().year}-W{local.isocalendar().week:02}"
+        case By.PROMOTION | By.CAMPAIGN | By.DEPLOYMENT:
+            return row[f"{by}_id"] or "Others"
+    return row[by.value] or "Others"
+
+
+def _counted(
+    key: tuple[str, ...],
+    rows: Sequence[Mapping[str, Any]],
+    promotions: Mapping[str, Promotion],
+    question: Question,
+) -> dict[str, Any]:
+    named = dict(zip(question.by, key, strict=True))
+    accepted = [row for row in rows if row["status"] == "accepted"]
+    people = [row for row in accepted if not row["is_bot"]]
+    unique = len({("r", row["recipient"]) if row["recipient"] else ("l", row["link"]) for row in people})
+    sent, delivered = (_sum(each, named, promotions, question) for each in ("sent", "delivered"))
+    found: dict[str, Any] = {}
+    for by, value in named.items():
+        found[f"{by}_id" if by in (By.PROMOTION, By.CAMPAIGN, By.DEPLOYMENT) else by.value] = value
+        if by is By.PROMOTION:
+            found["promotion"] = promotions[value].name if value in promotions else "Others"
+        if by is By.LINK:
+            found["link_name"] = next(row["link_name"] for row in rows) or "Others"
+    return found | {
+        "clicks": len(people),
+        "clicks_all": len(accepted),
+        "bot_clicks": len(accepted) - len(people),
+        "duplicate_clicks": len(rows) - len(accepted),
+        "unique_recipients": unique,
+        "sent": sent,
+        "delivered": delivered,
+        "ctr_sent": len(people) / sent if sent else None,
+        "ctr_delivered": len(people) / delivered if delivered else None,
+        "unique_ctr_sent": unique / sent if sent else None,
+        "unique_ctr_delivered": unique / delivered if delivered else None,
+    }
+
+
+def _sum(number: str, named: Mapping[By, str], promotions: Mapping[str, Promotion], question: Question) -> int | None:
+    """Of the promotions that row or report names; None when it names none, there is none, or one is not known."""
+    by_id = {"promotion_id": named.get(By.PROMOTION), "campaign_id": named.get(By.CAMPAIGN)}
+    by_id["deployment_id"] = named.get(By.DEPLOYMENT)
+    wanted = [(column, value) for column, value in by_id.items() if value is not None]
+    wanted += [(column, value) for column, value in question.filters.items() if column in by_id]
+    if any(column == "promotion_id" for column, _ in wanted):
+        wanted = [(column, value) for column, value in wanted if column == "promotion_id"]
+    if not wanted:
+        return None
+    members = [
+        getattr(promotion, number)
+        for promotion_id, promotion in promotions.items()
+        if all(
+            (({"promotion_id": promotion_id} | promotion._asdict())[column] or "Others") == v for column, v in wanted
+        )
+    ]
+    return None if not members or None in members else sum(members)
