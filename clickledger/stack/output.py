@@ -14,7 +14,16 @@ from typing import TextIO
 
 _QUEUE_LINES_MAX = 10_000
 _CLOSE_SECONDS_MAX = 2.0
-_COLOURS = {"broker": 34, "clickhouse": 33, "setup": 37, "api": 32, "enricher": 36, "sink": 35, "reporting": 94}
+_COLOURS = {
+    "broker": 34,
+    "clickhouse": 33,
+    "setup": 37,
+    "api": 32,
+    "enricher": 36,
+    "sink": 35,
+    "reporting": 94,
+    "deliverer": 95,
+}
 _PREFIX_WIDTH = 10
 
 

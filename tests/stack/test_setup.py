@@ -30,6 +30,7 @@ def kafka(kafka_bootstrap: str, names: Names) -> KafkaSettings:
         topic_raw=names.raw,
         topic_enriched=names.enriched,
         topic_catalog=names.catalog,
+        topic_webhooks=names.webhooks,
         partitions=2,
     )
 

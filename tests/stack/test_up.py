@@ -80,7 +80,7 @@ def test_the_ready_file_is_private_and_says_where_everything_is(full_stack: Full
     """Mode 0600; every process lives; API and reports answer; the folder's own copy is the same."""
     assert full_stack.ready_file.stat().st_mode & 0o777 == 0o600
     ready = full_stack.ready
-    assert set(ready["pids"]) == {"broker", "clickhouse", "api", "enricher", "sink", "reporting"}
+    assert set(ready["pids"]) == {"broker", "clickhouse", "api", "enricher", "sink", "reporting", "deliverer"}
     assert all(map(is_alive, full_stack.pids()))
     for name in ("api", "reports"):
         assert http_ok(urlsplit(ready[name]).port or 0, "/readyz")
