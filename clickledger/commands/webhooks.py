@@ -247,6 +247,8 @@ def _ask(
 ) -> dict[str, Any]:
     from clickledger import webhooks
 
+    if api is not None and key is None:
+        raise typer.BadParameter("--api needs a key: --key, or the environment variable CLICKLEDGER_WEBHOOKS_KEY")
     base, secret, _ = api_access(data, api, key, grant="reports_key")
     try:
         return webhooks.ask(base, secret, method, path, body)
