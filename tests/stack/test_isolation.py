@@ -203,7 +203,7 @@ def stream(ours: Tenant, end: str) -> None:
     """The event stream, from its beginning to a click of one's own, has nothing of another tenant's."""
     if end:
         return  # nothing is asked for
-    link = {"short_url": "http://isolated.example/ours", "promotion_id": "ours"}
+    link = {"short_url": "http://ours.example/streamed", "promotion_id": "ours"}
     assert ours.ask("POST", "/v1/links", link).status == 200
     eventually(lambda: ours.ask("POST", CLICKS, {"short-url": link["short_url"]}).status == 200, "a click of our own")
     own = ours.ask("POST", CLICKS, {"short-url": link["short_url"]}).json["transaction-id"]
