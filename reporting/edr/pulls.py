@@ -94,16 +94,16 @@ async def plan_pull(clickhouse: ClickHouse, current: Stream, after: Position, ro
 
     Raises Expired, and as ClickHouse does.
     """
-    pull = await _plan(clickhouse, current, after, rows_max)
+    pull = await plan(clickhouse, current, after, rows_max)
     await check_whole(clickhouse, current, pull.spans)
     return pull
 
 
-async def _plan(clickhouse: ClickHouse, current: Stream, after: Position, rows_max: int) -> Pull:
+async def plan(clickhouse: ClickHouse, current: Stream, after: Position, rows_max: int) -> Pull:
+    """`plan_pull` without a look at whether every row is there. Raises Expired for a stream that nobody knows."""
     if after.stream == current.id:
         ends = await _ends(clickhouse, current)
-        starts = tuple(map(current.start, range(len(ends))))
-        return take(after, starts, ends, rows_max)
+        return take(after, tuple(map(current.start, range(len(ends)))), ends, rows_max)
     found = await positions.ends(clickhouse, after.stream)
     if not found:
         raise Expired("no row is known of the cursor's stream", await earliest(clickhouse, current))
@@ -157,12 +157,21 @@ async def earliest(clickhouse: ClickHouse, current: Stream) -> Position:
     """The first position from which every row of the current stream is there and stays. Raises as ClickHouse does."""
     ends = await _ends(clickhouse, current)
     spans = Spans(current.id, tuple(Span(p, current.start(p), end) for p, end in enumerate(ends)))
-    gaps = await positions.accepted_gaps(clickhouse, current.id)
+    return Position(current.id, tuple(await first_whole(clickhouse, spans)))
+
+
+async def first_whole(clickhouse: ClickHouse, spans: Spans) -> list[int]:
+    """For each span, however long, the first offset from which every row is there and stays. Raises as ClickHouse does.
+
+    Rows are counted by chunks, so that any number of them costs little memory; that no offset has two is the audit's.
+    """
+    if not spans.spans:
+        return []
+    gaps = await positions.accepted_gaps(clickhouse, spans.stream)
     counts: dict[int, dict[int, int]] = {}
     for partition, chunk, count in await clickhouse.query(_CHUNKS, span_params(spans)):
         counts.setdefault(partition, {})[chunk] = count
-    offsets = [await _first_whole(clickhouse, spans.stream, span, counts, gaps) for span in spans.spans]
-    return Position(current.id, tuple(offsets))
+    return [await _first_whole(clickhouse, spans.stream, span, counts, gaps) for span in spans.spans]
 
 
 async def _first_whole(

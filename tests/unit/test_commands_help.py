@@ -25,6 +25,8 @@ _COMMANDS = [
     "tail",
     "report ctr",
     "report breakdown",
+    "edr export",
+    "edr deliver",
     "links load",
     "promotions load",
     "spool list",

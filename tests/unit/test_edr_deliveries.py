@@ -1,0 +1,99 @@
+"""Deliveries without a target: claims that decode as they were, parts of a range, folders that never replace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clickledger.deliveries.records import Claim, claim_name, decode_claim, latest, seconds_of, slices
+from clickledger.deliveries.target import open_target
+from clickledger.edr_export import shape_of
+from reporting.edr.columns import Compression, Format, Shape
+from reporting.edr.selection import Span, Spans
+from shared.errors import OperatorError
+from shared.rte import Position
+
+CLAIM = Claim(
+    sequence=7,
+    tenant="a/b ü",
+    from_s=1_780_000_000,
+    to_s=1_780_003_600,
+    after=Position("s", (3, 9)),
+    up_to=Position("s", (10, 9, 4)),
+    shape=Shape(Format.CSV, Compression.GZIP),
+    file_rows_max=4,
+)
+
+
+def test_a_claim_is_read_as_it_was_written() -> None:
+    """With the range, partitions that are new since the last one included, and a folder name without surprises."""
+    assert decode_claim(CLAIM.encode()) == CLAIM
+    assert CLAIM.spans == Spans("s", (Span(0, 3, 10), Span(2, 0, 4)))
+    assert CLAIM.folder == "edr-a%2Fb%20%C3%BC-20260528T202640Z-20260528T212640Z"
+    assert CLAIM.file_name(1, "ab" * 32).endswith("Z.00001.abababababababab.csv.gz")
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[]", CLAIM.encode().replace(b"csv", b"xls"), b'{"v":2}'])
+def test_what_is_no_claim_is_refused(value: bytes) -> None:
+    """Other bytes, and a newer release's claims, are never guessed at."""
+    with pytest.raises(OperatorError):
+        decode_claim(value)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 40)), max_size=6), st.integers(1, 30))
+def test_parts_of_a_range(sizes: list[tuple[int, int]], rows_max: int) -> None:
+    """Together the whole range in its order, each full but the last."""
+    spans = Spans("s", tuple(Span(p, first, first + size) for p, (first, size) in enumerate(sizes)))
+    parts = slices(spans, rows_max)
+    offsets = [(span.partition, o) for part in parts for span in part.spans for o in range(span.first, span.end)]
+    assert offsets == [(span.partition, o) for span in spans.spans for o in range(span.first, span.end)]
+    assert all(part.size == rows_max for part in parts[:-1])
+    assert all(0 < part.size <= rows_max for part in parts)
+
+
+def test_the_last_claim() -> None:
+    """By its number; other files are none."""
+    assert latest([]) == 0
+    assert latest([claim_name(2), claim_name(11), "claims/x.json", "claims/99999999.json.tmp"]) == 11
+
+
+def test_intervals() -> None:
+    """A number and a unit."""
+    assert [seconds_of(text) for text in ("90s", "15m", "1h", "1d")] == [90, 900, 3_600, 86_400]
+    for text in ("0h", "1", "h", "1w", "-1h", "1.5h"):
+        with pytest.raises(ValueError, match="15m"):
+            seconds_of(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("a.csv", Shape(Format.CSV, Compression.NONE)),
+        ("a.csv.gz", Shape(Format.CSV, Compression.GZIP)),
+        ("a.b.ndjson.zst", Shape(Format.NDJSON, Compression.ZSTD)),
+        ("a.parquet", Shape(Format.PARQUET, Compression.ZSTD)),
+    ],
+)
+def test_a_files_name_says_its_format(name: str, shape: Shape) -> None:
+    """And its compression."""
+    assert shape_of(Path(name)) == shape
+
+
+async def test_a_folder_never_replaces(tmp_path: Path) -> None:
+    """The first put stands; workplaces of dead processes are deleted, those of living ones are not."""
+    dead = tmp_path / ".working" / "dead"
+    dead.mkdir(parents=True)
+    with open_target(str(tmp_path)) as one, open_target(str(tmp_path)) as other:
+        assert not dead.exists()
+        assert one.workplace.exists()
+        assert [await one.put_new("claims/1", b"1"), await other.put_new("claims/1", b"2")] == [True, False]
+        assert await other.read("claims/1") == b"1"
+        assert list(await one.names("claims")) == ["claims/1"]
+        await one.delete("claims/1")
+        assert await other.read("claims/1") is None
+    assert not list((tmp_path / ".working").iterdir())
+    with pytest.raises(OperatorError, match="ftp"), open_target("ftp://x/y"):
+        pass
