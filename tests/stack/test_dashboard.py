@@ -60,8 +60,8 @@ def stack(guard: Guard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fu
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser."""
+def browser(stack: FullStack) -> Iterator[Browser]:
+    """One browser, after the stack: its library keeps an event loop running, in which no other one can be."""
     with chromium() as browser:
         yield browser
 
