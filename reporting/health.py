@@ -13,6 +13,7 @@ from reporting.authorize import reader_of
 from reporting.documentation import REFUSALS, Responses, Schemas, answer
 from reporting.parameters import strict_router
 from reporting.pipeline import PATIENCE_S, Pipeline
+from reporting.problems import Refused
 from reporting.state import State
 from shared.clickhouse import ClickHouse
 from shared.errors import ClickledgerError
@@ -123,11 +124,11 @@ async def _freshness(state: State, tenant: str) -> dict[str, Any]:
     rows: int | None = None
     quantiles: tuple[int | None, int | None] = (None, None)
     try:
-        async with state.turns.one(), asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S), state.turns.one():
             params = {"tenant": tenant, "seconds": WINDOW_S}
             ((rows, found),) = await state.clickhouse.query(_FRESHNESS, params)
             quantiles = (int(found[0]), int(found[1])) if rows else quantiles
-    except (ClickledgerError, TimeoutError):
+    except (ClickledgerError, Refused, TimeoutError):  # Refused: too many wait for their turn
         rows = None
     return {"window_s": WINDOW_S, "rows": rows, "p50_ms": quantiles[0], "p99_ms": quantiles[1]}
 

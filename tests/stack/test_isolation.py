@@ -177,7 +177,7 @@ def pipeline_health(ours: Tenant, end: str) -> None:
     """Freshness is the asker's; the rest is states of the whole pipeline, without a number of anybody's clicks."""
     found = ours.ask("GET", "/v1/health").json
     assert found["tenant"] == "default"
-    assert found["freshness"]["rows"] == 0 or "isolated" not in json.dumps(found)
+    assert "isolated" not in json.dumps(found)
 
 
 def login_link(ours: Tenant, end: str) -> None:

@@ -20,8 +20,8 @@ _ARGUMENTS: Final = (
 )
 _LOOPBACK: Final = ("127.0.0.1", "localhost")
 _LISTEN: Final = "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))"
-_ANSWERED: Final = "Failed to load resource: the server responded with a status of"
-"""How Chromium reports every answer above 399, those that a test asks for too."""
+_ANSWERED: Final = "Failed to load resource:"
+"""How Chromium reports every answer above 399 and every connection that broke, those that a test asks for too."""
 
 
 @contextlib.contextmanager
