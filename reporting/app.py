@@ -7,7 +7,7 @@ from http import HTTPStatus
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from reporting import documentation, health, reports
+from reporting import documentation, health, reports, transactions
 from reporting.dashboard import routes as dashboard
 from reporting.edr import routes as edr
 from reporting.problems import add_handlers
@@ -22,10 +22,16 @@ def build_app(state: State) -> FastAPI:
     """The application."""
     app = FastAPI(title="Clickledger reports", docs_url=None, redoc_url=None)
     add_handlers(app)
-    for feature in (reports, rte, health, dashboard, edr, webhooks):
+    for feature in (reports, transactions, rte, health, dashboard, edr, webhooks):
         app.include_router(feature.router(state))
     documentation.complete(
-        app, reports.SCHEMAS, rte.SCHEMAS, health.SCHEMAS, dashboard.SCHEMAS, webhooks_documentation.SCHEMAS
+        app,
+        reports.SCHEMAS,
+        transactions.SCHEMAS,
+        rte.SCHEMAS,
+        health.SCHEMAS,
+        dashboard.SCHEMAS,
+        webhooks_documentation.SCHEMAS,
     )
 
     @app.get("/livez", include_in_schema=False)

@@ -14,12 +14,13 @@ from reporting.connections import lane
 from reporting.dashboard.attempts import Attempts
 from reporting.dashboard.links import PURPOSE as LINK_PURPOSE
 from reporting.dashboard.links import LoginLinks
+from reporting.kafka_search import Limits
 from reporting.pipeline import PipelineWatch
 from reporting.rte.desk import Desk
 from reporting.rte.hub import Hub
 from reporting.sessions import PURPOSE as SESSION_PURPOSE
 from reporting.sessions import Sessions
-from reporting.state import Dashboard, Exports, State
+from reporting.state import Dashboard, Exports, State, Traces
 from reporting.turns import Turns
 from reporting.webhooks.keys import refuse_without_key
 from reporting.webhooks.model import PURPOSE as WEBHOOKS_PURPOSE
@@ -82,7 +83,18 @@ async def serve(
             dashboard = _dashboard(runtime, settings, secret, pipeline)
             connections = lane(settings.reporting_connections_max)
             exports = _exports(settings, kafka, patient)
-            state = State(catalog, clickhouse, runtime, turns, sessions, dashboard, exports, Desk(hub), registry)
+            state = State(
+                catalog,
+                clickhouse,
+                runtime,
+                turns,
+                sessions,
+                dashboard,
+                exports,
+                _traces(settings, kafka),
+                Desk(hub),
+                registry,
+            )
             server = _Server(_config(settings, runtime, state, connections))
             serving = asyncio.create_task(server.serve())
             is_checked = False
@@ -134,6 +146,11 @@ def _patient(clickhouse: ClickHouseSettings, settings: ReportingSettings) -> Cli
 def _exports(settings: ReportingSettings, kafka: KafkaSettings, clickhouse: ClickHouse) -> Exports:
     turns = Turns(settings.reporting_exports_max, settings.reporting_exports_waiting_max)
     return Exports(clickhouse, turns, kafka.topic_raw, settings.reporting_pull_rows_max)
+
+
+def _traces(settings: ReportingSettings, kafka: KafkaSettings) -> Traces:
+    turns = Turns(settings.reporting_traces_max, settings.reporting_waiting_max)
+    return Traces(kafka, turns, Limits(settings.reporting_trace_records_max, settings.reporting_trace_ms_max))
 
 
 def main() -> None:

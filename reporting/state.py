@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from reporting.dashboard.attempts import Attempts
 from reporting.dashboard.links import LoginLinks
+from reporting.kafka_search import Limits
 from reporting.pipeline import PipelineWatch
 from reporting.rte.desk import Desk
 from reporting.sessions import Sessions
@@ -15,6 +16,7 @@ from reporting.webhooks.registry import Registry
 from shared.clickhouse import ClickHouse
 from shared.keys import KeyCatalog
 from shared.runtime import Runtime
+from shared.settings import KafkaSettings
 
 
 class Directory(KeyCatalog, Protocol):
@@ -45,6 +47,15 @@ class Exports:
 
 
 @dataclass(frozen=True, slots=True)
+class Traces:
+    """What looking for single clicks needs; its turns are its own, since it waits for Kafka."""
+
+    kafka: KafkaSettings
+    turns: Turns
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
 class Dashboard:
     """What the dashboard and its health strip need."""
 
@@ -64,6 +75,7 @@ class State:
     sessions: Sessions
     dashboard: Dashboard
     exports: Exports
+    traces: Traces
     desk: Desk
     """Of the event streams."""
     webhooks: Registry | None = None

@@ -81,3 +81,15 @@ class ReportingSettings(Group):
         le=600_000,
         description="ms without an event after which a stream gets its position; proxies cut silent connections",
     )
+    reporting_traces_max: int = Field(
+        2, ge=1, le=100, description="single clicks looked for at once, each with a reader of Kafka"
+    )
+    reporting_trace_records_max: int = Field(
+        50_000,
+        ge=1,
+        le=10_000_000,
+        description="records of one partition looked at for a click, from its time on and before the end (0.2 s)",
+    )
+    reporting_trace_ms_max: int = Field(
+        5_000, ge=100, le=600_000, description="ms for one such search of Kafka; beyond it 503"
+    )

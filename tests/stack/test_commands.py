@@ -159,6 +159,31 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
     assert sum(each["clicks_all"] for each in browsers) == accepted
 
 
+def test_a_click_is_traced(cli: Cli) -> None:
+    """From the answer's id to its row, as a table and as JSON; an id that nobody got is exit 1, no id at all exit 2."""
+    ready = cli.stack.ready
+    body = json.dumps({"short-url": ready["short_url"]}).encode()
+    headers = {"authorization": f"Bearer {ready['key']}", "content-type": "application/json"}
+    url = f"{ready['api']}/campaignapi/resources/v3/shortlinkclicks"
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:  # noqa: S310  # our own stack
+        transaction_id = json.load(answer)["transaction-id"]
+    cli("audit", "--wait")
+    told = json.loads(cli("trace", transaction_id, "--json"))
+    (copy,) = told["copies"]
+    assert (told["state"], copy["status"], copy["source"], told["note"]) == ("stored", "accepted", "api", "")
+    assert copy["total_ms"] == copy["to_enriched_ms"] + copy["to_stored_ms"]
+    assert copy["enriched_offset"] is not None
+    assert f"{transaction_id}: stored" in cli("trace", transaction_id.upper())
+    request = urllib.request.Request(  # noqa: S310  # our own stack
+        f"{ready['reports']}/v1/transactions/{transaction_id}",
+        headers={"authorization": f"Bearer {ready['reports_key']}"},
+    )
+    with urllib.request.urlopen(request) as answer:  # noqa: S310  # our own stack
+        assert json.load(answer)["copies"][0]["raw_offset"] == copy["raw_offset"]
+    assert "unknown" in cli("trace", transaction_id[:-6] + "000000", exit_status=1)
+    cli("trace", "no-id", exit_status=2)
+
+
 def test_sql_reads_and_nothing_else(cli: Cli) -> None:
     """A table on request, one line for what is refused."""
     assert cli("sql", "--format", "JSONEachRow", "SELECT 1 AS one") == '{"one":1}\n'

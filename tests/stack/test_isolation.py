@@ -26,7 +26,7 @@ REPORT = "/v1/reports/ctr"
 STREAM = "/v1/rte"
 BREAKDOWN = "/v1/reports/breakdown"
 MINUTES = "/v1/reports/minutes"
-OF_REPORTS = ("/v1/webhooks", "/v1/reports/", "/v1/health", "/v1/login-links", "/v1/edr")
+OF_REPORTS = ("/v1/transactions", "/v1/webhooks", "/v1/reports/", "/v1/health", "/v1/login-links", "/v1/edr")
 """How paths begin that the reports serve, not the API."""
 EXPORT = "/v1/edr"
 THEIRS, NOTHING = "http://isolated.example/theirs", "http://isolated.example/nought"
@@ -157,6 +157,15 @@ def delete_promotion(ours: Tenant, end: str) -> None:
     assert same(ours, lambda who, name: who.ask("DELETE", by_id(name)), THEIR_PROMOTION, NO_PROMOTION).status == 404
 
 
+def transaction(ours: Tenant, end: str) -> None:
+    """Another tenant's click is as unknown as nobody's, which is told in the same words."""
+    theirs = query(ours.stack, "SELECT transaction_id FROM clicks WHERE tenant = 'isolated' LIMIT 1")[0][
+        "transaction_id"
+    ]
+    nobodys = theirs[:-12] + "0" * 12
+    assert same(ours, lambda who, name: who.ask("GET", f"/v1/transactions/{name}"), theirs, nobodys).status == 404
+
+
 def report(ours: Tenant, end: str) -> None:
     """A report has one's own promotions only, whichever is asked for; what nobody has has no rows."""
     for path in (f"{REPORT}?by=promotion,campaign", f"{BREAKDOWN}?by=promotion,browser,link"):
@@ -277,6 +286,7 @@ CASES: Mapping[str, Callable[[Tenant, str], None]] = {
     "GET /readyz": health,
     f"GET {REPORT}": report,
     f"GET {BREAKDOWN}": report,
+    "GET /v1/transactions/{transaction_id}": transaction,
     f"GET {MINUTES}": minutes,
     "GET /v1/health": pipeline_health,
     "POST /v1/login-links": login_link,

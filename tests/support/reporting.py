@@ -20,10 +20,11 @@ from reporting.app import build_app
 from reporting.connections import lane
 from reporting.dashboard import links
 from reporting.dashboard.attempts import Attempts
+from reporting.kafka_search import Limits
 from reporting.pipeline import PipelineWatch
 from reporting.rte.desk import Desk
 from reporting.rte.hub import Hub
-from reporting.state import Dashboard, Exports, State
+from reporting.state import Dashboard, Exports, State, Traces
 from reporting.turns import Turns
 from shared.clickhouse import ClickHouse
 from shared.http.fastlane import protocol_class
@@ -86,6 +87,7 @@ def make_state(catalog: MemoryCatalog, runtime: Runtime, folder: Path, secret: s
         sessions.Sessions(SecretBox(settings, sessions.PURPOSE), 60_000),
         Dashboard(login_links, Attempts(LOGIN_FAILURES_MAX), pipeline),
         Exports(clickhouse, Turns(1, 0), "clicks.raw", 1_000),
+        Traces(no_broker, Turns(1, 0), Limits(100, 1_000)),
         Desk(Hub(no_broker, ReportingSettings(), catalog, clickhouse)),  # not running: no stream can be had
     )
 
