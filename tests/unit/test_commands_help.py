@@ -23,6 +23,7 @@ _COMMANDS = [
     "erase",
     "sql",
     "tail",
+    "trace",
     "report ctr",
     "report breakdown",
     "edr export",
