@@ -22,6 +22,7 @@ from clickledger.stack.ready import Ready
 from shared.clickhouse import ClickHouse
 from tests.support.figures import Figure
 from tests.support.full_stack import FullStack, clean_env
+from tests.support.pipeline import eventually
 
 
 class Cli:
@@ -155,6 +156,13 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
     counted = [row[each] for each in ("clicks", "clicks_all", "duplicate_clicks")]
     assert cli("sql", "--format", "TSV", in_view).split() == list(map(str, counted))
     assert name in cli("report", "ctr")
+
+    promotions.write_text(json.dumps({"promotion_id": name, "name": "P", "sent": 400, "delivered": 0}) + "\n")
+    cli("promotions", "load", str(promotions), "--wait")
+    asked = ("report", "ctr", "--promotion", name, "--format", "json")
+    eventually(lambda: cli.json_lines(*asked)[0]["sent"] == 400, "the newer denominators in the report")
+    (row,) = cli.json_lines(*asked)
+    assert (row["ctr_sent"], row["ctr_delivered"]) == (row["clicks"] / 400, None)
     browsers = cli.json_lines("report", "breakdown", "--by", "browser,os", "--promotion", name, "--format", "json")
     assert sum(each["clicks_all"] for each in browsers) == accepted
 
