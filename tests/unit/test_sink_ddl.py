@@ -78,9 +78,3 @@ def test_a_server_that_reads_times_wrongly_is_refused() -> None:
         refuse_times(["received_at"], [(253_402_300_799_999,)])
     with pytest.raises(OperatorError, match="0 times"):
         refuse_times(["received_at"], [])
-
-
-def test_no_two_files_have_one_number() -> None:
-    """The number is what is recorded as applied."""
-    versions = [migration.version for migration in migrations()]
-    assert len(versions) == len(set(versions))
