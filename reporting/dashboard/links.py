@@ -1,7 +1,7 @@
 """One-time login links: a sealed token that stands for a key for a few minutes, and opens one session.
 
-A token names the machine that made it and is opened there only, once: the first to create the file `<folder>/<id>` has
-it. The file system decides, so it is once over all processes of the machine and over restarts; at another machine behind
+A token names the machine that made it and is opened there only, once: the first to create the file
+`<folder>/<key>-<id>.<end>` has it. The file system decides, so it is once over all processes of the machine and over restarts; at another machine behind
 the same address the token is refused, never opened a second time. Files are deleted when their token has ended anyway.
 """
 
@@ -19,9 +19,11 @@ from shared.secret_box import NotOurs, SecretBox
 PURPOSE: Final = "dashboard login link"
 LASTS_MS: Final = 600_000
 """Ten minutes: to be read in a terminal and opened, not to be kept."""
-USED_MAX: Final = 10_000
-"""Links that may be used within that time; each is an empty file."""
+USED_MAX: Final = 100
+"""Links of one key that may be used within that time; each is an empty file."""
 _ID_BYTES: Final = 16
+_KEY_CHARS: Final = 16
+"""Of a key's digest in a file's name: enough to tell keys apart."""
 
 
 class LinkFault(StrEnum):
@@ -56,20 +58,21 @@ class LoginLinks:
         if node != self._node:
             return LinkFault.ELSEWHERE
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self._forget_ended(now_ms) >= USED_MAX:
+        key = f"{digest[:_KEY_CHARS]}-"
+        if self._forget_ended(now_ms, key) >= USED_MAX:
             return LinkFault.TOO_MANY
         try:
-            (self._folder / f"{token_id}.{ends_at_ms}").touch(exist_ok=False)
+            (self._folder / f"{key}{token_id}.{ends_at_ms}").touch(exist_ok=False)
         except FileExistsError:
             return LinkFault.USED
         return str(digest)
 
-    def _forget_ended(self, now_ms: int) -> int:
-        """Delete the files of tokens that have ended; how many are left."""
+    def _forget_ended(self, now_ms: int, key: str) -> int:
+        """Delete the files of tokens that have ended; how many are left of this key."""
         left = 0
         for path in self._folder.iterdir():
             if int(path.suffix[1:] or 0) <= now_ms:
                 path.unlink(missing_ok=True)
             else:
-                left += 1
+                left += path.name.startswith(key)
         return left

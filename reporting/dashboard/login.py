@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,8 +53,13 @@ TEXTS: Final[Mapping[LoginFault | LinkFault, tuple[HTTPStatus, str]]] = {
         HTTPStatus.UNAUTHORIZED,
         "This login link was made at another machine. Make a new one, or log in with a key.",
     ),
-    LinkFault.TOO_MANY: (HTTPStatus.SERVICE_UNAVAILABLE, "Too many login links were used. Try again in ten minutes."),
+    LinkFault.TOO_MANY: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Too many login links of this key were used. Try again in ten minutes.",
+    ),
 }
+_NOT_THE_VISITORS: Final = (LinkFault.TOO_MANY, LinkFault.ELSEWHERE)
+"""The link is a true one, so nobody is guessing."""
 
 
 class LoggedIn(NamedTuple):
@@ -85,9 +91,6 @@ class Login:
     async def _judge(self, request: Request) -> LoggedIn | LoginFault | LinkFault:
         if not is_same_origin(request.headers):
             return LoginFault.CROSS_SITE
-        address = request.client.host if request.client else ""
-        if self.attempts.wait_s(address, time.monotonic()):
-            return LoginFault.TOO_OFTEN
         form = await _form(request)
         if form is None:
             return LoginFault.MALFORMED
@@ -95,17 +98,29 @@ class Login:
         if not self.catalog.is_ready:
             return LoginFault.NOT_READY
         now_ms = time.time_ns() // 1_000_000
-        digest = self.links.take(form["once"], now_ms) if "once" in form else digest_of(form["key"].strip().encode())
+        if "once" in form:
+            digest = await asyncio.to_thread(self.links.take, form["once"], now_ms)
+        else:
+            digest = digest_of(form["key"].strip().encode())
         fault = digest if isinstance(digest, LinkFault) else self._fault_of(digest, now_ms)
         if fault is not None:
-            self.attempts.failed(address, time.monotonic())
-            return fault
+            return self._counted(fault, request.client.host if request.client else "")
         return LoggedIn(
             self.sessions.begin(str(digest), now_ms),
             self.sessions.lasts_ms // 1000,
             is_https(request.headers),
             next_of(form.get("next", "")),
         )
+
+    def _counted(self, fault: LoginFault | LinkFault, address: str) -> LoginFault | LinkFault:
+        """What to answer to a fault. A right key never comes here: many may share the address of a proxy with a guesser."""
+        if fault in _NOT_THE_VISITORS:
+            return fault
+        now_s = time.monotonic()
+        if self.attempts.wait_s(address, now_s):
+            return LoginFault.TOO_OFTEN
+        self.attempts.failed(address, now_s)
+        return fault
 
     def _fault_of(self, digest: str, now_ms: int) -> LoginFault | None:
         found = key_behind(self.catalog, digest)
@@ -121,7 +136,10 @@ def is_https(headers: Mapping[str, str]) -> bool:
 
 def next_of(text: str) -> str:
     """Where to go after logging in: the dashboard with the state that its address had, and nowhere else."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # a broken host
+        return HOME
     return text if not parts.scheme and not parts.netloc and parts.path == HOME and text.isprintable() else HOME
 
 

@@ -160,8 +160,9 @@ class Mine:
 
     def pieces(self, batch: Batch, wanted: Filter) -> list[Piece]:
         """What the client has not had yet of a batch."""
+        # The client may know partitions that the ring does not know yet: there it is ahead.
         self._offsets += [0] * (len(batch.after.offsets) - len(self._offsets))
-        if all(mine >= after for mine, after in zip(self._offsets, batch.after.offsets, strict=True)):
+        if all(mine >= after for mine, after in zip(self._offsets, batch.after.offsets, strict=False)):
             return []
         return cut(list(self._frames(batch, wanted)))
 
@@ -248,8 +249,10 @@ class Ring:
         )
 
     def is_behind(self, position: Position) -> bool:
-        """Whether a position claims more than the ring has had."""
-        return any(offset > self.position.offset(p) for p, offset in enumerate(position.offsets))
+        """Whether a position claims more than the ring has had, partitions too."""
+        return len(position.offsets) > len(self.position.offsets) or any(
+            offset > self.position.offset(p) for p, offset in enumerate(position.offsets)
+        )
 
     async def news(self, number: int, timeout_s: float) -> None:
         """Wait until the batch of this number is there or the ring has ended, at most `timeout_s`."""

@@ -28,7 +28,10 @@ class ReportingSettings(Group):
         720, ge=1, le=43_200, description="minutes a login to the dashboard lasts (12 h); its key may end it earlier"
     )
     reporting_login_failures_max: int = Field(
-        10, ge=1, le=10_000, description="failed logins of one address within 5 min, per process; then 429"
+        10,
+        ge=1,
+        le=10_000,
+        description="failed logins of one address within 5 min, per process; then a further one is 429",
     )
     reporting_exports_max: int = Field(
         3, ge=1, le=100, description="EDR exports at once; each keeps a query of ClickHouse running (150 MB there)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
@@ -9,8 +10,9 @@ from urllib.parse import urlencode
 import pytest
 
 from reporting.dashboard.attempts import ADDRESSES_MAX, WINDOW_S, Attempts
-from reporting.dashboard.links import LASTS_MS, LinkFault, LoginLinks
+from reporting.dashboard.links import LASTS_MS, USED_MAX, LinkFault, LoginLinks
 from reporting.dashboard.login import TEXTS, LoginFault
+from shared.keys import digest_of
 from shared.secret_box import SecretBox
 from shared.settings import SecretSettings
 from tests.support.api_service import Reply
@@ -96,6 +98,7 @@ FAULTS: list[tuple[LoginFault, Mapping[str, str], Mapping[str, str]]] = [
     (LoginFault.CROSS_SITE, {**FORM, "Sec-Fetch-Site": "same-site"}, {"key": READER}),
     (LoginFault.CROSS_SITE, {**FORM, "Origin": "http://evil.example"}, {"key": READER}),
     (LoginFault.CROSS_SITE, {**FORM, "Origin": "null"}, {"key": READER}),
+    (LoginFault.CROSS_SITE, {**FORM, "Origin": "http://["}, {"key": READER}),
     (LoginFault.MALFORMED, OURS, {"key": "x" * 5_000}),
     (LoginFault.MALFORMED, OURS, {"other": "x"}),
     (LoginFault.MALFORMED, OURS, {"key": READER, "once": "x"}),
@@ -125,11 +128,15 @@ def test_a_browser_that_says_neither_site_nor_a_foreign_origin(service: Reportin
 
 
 def test_attempts_are_bounded(service: ReportingService) -> None:
-    """After so many failures the right key is refused too, with a time to wait."""
+    """After so many failures there is a time to wait, but not for a right key or link: others share the address."""
+    made = service.ask("POST", "/v1/login-links", {"Authorization": f"Bearer {READER}"}).json
     for _ in range(LOGIN_FAILURES_MAX):
         assert log_in(service, key="wrong").status == 401
-    reply = log_in(service)
-    assert (reply.status, reply.headers["retry-after"]) == (429, "300")
+    for fields in ({"key": "wrong"}, {"once": "never made"}, {"key": SECRET}):
+        reply = log_in(service, **fields)
+        assert (reply.status, reply.headers["retry-after"]) == (429, "300")
+    assert log_in(service).status == 303
+    assert log_in(service, once=made["path"].partition("#once=")[2]).status == 303
 
 
 def test_the_bound_of_attempts_by_address() -> None:
@@ -186,6 +193,22 @@ def test_what_is_wrong_with_a_link(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1  # the ended one's file is gone
 
 
+def test_used_links_are_bounded_by_key(service: ReportingService, tmp_path: Path) -> None:
+    """Whoever used too many is told so, as often as it is asked, and does not fail; another key's links still open."""
+    made = service.ask("POST", "/v1/login-links", {"Authorization": f"Bearer {READER}"}).json
+    folder = tmp_path / "links"
+    folder.mkdir()
+    key = digest_of(READER.encode())[:16]
+    far = time.time_ns()
+    for number in range(USED_MAX):
+        (folder / f"{key}-{number}.{far}").touch()
+    for _ in range(LOGIN_FAILURES_MAX + 1):
+        assert log_in(service, once=made["path"].partition("#once=")[2]).status == 503
+    assert log_in(service, key="wrong").status == 401
+    links = LoginLinks(SecretBox(SecretSettings(secret_key=SEAL), "test"), "a", folder)  # type: ignore[arg-type]  # as below
+    assert links.take(links.make("another", NOW_MS), NOW_MS) == "another"
+
+
 def test_logging_out(service: ReportingService) -> None:
     """The cookie is taken back; only our own page may ask for it."""
     reply = service.ask("POST", "/logout", OURS)
@@ -199,6 +222,7 @@ def test_logging_out(service: ReportingService) -> None:
     [
         ("/dashboard?range=7&promotion=a%20b", "/dashboard?range=7&promotion=a%20b"),
         ("//evil.example/dashboard", "/dashboard"),
+        ("//[", "/dashboard"),
         ("https://evil.example/dashboard", "/dashboard"),
         ("/\\evil.example", "/dashboard"),
         ("/dashboard?a=\r\nSet-Cookie: x=y", "/dashboard"),

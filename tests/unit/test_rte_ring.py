@@ -89,6 +89,19 @@ def test_clients_of_the_ring_get_the_same_bytes() -> None:
     assert events(piece.data) == [("s.6.1", 1, 0)]
 
 
+def test_a_client_that_knows_more_partitions() -> None:
+    """Its position is ahead of the ring; once it reads from the ring it is level when the ring knows them too."""
+    ring = Ring(Position("s", (0, 0)), 1 << 20)
+    assert ring.is_behind(Position("s", (0, 0, 0)))
+    mine = Mine(Position("s", (0, 1, 1)))
+    ring.add([click(0, 0), click(1, 0)], 2)
+    ring.add([click(2, 0), click(2, 1)], 3)
+    batches = [batch for number in range(2) if (batch := ring.get(number)) is not None]
+    found = [[event for piece in mine.pieces(batch, ALL) for event in events(piece.data)] for batch in batches]
+    assert found == [[("s.1.1.1", 0, 0)], [("s.1.1.2", 2, 1)]]
+    assert mine.is_level(ring.position)
+
+
 def test_what_no_enricher_wrote_is_no_event() -> None:
     """Bytes that are no record, and records of another stream, move the position on and show nothing."""
     ring = Ring(Position("s", (0,)), 1 << 20)
