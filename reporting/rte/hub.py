@@ -13,7 +13,7 @@ import time
 from typing import Any, Final, Protocol, Self
 
 from reporting import metrics
-from reporting.rte.ring import EVENT_BYTES, Ring
+from reporting.rte.ring import Ring
 from reporting.rte.sse import Closed
 from shared.clickhouse import ClickHouse
 from shared.enriched import Enriched, PositionLost, Stream
@@ -35,7 +35,7 @@ GAPS_S: Final = 2.0
 """Seconds between two looks for accepted gaps while a partition stands at one."""
 RETRY_S: Final = (0.5, 5.0)
 """First and longest pause after a failure; doubles in between, jittered."""
-HISTORY_EVENT_BYTES: Final = 4 * EVENT_BYTES
+HISTORY_EVENT_BYTES: Final = 4_000
 """What an event takes in the ring, about: how many are read at the start."""
 
 

@@ -29,10 +29,10 @@ BATCH_EVENTS_MAX: Final = 500
 """Clicks of one batch: a few milliseconds of encoding, so that no other request waits long."""
 PIECE_BYTES_MAX: Final = 64 << 10
 """Bytes that are handed to a connection at once, as many as it takes before it says that its client is slow."""
-EVENT_BYTES: Final = 1_000
-"""Python objects around one event."""
-VALUE_COPIES: Final = 3
-"""A record is kept as it was read and as an event, which is a little longer."""
+EVENT_BYTES: Final = 1_500
+"""Python objects around one event, and what filters look at."""
+VALUE_COPIES: Final = 2
+"""A record is kept as it was read and, once a client wants it, as an event, which is about as long."""
 FILTERS_CACHED_MAX: Final = 16
 """Filters of one tenant that share what they matched in the newest batch."""
 
@@ -54,9 +54,12 @@ class Event:
     """Partition and raw offset."""
     filtered: dict[str, Any]
     """What filters look at."""
-    body: bytes
     frame: bytes
     """With the id that all clients of the ring have."""
+
+    def framed(self, position: Position) -> bytes:
+        """With another id."""
+        return sse.frame(str(position), self.frame[self.frame.index(b"\n") + 1 :])
 
 
 class Batch:
@@ -73,6 +76,7 @@ class Batch:
         self._tenants: dict[str, list[int]] | None = None
         self._events: dict[str, list[Event]] = {}
         self._pieces: dict[Filter, list[Piece]] = {}
+        self._is_newest = True
 
     def events(self, tenant: str) -> list[Event]:
         """A tenant's events."""
@@ -91,12 +95,13 @@ class Batch:
         if found is None:
             events = self.events(wanted.tenant or "")
             found = cut(event.frame for event in events if wanted.matches(event.filtered))
-            if len(self._pieces) < FILTERS_CACHED_MAX:
+            if self._is_newest and len(self._pieces) < FILTERS_CACHED_MAX:
                 self._pieces[wanted] = found
         return found
 
-    def forget_pieces(self) -> None:
-        """Nobody is likely to want the same bytes again."""
+    def grow_old(self) -> None:
+        """There is a newer batch: few are likely to want the same bytes again."""
+        self._is_newest = False
         self._pieces.clear()
 
     def _by_tenant(self) -> dict[str, list[int]]:
@@ -121,9 +126,8 @@ class Batch:
             done = index + 1
             partition, raw_offset, value = self.taken[index]
             record = decode_enriched(value)
-            body = sse.body(event_of(record))
-            frame = sse.frame(".".join((self.before.stream, *parts)), body)
-            yield Event((partition, raw_offset), {name: record[name] for name in _FILTERED}, body, frame)
+            frame = sse.frame(".".join((self.before.stream, *parts)), sse.body(event_of(record)))
+            yield Event((partition, raw_offset), {name: record[name] for name in _FILTERED}, frame)
 
 
 def cut(frames: Iterable[bytes]) -> list[Piece]:
@@ -174,7 +178,7 @@ class Mine:
             self._offsets[partition] = raw_offset + 1
             event = events.get((partition, raw_offset))
             if event is not None and wanted.matches(event.filtered):
-                yield sse.frame(str(self.position), event.body)
+                yield event.framed(self.position)
 
 
 class FellBehind(Exception):
@@ -210,10 +214,10 @@ class Ring:
         """Put clicks behind all others, and wake who waits. `partitions`: how many the topic has by now."""
         grown = (0,) * (partitions - len(self.position.offsets))
         self.position = Position(self.position.stream, self.position.offsets + grown)
-        if self._batches:
-            self._batches[-1].forget_pieces()
         for start in range(0, len(taken), BATCH_EVENTS_MAX):
             batch = Batch(self.position, taken[start : start + BATCH_EVENTS_MAX])
+            if self._batches:
+                self._batches[-1].grow_old()
             self._batches.append(batch)
             self._size += batch.size
             self.position = batch.after
