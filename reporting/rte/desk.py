@@ -46,7 +46,7 @@ class Desk:
         self._count(1)
         try:
             past, mine = await self._where(ring, wanted.tenant or "", start)
-        except BaseException:
+        except BaseException:  # a cancellation, too, gives the place back
             self._count(-1)
             raise
         return Client(self.hub, ring, wanted, past=past, mine=mine, may_read=may_read, on_close=lambda: self._count(-1))
@@ -69,7 +69,7 @@ class Desk:
             enriched = self.hub.reader("rte-past")
             await enriched.open()
             await _begin(enriched, start)
-        except BaseException as exc:
+        except BaseException as exc:  # as above
             self._count_past(tenant, -1)
             if enriched is not None:
                 await enriched.close()

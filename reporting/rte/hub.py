@@ -75,18 +75,16 @@ class Hub:
                     pause_s = RETRY_S[0]
                     await self._read_on()
                 except StreamReplaced as exc:
-                    self._end(Closed.STREAM_REPLACED, exc)
+                    await self._end(Closed.STREAM_REPLACED, exc)
                 except (PositionLost, OffsetLost) as exc:
-                    self._end(Closed.LOST, exc)
+                    await self._end(Closed.LOST, exc)
                 except ClickledgerError as exc:
                     self._heard(exc)
-                if self._enriched is not None:
-                    await self._enriched.close()
+                    await self._disconnect()
                 await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
                 pause_s = min(2 * pause_s, RETRY_S[1])
         finally:
-            if self._enriched is not None:
-                await self._enriched.close()
+            await self._disconnect()
 
     async def __aenter__(self) -> Self:
         """Begin to read."""
@@ -157,7 +155,7 @@ class Hub:
             ring = Ring(enriched.position, self.settings.reporting_rte_ring_bytes_max)
             while enriched.lag(ends):
                 ring.add(await enriched.read(READ_MS), len(enriched.position.offsets))
-        except BaseException:
+        except BaseException:  # whatever it was, a cancellation too: nobody else closes it
             await enriched.close()
             raise
         self._enriched, self._counted = enriched, (0, 0)
@@ -212,12 +210,17 @@ class Hub:
         self.is_away = is_away
         metrics.rte_away.set(is_away)
 
-    def _end(self, reason: Closed, exc: ClickledgerError) -> None:
+    async def _end(self, reason: Closed, exc: ClickledgerError) -> None:
         """End all streams of this reading; a new one begins."""
         log.error("event streams end: %s", exc)
         if self.ring is not None:
             self.ring.end(reason)
+        await self._disconnect()
         self.ring, self._enriched = None, None
+
+    async def _disconnect(self) -> None:
+        if self._enriched is not None:
+            await self._enriched.close()
 
     def _count(self, enriched: Enriched) -> None:
         copies, foreign = enriched.copies, enriched.foreign

@@ -247,9 +247,10 @@ class Ring:
 
     def covers(self, position: Position) -> bool:
         """Whether a client at this position finds everything that it has not had here, or will."""
-        partitions = range(max(len(self.before.offsets), len(position.offsets)))
-        return position.stream == self.before.stream and all(
-            position.offset(p) >= self.before.offset(p) for p in partitions
+        return (
+            position.stream == self.before.stream
+            and len(position.offsets) <= len(self.position.offsets)  # else the ring does not know of a partition yet
+            and all(position.offset(p) >= offset for p, offset in enumerate(self.before.offsets))
         )
 
     def is_behind(self, position: Position) -> bool:

@@ -46,7 +46,7 @@ def test_a_client_from_anywhere_gets_in_exactly(order: list[int], sizes: list[in
     for partition in order:
         taken.append(click(partition, counts[partition]))
         counts[partition] += 1
-    ring = Ring(Position("s", (0, 0)), 30_000)  # some ten events; the third partition is added later
+    ring = Ring(Position("s", (0, 0)), 30_000)  # some ten events; the third partition is added at the first batch
     start = Position("s", tuple(data.draw(st.integers(0, count)) for count in counts))
     mine: Mine | None = None
     found: list[tuple[str, int, int]] = []
