@@ -174,10 +174,11 @@ class Hub:
                 raise StreamReplaced(f"{self.kafka.topic_raw} carries another stream than {enriched.stream.id}")
             await self._look_around(enriched, ring, began_s)
             taken = await enriched.read(READ_MS)
-            if taken:
-                ring.add(taken, len(enriched.position.offsets))
+            for part in ring.portions(taken):
+                ring.add(part, len(enriched.position.offsets))
                 self._heard(None)
                 await asyncio.sleep(max(0, began_s + PUBLISH_S - time.monotonic()))
+                began_s = time.monotonic()
             self._count(enriched)
 
     async def _look_around(self, enriched: Enriched, ring: Ring, now_s: float) -> None:

@@ -33,6 +33,8 @@ EVENT_BYTES: Final = 1_500
 """Python objects around one event, and what filters look at."""
 VALUE_COPIES: Final = 2
 """A record is kept as it was read and, once a client wants it, as an event, which is about as long."""
+PORTIONS: Final = 4
+"""The ring is filled by this part at a time, so that a client has as many turns before it has fallen behind."""
 FILTERS_CACHED_MAX: Final = 16
 """Filters of one tenant that share what they matched in the newest batch."""
 
@@ -72,7 +74,7 @@ class Batch:
         for partition, raw_offset, _ in taken:
             offsets[partition] = raw_offset + 1
         self.after = Position(before.stream, tuple(offsets))
-        self.size = sum(VALUE_COPIES * len(each.value) + EVENT_BYTES for each in taken)
+        self.size = sum(map(size_of, taken))
         self._tenants: dict[str, list[int]] | None = None
         self._events: dict[str, list[Event]] = {}
         self._pieces: dict[Filter, list[Piece]] = {}
@@ -128,6 +130,11 @@ class Batch:
             record = decode_enriched(value)
             frame = sse.frame(".".join((self.before.stream, *parts)), sse.body(event_of(record)))
             yield Event((partition, raw_offset), {name: record[name] for name in _FILTERED}, frame)
+
+
+def size_of(taken: Taken) -> int:
+    """Bytes that a click takes in the ring, about."""
+    return VALUE_COPIES * len(taken.value) + EVENT_BYTES
 
 
 def cut(frames: Iterable[bytes]) -> list[Piece]:
@@ -209,6 +216,20 @@ class Ring:
     def next(self) -> int:
         """The number that the next batch will have."""
         return self._first + len(self._batches)
+
+    def portions(self, taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
+        """Clicks in parts that leave most of the ring to clients that are still at earlier ones.
+
+        One read can bring more than the whole ring: Kafka gives a batch of 1 MiB of each partition at once.
+        """
+        start = size = 0
+        for index, each in enumerate(taken):
+            size += size_of(each)
+            if size > self._bytes_max // PORTIONS:
+                yield taken[start : index + 1]
+                start, size = index + 1, 0
+        if start < len(taken):
+            yield taken[start:]
 
     def add(self, taken: Sequence[Taken], partitions: int) -> None:
         """Put clicks behind all others, and wake who waits. `partitions`: how many the topic has by now."""

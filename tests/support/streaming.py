@@ -26,8 +26,8 @@ from tests.support.processes import Child
 
 WAIT_S = 60.0
 GOLDEN: dict[str, Any] = orjson.loads((Path(__file__).parents[1] / "golden/enriched-v1.json").read_bytes())
-RING_BYTES = 1 << 18
-"""A small ring: about 60 events."""
+RING_BYTES = 1 << 20
+"""A small ring: about 250 events."""
 
 
 class StreamStack(EnricherStack):

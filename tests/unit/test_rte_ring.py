@@ -130,6 +130,16 @@ def test_the_ring_is_bounded() -> None:
     assert len(newest.taken) == 1  # a read is cut into batches, and only the last of them fits
 
 
+def test_a_large_read_is_put_in_by_portions() -> None:
+    """Nothing is left out, and none is more than a quarter of the ring by more than one click."""
+    ring = Ring(Position("s", (0,)), 40_000)
+    taken = [click(0, raw_offset) for raw_offset in range(30)]
+    portions = list(ring.portions(taken))
+    assert [each for portion in portions for each in portion] == taken
+    assert all(len(portion) <= 4 for portion in portions)
+    assert not list(ring.portions([]))
+
+
 def test_pieces_are_bounded() -> None:
     """As many events as fit, one at least."""
     pieces = cut([b"x" * (PIECE_BYTES_MAX // 2)] * 3 + [b"y" * (PIECE_BYTES_MAX + 1)] + [b"z"])
