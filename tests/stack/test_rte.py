@@ -111,8 +111,8 @@ async def test_filters_tenants_and_envelope(stack: StreamStack) -> None:
 
 async def test_where_a_stream_begins(stack: StreamStack) -> None:
     """The end, the beginning, a time, a position in the query or in the header; a position that is gone is 410."""
-    await stack.write(0, 5, received_at=1_000)
     now = now_ms()
+    await stack.write(0, 5, time_ms=now - 1_000)
     await stack.write(0, 5)
     async with stack.client() as events, stack.client("?from=latest") as named:
         await stack.write(1, 1)

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -110,8 +111,10 @@ class StreamStack(EnricherStack):
         await self.send(partition, [b"{}"] * count, key=b"x")
         await self.write_enriched(partition, range(first, first + count), **changes)
 
-    async def write_enriched(self, partition: int, raw_offsets: Sequence[int], **changes: Any) -> None:
-        """Enriched records of these raw offsets; the same one again is a copy. All have received_at = their offset."""
+    async def write_enriched(
+        self, partition: int, raw_offsets: Sequence[int], time_ms: int = 0, **changes: Any
+    ) -> None:
+        """Enriched records of these raw offsets; the same one again is a copy."""
         if not raw_offsets:
             return
         batch = self.producer.new_batch()
@@ -125,10 +128,10 @@ class StreamStack(EnricherStack):
             }
             headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw_offset))]
             value = encode_enriched(record)
-            if batch.append(timestamp=now_ms(), key=None, value=value, headers=headers) is None:
+            if batch.append(timestamp=time_ms or now_ms(), key=None, value=value, headers=headers) is None:
                 await self.producer.send_batch(self.kafka.topic_enriched, partition, batch)
                 batch = self.producer.new_batch()
-                batch.append(timestamp=now_ms(), key=None, value=value, headers=headers)
+                batch.append(timestamp=time_ms or now_ms(), key=None, value=value, headers=headers)
         await self.producer.send_batch(self.kafka.topic_enriched, partition, batch)
 
 
@@ -156,6 +159,8 @@ class Events:
         self._receive_bytes, self._limit = receive_bytes, limit
         self.last_id = ""
         """As a browser keeps it."""
+        self._text = b""
+        self._whole: deque[bytes] = deque()
 
     async def __aenter__(self) -> Self:
         """Connect, ask, read the head, and the body of a refusal."""
@@ -184,17 +189,17 @@ class Events:
             await self._writer.wait_closed()
 
     async def blocks(self) -> AsyncIterator[Event]:
-        """Everything that comes, to the stream's end; each wait is bounded."""
-        text = b""
-        while True:
-            async with asyncio.timeout(WAIT_S):
+        """Everything that comes, to the stream's end; fails after a generous bound."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                while self._whole:
+                    yield self._parse(self._whole.popleft().decode())
                 size = int(await self._reader.readline() or b"0", 16)
-                text += (await self._reader.readexactly(size + 2))[:-2]
-            if not size:
-                return
-            *whole, text = text.split(b"\n\n")
-            for block in whole:
-                yield self._parse(block.decode())
+                self._text += (await self._reader.readexactly(size + 2))[:-2]
+                if not size:
+                    return
+                *whole, self._text = self._text.split(b"\n\n")
+                self._whole.extend(whole)
 
     async def clicks(self, count: int) -> list[Event]:
         """The next clicks; fails when the stream ends before."""
