@@ -190,16 +190,17 @@ class Events:
 
     async def blocks(self) -> AsyncIterator[Event]:
         """Everything that comes, to the stream's end; fails after a generous bound."""
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                while self._whole:
-                    yield self._parse(self._whole.popleft().decode())
+        deadline = asyncio.get_running_loop().time() + WAIT_S
+        while True:
+            while self._whole:
+                yield self._parse(self._whole.popleft().decode())
+            async with asyncio.timeout_at(deadline):
                 size = int(await self._reader.readline() or b"0", 16)
                 self._text += (await self._reader.readexactly(size + 2))[:-2]
-                if not size:
-                    return
-                *whole, self._text = self._text.split(b"\n\n")
-                self._whole.extend(whole)
+            if not size:
+                return
+            *whole, self._text = self._text.split(b"\n\n")
+            self._whole.extend(whole)
 
     async def clicks(self, count: int) -> list[Event]:
         """The next clicks; fails when the stream ends before."""
