@@ -36,7 +36,7 @@ class Past(NamedTuple):
 
     enriched: Enriched
     give_back: Callable[[], None]
-    """Others may read from the past now."""
+    """Close the reader and let others read from the past."""
 
 
 class Client:
@@ -77,11 +77,11 @@ class Client:
             self._reason = end.reason
             yield sse.closed(end.reason, str(self._last))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give back what the stream held."""
         metrics.rte_closed_total.labels(self._reason).inc()
         self._on_close()
-        await self._leave_past()
+        self._leave_past()
 
     # From the past
 
@@ -92,7 +92,7 @@ class Client:
             if self._ring.covers(past.position):
                 self._last = past.position
                 self._mine, self._number = Mine(self._last), self._ring.first
-                await self._leave_past()
+                self._leave_past()  # does not wait: the ring moves on meanwhile
                 return
             if self._ring.ended is not None:
                 raise Ended(self._ring.ended)
@@ -119,11 +119,10 @@ class Client:
             raise Ended(Closed.KAFKA) from exc
         return Batch(before, taken)
 
-    async def _leave_past(self) -> None:
+    def _leave_past(self) -> None:
         if self._past is not None:
             past, self._past = self._past, None
             past.give_back()
-            await past.enriched.close()
 
     # From the ring
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class Desk:
         self._clients = 0
         self._past: Counter[str] = Counter()
         """Streams that read from the past, by tenant."""
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self, wanted: Filter, start: Start, may_read: Callable[[], bool]) -> Client:
         """A stream of a tenant's clicks. Raises Refused: 503 without room or Kafka, 410 for a position that is gone."""
@@ -80,7 +82,18 @@ class Desk:
                 log.warning("an event stream cannot begin at %s: %s", start, exc)
                 raise self._refuse("rte_away", _AWAY) from exc
             raise
-        return Past(enriched, lambda: self._count_past(tenant, -1))
+        return Past(enriched, lambda: self._give_back(tenant, enriched))
+
+    def _give_back(self, tenant: str, enriched: Enriched) -> None:
+        """Close a reader in the background; its place is free when that is done."""
+        closing = asyncio.ensure_future(enriched.close())
+        self._closing.add(closing)
+
+        def closed(task: asyncio.Task[None]) -> None:
+            self._closing.discard(task)
+            self._count_past(tenant, -1)
+
+        closing.add_done_callback(closed)
 
     def _refuse(self, reason: str, text: str) -> Refused:
         metrics.refused_total.labels(reason).inc()

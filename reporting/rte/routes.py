@@ -64,7 +64,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._pieces.aclose()
-            await self._client.close()
+            self._client.close()
 
 
 def router(state: State) -> APIRouter:

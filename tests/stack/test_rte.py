@@ -114,6 +114,8 @@ async def test_where_a_stream_begins(stack: StreamStack) -> None:
     now = now_ms()
     await stack.write(0, 5, time_ms=now - 1_000)
     await stack.write(0, 5)
+    async with stack.client("?from=earliest") as events:
+        await events.clicks(10)  # the hub has them
     async with stack.client() as events, stack.client("?from=latest") as named:
         await stack.write(1, 1)
         for client in (events, named):
@@ -199,6 +201,7 @@ async def test_five_hundred_clients_on_one_reader(
     try:
         await stack.open()
         assert stack.reporting is not None
+        await eventually(lambda: stack.counted("clickledger_reporting_rte_clients") == 0)
         before = resident_bytes(stack.reporting.pid)
         async with contextlib.AsyncExitStack() as opened:
             clients = [

@@ -175,7 +175,8 @@ class Events:
         self._reader, self._writer = await asyncio.open_connection(sock=plain, limit=self._limit)
         lines = "".join(f"{name}: {value}\r\n" for name, value in self._fields.items())
         self._writer.write(f"GET {self._target} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        async with asyncio.timeout(WAIT_S):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         self.status = int(head[0].split()[1])
         self.headers = dict(line.lower().split(": ", 1) for line in head[1:-2])
         if self.status != 200:
