@@ -209,7 +209,16 @@ def test_tail_shows_clicks(cli: Cli) -> None:
     (record, _) = cli.json_lines("tail", "--since", "1h", "-n", "2", "--json", "--status", "accepted")
     assert record["status"] == "accepted"
     assert len(cli("tail", "--since", "1h", "-n", "3").splitlines()) == 3
-    cli("tail", "--status", "lost", exit_status=2)
+    bots = "yes" if record["is_bot"] else "no"
+    (event,) = cli.json_lines("tail", "--since", "1h", "-n", "1", "--events", "--bots", bots, "--link", record["link"])
+    assert event["type"].startswith("com.clickledger.click.")
+    place = event["data"]["raw_partition"], event["data"]["raw_offset"]
+    before = [place[1] if partition == place[0] else 0 for partition in range(place[0] + 1)]
+    position = ".".join(map(str, (event["data"]["stream"], *before)))
+    again = cli.json_lines("tail", "--after", position, "-n", "1", "--events", "--promotion", event["subject"])
+    assert again[0]["data"]["stream"] == event["data"]["stream"]
+    for wrong in (("--status", "lost"), ("--bots", "maybe"), ("--after", "s.x"), ("--after", "s.1", "--since", "1h")):
+        cli("tail", *wrong, exit_status=2)
 
 
 def test_refill_has_nothing_to_do_and_does_no_harm(cli: Cli) -> None:
