@@ -35,6 +35,14 @@ def reader_of(state: State, request: Request, grant: Grant = Grant.REPORTS) -> R
     return _find_reader(state, session or _bearer(request), now_ms, grant)
 
 
+def still_reads(state: State, request: Request, tenant: str) -> bool:
+    """Whether a request that takes long may go on; while that is not known it may."""
+    try:
+        return reader_of(state, request).tenant == tenant
+    except Refused as exc:
+        return exc.status == HTTPStatus.SERVICE_UNAVAILABLE
+
+
 def bearer_digest_of(state: State, request: Request) -> str:
     """The digest of the secret in the Authorization header, a key that may read reports. Raises as `reader_of`."""
     digest = _bearer(request)

@@ -112,7 +112,7 @@ def router(state: State) -> APIRouter:
         promotion_id: Annotated[str, Query(max_length=256, description="Only this promotion")] = "",
     ) -> dict[str, Any]:
         reader = reader_of(state, request)
-        async with state.turns.one():
+        async with state.turns.one(reader.tenant):
             rows = await _minutes(state.clickhouse, reader.tenant, promotion_id, int(time.time()))
         return {"tenant": reader.tenant, "rows": rows}
 
@@ -124,7 +124,7 @@ async def _freshness(state: State, tenant: str) -> dict[str, Any]:
     rows: int | None = None
     quantiles: tuple[int | None, int | None] = (None, None)
     try:
-        async with asyncio.timeout(PATIENCE_S), state.turns.one():
+        async with asyncio.timeout(PATIENCE_S), state.turns.one(tenant):
             params = {"tenant": tenant, "seconds": WINDOW_S}
             ((rows, found),) = await state.clickhouse.query(_FRESHNESS, params)
             quantiles = (int(found[0]), int(found[1])) if rows else quantiles

@@ -13,6 +13,7 @@ cut_total = Counter(
 exports_total = Counter(
     "clickledger_reporting_exports", "Exports of event detail records that began, by how they ended", ["outcome"]
 )
+"""`whole`; `gone`: its client; `slow`: its client did not take it; `key`: no longer valid; `broken`: ClickHouse failed."""
 export_bytes_total = Counter("clickledger_reporting_export_bytes", "Bytes of exports that were sent")
 
 rte_clients = Gauge("clickledger_reporting_rte_clients", "Open event streams")

@@ -153,7 +153,7 @@ async def _report(state: State, request: Request, name: str, asked: Asked, allow
         question = question_of(asked, reader, allowed, datetime.now(UTC))
     except ValueError as exc:
         raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
-    async with state.turns.one():
+    async with state.turns.one(reader.tenant):
         rows = await read(state.clickhouse, question)
     if len(rows) > ROWS_MAX:
         text = f"More than {ROWS_MAX:,} rows: ask for less time, one promotion or fewer dimensions"

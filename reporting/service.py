@@ -145,7 +145,13 @@ def _patient(clickhouse: ClickHouseSettings, settings: ReportingSettings) -> Cli
 
 def _exports(settings: ReportingSettings, kafka: KafkaSettings, clickhouse: ClickHouse) -> Exports:
     turns = Turns(settings.reporting_exports_max, settings.reporting_exports_waiting_max)
-    return Exports(clickhouse, turns, kafka.topic_raw, settings.reporting_pull_rows_max)
+    return Exports(
+        clickhouse,
+        turns,
+        kafka.topic_raw,
+        settings.reporting_pull_rows_max,
+        settings.reporting_export_bytes_per_s_min,
+    )
 
 
 def _traces(settings: ReportingSettings, kafka: KafkaSettings) -> Traces:

@@ -44,6 +44,8 @@ class Exports:
     topic_raw: str
     """whose stream cursors are about"""
     pull_rows_max: int
+    bytes_per_s_min: int
+    """that a reader must take"""
 
 
 @dataclass(frozen=True, slots=True)

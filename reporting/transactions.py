@@ -64,7 +64,7 @@ def router(state: State) -> APIRouter:
         except ValueError as exc:
             raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
         traces = state.traces
-        async with traces.turns.one():
+        async with traces.turns.one(reader.tenant):
             found = await trace(state.clickhouse, traces.kafka, traces.limits, reader.tenant, wanted)
         if found.state is Step.UNKNOWN:
             raise Refused(HTTPStatus.NOT_FOUND, f"Unknown transaction-id: {found.note}")

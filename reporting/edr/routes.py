@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from reporting.authorize import reader_of
+from reporting.authorize import reader_of, still_reads
 from reporting.documentation import REFUSALS, Responses, Schemas, answer
 from reporting.edr import pulls
 from reporting.edr.answer import ExportAnswer, Planned
@@ -98,10 +99,19 @@ def router(state: State) -> APIRouter:
             )
         shape, headers = _shape(form, compression, request.headers.get("accept-encoding", ""))
         wanted = _filter(reader.tenant, promotion, link, status, bots)
+        may_read = partial(still_reads, state, request, reader.tenant)
+
+        def answered(plan: Callable[[], Awaitable[Planned]]) -> Response:
+            async def checked() -> Planned:
+                reader_of(state, request)  # it may have waited long for its turn
+                return await plan()
+
+            return ExportAnswer(state.exports, reader.tenant, may_read, checked)
+
         if cursor:
             if first or end or clock is not Clock.RECEIVED_AT:
                 raise Refused(HTTPStatus.BAD_REQUEST, "cursor goes without from, to and time")
-            return ExportAnswer(state.exports, lambda: _plan_pull(state, shape, wanted, cursor, headers))
+            return answered(lambda: _plan_pull(state, shape, wanted, cursor, headers))
         if not first:
             raise Refused(HTTPStatus.BAD_REQUEST, "from is needed, such as 2026-05-31T00:00:00Z, or cursor")
         try:
@@ -112,7 +122,7 @@ def router(state: State) -> APIRouter:
         async def planned() -> Planned:
             return Planned(query_of(shape, wanted, where), headers)
 
-        return ExportAnswer(state.exports, planned)
+        return answered(planned)
 
     return routes
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Final, Literal
 
@@ -33,7 +34,8 @@ class Desk:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self._clients = 0
+        self._clients: Counter[str] = Counter()
+        """Streams that are open, by tenant."""
         self._past: Counter[str] = Counter()
         """Streams that read from the past, by tenant."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -43,15 +45,19 @@ class Desk:
         ring = self.hub.ring
         if ring is None or ring.ended is not None or self.hub.is_away:
             raise self._refuse("rte_away", _AWAY)
-        if self._clients >= self.hub.settings.reporting_rte_clients_max:
+        tenant = wanted.tenant or ""
+        if self._clients.total() >= self.hub.settings.reporting_rte_clients_max:
             raise self._refuse("rte_clients_full", _FULL)
-        self._count(1)
+        if self._clients[tenant] >= self.hub.settings.reporting_rte_tenant_clients_max:
+            raise self._refuse("rte_tenant_full", _FULL)
+        self._count(tenant, 1)
         try:
-            past, mine = await self._where(ring, wanted.tenant or "", start)
+            past, mine = await self._where(ring, tenant, start)
         except BaseException:  # a cancellation, too, gives the place back
-            self._count(-1)
+            self._count(tenant, -1)
             raise
-        return Client(self.hub, ring, wanted, past=past, mine=mine, may_read=may_read, on_close=lambda: self._count(-1))
+        on_close = partial(self._count, tenant, -1)
+        return Client(self.hub, ring, wanted, past=past, mine=mine, may_read=may_read, on_close=on_close)
 
     async def _where(self, ring: Ring, tenant: str, start: Start) -> tuple[Past | None, Position | None]:
         """A reader of its own, or the position in the ring; neither for the end."""
@@ -99,9 +105,11 @@ class Desk:
         metrics.refused_total.labels(reason).inc()
         return Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
 
-    def _count(self, change: int) -> None:
-        self._clients += change
-        metrics.rte_clients.set(self._clients)
+    def _count(self, tenant: str, change: int) -> None:
+        self._clients[tenant] += change
+        if not self._clients[tenant]:
+            del self._clients[tenant]
+        metrics.rte_clients.set(self._clients.total())
 
     def _count_past(self, tenant: str, change: int) -> None:
         self._past[tenant] += change

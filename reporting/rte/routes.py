@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -11,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import StringConstraints
 from starlette.types import Receive, Scope, Send
 
-from reporting.authorize import reader_of
+from reporting.authorize import reader_of, still_reads
 from reporting.documentation import REFUSALS, Responses, Schemas, answer
 from reporting.parameters import strict_router
 from reporting.problems import Refused
@@ -104,12 +105,7 @@ def router(state: State) -> APIRouter:
         except ValueError as exc:
             raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
 
-        def may_read() -> bool:
-            try:
-                return reader_of(state, request).tenant == reader.tenant
-            except Refused as exc:
-                return exc.status == HTTPStatus.SERVICE_UNAVAILABLE  # not known at the moment
-
+        may_read = partial(still_reads, state, request, reader.tenant)
         return EventStream(await state.desk.open(wanted, start, may_read))
 
     return routes

@@ -45,6 +45,12 @@ class ReportingSettings(Group):
         le=3_600_000,
         description="ms in which ClickHouse may find no row of an EDR export; then it is broken off",
     )
+    reporting_export_bytes_per_s_min: int = Field(
+        4_096,
+        ge=1,
+        le=1 << 30,
+        description="bytes per s that the reader of an EDR export takes at least, but for 60 s; then it is broken off",
+    )
     reporting_pull_rows_max: int = Field(
         200_000,
         ge=1,
@@ -56,6 +62,12 @@ class ReportingSettings(Group):
         ge=1,
         le=100_000,
         description="open event streams; beyond it 503. Each is one of the connections above, so: fewer than those",
+    )
+    reporting_rte_tenant_clients_max: int = Field(
+        500,
+        ge=1,
+        le=100_000,
+        description="open event streams of one tenant; half of all where tenants share the service",
     )
     reporting_rte_ring_bytes_max: int = Field(
         64 << 20,

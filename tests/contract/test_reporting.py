@@ -128,7 +128,7 @@ async def test_queries_take_turns() -> None:
     may_end = asyncio.Event()
 
     async def query(name: str) -> None:
-        async with turns.one():
+        async with turns.one("acme"):
             order.append(name)
             await may_end.wait()
 
@@ -141,3 +141,41 @@ async def test_queries_take_turns() -> None:
     await asyncio.gather(first, second)
     assert order == ["first", "second"]
     await query("fourth")
+
+
+async def test_no_tenant_takes_all_turns() -> None:
+    """It leaves a place to others and waits for its own; of those who wait the tenant that runs least is next."""
+    turns, began = Turns(3, 8), list[str]()
+    may_end: dict[str, asyncio.Event] = {}
+
+    async def query(tenant: str, number: int) -> None:
+        name = f"{tenant}{number}"
+        may_end[name] = asyncio.Event()
+        async with turns.one(tenant):
+            began.append(name)
+            await may_end[name].wait()
+
+    async def settle() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    greedy = [asyncio.create_task(query("a", number)) for number in range(6)]
+    await settle()
+    assert began == ["a0", "a1"]
+    with pytest.raises(Refused) as refused:  # half of the waiting places are its own
+        await query("a", 9)
+    assert "of this tenant" in refused.value.description
+    others = [asyncio.create_task(query("b", number)) for number in range(2)]
+    others += [asyncio.create_task(query("c", 0))]
+    await settle()
+    assert began == ["a0", "a1", "b0"]
+    may_end["a0"].set()
+    await settle()
+    assert began[3:] == ["c0"]
+    greedy[2].cancel()
+    while not all(task.done() for task in (*greedy, *others)):
+        for event in may_end.values():
+            event.set()
+        await settle()
+    assert sorted(began) == ["a0", "a1", "a3", "a4", "a5", "b0", "b1", "c0"]
+    assert (turns._free, turns._waiting, turns._running.total()) == (3, [], 0)

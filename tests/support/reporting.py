@@ -86,7 +86,7 @@ def make_state(catalog: MemoryCatalog, runtime: Runtime, folder: Path, secret: s
         Turns(1, 0),
         sessions.Sessions(SecretBox(settings, sessions.PURPOSE), 60_000),
         Dashboard(login_links, Attempts(LOGIN_FAILURES_MAX), pipeline),
-        Exports(clickhouse, Turns(1, 0), "clicks.raw", 1_000),
+        Exports(clickhouse, Turns(1, 0), "clicks.raw", 1_000, 4_096),
         Traces(no_broker, Turns(1, 0), Limits(100, 1_000)),
         Desk(Hub(no_broker, ReportingSettings(), catalog, clickhouse)),  # not running: no stream can be had
     )
