@@ -33,5 +33,5 @@ async def test_streams_of_one_tenant_are_bounded() -> None:
     await opened("b")
     with pytest.raises(Refused):
         await opened("c")
-    await first.close()
+    first.close()
     await opened("a")
