@@ -69,7 +69,7 @@ def router(state: State) -> APIRouter:
     @api.post(f"{base}/{{webhook_id}}/test", summary="Send a test event", **docs.TEST)
     async def test(request: Request, webhook_id: str) -> JSONResponse:
         tenant, registry = _caller(state, request)
-        found = _found(await registry.test(tenant, webhook_id))
+        found = _found(await _asked(registry.test(tenant, webhook_id)))
         return JSONResponse(found, HTTPStatus.OK if "outcome" in found else HTTPStatus.ACCEPTED)
 
     @api.get(f"{base}/{{webhook_id}}/deliveries", summary="The newest attempts", **docs.DELIVERIES)

@@ -129,6 +129,8 @@ TEST: Final[dict[str, Any]] = {
         **_ok("No outcome in time: see the deliveries", _ref("WebhookDelivery"), 202),
         **_COMMON,
         **_NONE,
+        409: answer("A test of this webhook is under way"),
+        503: answer("Not at the moment, or too many webhooks are being tested; with Retry-After"),
     }
 }
 DELIVERIES: Final[dict[str, Any]] = {

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
+from reporting.metrics import refused_total
 from reporting.webhooks.addresses import BadUrl, Reach
 from reporting.webhooks.log import newest_first
 from reporting.webhooks.model import (
@@ -48,6 +49,8 @@ SEEN_S_MAX: Final = 5.0
 TEST_S_MAX: Final = 20.0
 """Seconds that a test waits for its outcome: an attempt's time-out and some for the way."""
 LOOK_S: Final = 0.1
+TESTS_MAX: Final = 20
+"""Tests of all webhooks that wait for their outcome at once; half of them of one tenant."""
 HOUR_MS: Final = 3_600_000
 
 
@@ -60,13 +63,14 @@ class Conflicting(ValueError):
 
 
 class Unavailable(ValueError):
-    """A request that this process cannot meet until its operator mends it; the message says what."""
+    """A request that this process cannot meet until its operator mends it, or has room; the message says what."""
 
 
 class WebhookCatalog(Protocol):
     """The part of `shared.catalog.Catalog` that is needed here."""
 
     is_current: bool
+    version: int
 
     def record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
         """One record."""
@@ -107,6 +111,7 @@ class Registry:
         self._reach = Reach.of(settings)
         self._writing, self._offsets = Writing(kafka, "clickledger-webhooks"), Offsets(kafka)
         self._one = asyncio.Lock()
+        self._tested: set[str] = set()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -218,17 +223,35 @@ class Registry:
     # Asking the deliverer
 
     async def test(self, tenant: str, webhook_id: str) -> dict[str, Any] | None:
-        """Have a test event sent: its attempt; without an `outcome` when there is none in time. None: no such webhook."""
+        """Have a test event sent: its attempt; without an `outcome` when there is none in time. None: no such webhook.
+
+        Raises Conflicting, Unavailable.
+        """
         webhook = self._find(tenant, webhook_id)
         if webhook is None:
             return None
+        if webhook.key in self._tested:
+            raise self._refused("webhook_test_running", Conflicting("A test of this webhook is under way"))
+        of_tenant = sum(key.startswith(f"{tenant}/") for key in self._tested)
+        if len(self._tested) >= TESTS_MAX or of_tenant >= TESTS_MAX // 2:
+            raise self._refused("webhook_tests_full", Unavailable("Too many webhooks are being tested. Try again."))
+        self._tested.add(webhook.key)
+        try:
+            return await self._test(webhook)
+        finally:
+            self._tested.discard(webhook.key)
+
+    async def _test(self, webhook: Webhook) -> dict[str, Any]:
         test_id = f"test_{secrets.token_hex(12)}"
         asked = {"v": 1, "id": test_id, "at": _clock_ms()}
         await self._write(self._places, self._kafka.topic_webhooks, Entry(Kind.TEST, webhook.key, asked))
-        deadline = time.monotonic() + TEST_S_MAX
+        deadline, looked_at = time.monotonic() + TEST_S_MAX, -1
         while time.monotonic() < deadline:
             await asyncio.sleep(LOOK_S)
             self._places.refresh()
+            if self._places.version == looked_at:
+                continue
+            looked_at = self._places.version
             for entry in self._attempts(webhook):
                 if entry["id"] == test_id:
                     return _delivery(entry)
@@ -257,6 +280,10 @@ class Registry:
         return _replay(window)
 
     # Inside
+
+    def _refused(self, reason: str, refusal: Conflicting | Unavailable) -> Conflicting | Unavailable:
+        refused_total.labels(reason).inc()
+        return refusal
 
     def _find(self, tenant: str, webhook_id: str) -> Webhook | None:
         record = self._catalog.record(Kind.WEBHOOK, webhook_key(tenant, webhook_id))
