@@ -82,9 +82,13 @@ class ClickHouse:
     async def query(
         self, sql: str, params: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT; `params` fill `{name:Type}` on the server."""
+        """The rows of a SELECT; `params` fill `{name:Type}` on the server.
+
+        The server ends it when nobody waits any more: at the query time-out, and when the connection is closed.
+        """
         client = await self._connected()
-        result = await self._guarded(client.query(sql, dict(params or {}), dict(settings or {})), sql)
+        ending = {"readonly": 2, "max_execution_time": max(1, round(self._timeout_s))}
+        result = await self._guarded(client.query(sql, dict(params or {}), ending | dict(settings or {})), sql)
         return list(result.result_rows)
 
     async def command(
