@@ -6,13 +6,14 @@ the target:
 1. finish      the last claim without a manifest, with the range and the form that it has
 2. decide      the range: from where that claim ended to what is stored now, in every partition
 3. claim       put it under the next number, unless somebody has; whose claim stands is carried out
-4. write       each file whole under a name with its digest, its `.sha256` beside it
+4. write       each file whole, its rows counted again, under a name with its digest, its `.sha256` beside it
 5. complete    put the manifest, unless somebody has
 6. tidy        delete files of this interval that the manifest does not name: an attempt's whose bytes were others
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
@@ -23,13 +24,15 @@ from typing import Final
 
 from clickledger.deliveries import records
 from clickledger.deliveries.records import Claim, File
+from clickledger.deliveries.recount import rows_in
 from clickledger.deliveries.target import Target
 from reporting.edr import pulls
 from reporting.edr.columns import Shape
 from reporting.edr.pulls import EARLIEST, Expired, Stream
 from reporting.edr.selection import IN_SPANS, Spans, query_of, span_params
+from shared import positions
 from shared.clickhouse import ClickHouse
-from shared.errors import OperatorError
+from shared.errors import OperatorError, TransientError
 from shared.rte import OFFSET_MAX, Filter
 
 _COUNTS: Final = f"""
@@ -149,7 +152,8 @@ class Deliverer:
         for number, spans in enumerate(claim.files(), 1):
             if file := await self._write(claim, number, spans):
                 files.append(file)
-        manifest = records.encode_manifest(claim, files)
+        gaps = await positions.accepted_gaps(self.clickhouse, claim.spans.stream)
+        manifest = records.encode_manifest(claim, files, gaps)
         if not await self.target.put_new(claim.manifest_name, manifest):
             manifest = await self.target.read(claim.manifest_name) or manifest
         await self._tidy(claim, manifest)
@@ -162,11 +166,12 @@ class Deliverer:
             return None
         file = self.target.workplace / f"{number:05}"
         size, digest = await self._spool(claim, spans, file)
+        rows = sum(sum(by_status.values()) for by_status in counts.values())
+        await _recount(file, claim.shape, rows)
         name = claim.file_name(number, digest)
         await self.target.put_file(name, file)
         await self.target.put_new(f"{name}.sha256", f"{digest}  {PurePosixPath(name).name}\n".encode())
         file.unlink()
-        rows = sum(sum(by_status.values()) for by_status in counts.values())
         return File(name, size, digest, rows, counts)
 
     async def _counts(self, claim: Claim, spans: Spans) -> dict[int, dict[str, int]]:
@@ -201,3 +206,15 @@ class Deliverer:
         for name in await self.target.names(claim.folder):
             if name not in named:
                 await self.target.delete(name)
+
+
+async def _recount(file: Path, shape: Shape, rows: int) -> None:
+    """Raise TransientError unless a file has the rows that the table counted, or counting them is not cheap."""
+    try:
+        found = await asyncio.to_thread(rows_in, file, shape)
+    except (OSError, EOFError) as exc:
+        raise TransientError(f"{file.name}: the file is not whole: {exc}") from exc
+    if found not in (None, rows):
+        raise TransientError(
+            f"{file.name}: ClickHouse counted {rows:,} rows and wrote {found:,}: the file is not whole"
+        )

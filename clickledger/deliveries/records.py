@@ -16,8 +16,10 @@ from urllib.parse import quote
 import orjson
 
 from reporting.edr.columns import NAMES, Compression, Format, Shape
+from reporting.edr.pulls import gaps_in
 from reporting.edr.selection import Span, Spans
 from shared.errors import OperatorError
+from shared.positions import AcceptedGap
 from shared.rte import Position
 
 VERSION: Final = 1
@@ -108,20 +110,22 @@ def decode_claim(value: bytes) -> Claim:
         raise OperatorError(f"not the record of a delivery: {value[:80]!r}") from exc
 
 
-def encode_manifest(claim: Claim, files: Sequence[File]) -> bytes:
-    """The manifest of a whole set."""
+def encode_manifest(claim: Claim, files: Sequence[File], gaps: Sequence[AcceptedGap]) -> bytes:
+    """The manifest of a whole set; `gaps` of its stream."""
     partitions = []
     for span in claim.spans.spans:
         rows: dict[str, int] = {}
         for file in files:
             for status, count in file.counts.get(span.partition, {}).items():
                 rows[status] = rows.get(status, 0) + count
+        missing = gaps_in(gaps, span)
         partitions.append(
             {
                 "partition": span.partition,
                 "first": span.first,
                 "last": span.end - 1,
-                "positions": span.size,
+                "positions": span.size - sum(part.size for part in missing),
+                "gaps": [{"first": part.first, "last": part.end - 1} for part in missing],
                 "rows": dict(sorted(rows.items())),
             }
         )

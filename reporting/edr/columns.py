@@ -109,6 +109,7 @@ _COMMON: Final[Mapping[str, Any]] = {
     "max_threads": 2,  # one reader takes the bytes; more threads are memory, and the sink needs the processors
     "max_block_size": 8_192,  # rows in hand at a time: a few MB instead of a hundred
     "readonly": 2,  # so that a server ends the query when its client goes away
+    "http_write_exception_in_output_format": 0,  # 1 by default in 23.9 to 25.11: an error would be a row, the body whole
 }
 _OF_FORMAT: Final[Mapping[Format, Mapping[str, Any]]] = {
     Format.CSV: {

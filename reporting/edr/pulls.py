@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from reporting.edr.selection import IN_SPANS, Span, Spans, span_params
 from shared import positions, seals
 from shared.clickhouse import ClickHouse
+from shared.errors import TransientError
 from shared.positions import AcceptedGap
 from shared.rte import Position
 
@@ -44,7 +45,23 @@ SELECT DISTINCT raw_offset
 FROM clicks
 WHERE {IN_SPANS} AND NOT {_GOING}
 """  # noqa: S608 # built from constants
-_STREAMS: Final = "SELECT stream FROM clicks GROUP BY stream ORDER BY max(inserted_at), stream"
+_STREAMS: Final = """
+SELECT stream
+FROM
+(
+    SELECT stream, 1 AS has_rows, max(inserted_at) AS last
+    FROM clicks
+    GROUP BY stream
+    UNION ALL
+    SELECT stream, 0 AS has_rows, max(sealed_at) AS last
+    FROM seals
+    WHERE version = 1
+    GROUP BY stream
+)
+GROUP BY stream
+ORDER BY argMax(last, has_rows), stream
+"""
+"""All streams in the order in which they ended: by their rows, and by their first seals where the rows have expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +133,24 @@ async def plan(clickhouse: ClickHouse, current: Stream, after: Position, rows_ma
 
 
 async def _begin_of_next(clickhouse: ClickHouse, current: Stream, stream: str) -> Position:
-    """Where the stream behind a former one begins. Streams follow each other as their topics did."""
+    """Where the stream behind a former one begins. Streams follow each other as their topics did.
+
+    Raises TransientError when the former one is newer than the current one: then the catalog's copy is behind.
+    """
     known = [str(row[0]) for row in await clickhouse.query(_STREAMS)]
-    later = known[known.index(stream) + 1 :] if stream in known else []
-    if later and later[0] != current.id:
-        return Position(later[0], (0,))
-    return Position(current.id, current.starts)
+    following = next_stream(known, stream, current.id)
+    return Position(current.id, current.starts) if following == current.id else Position(following, (0,))
+
+
+def next_stream(known: Sequence[str], stream: str, current: str) -> str:
+    """The stream behind `stream` among those that are known, in their order; `current` may have no row yet.
+
+    Raises TransientError when `stream` is not there, or behind the current one.
+    """
+    former = known[: known.index(current)] if current in known else known
+    if stream not in former:
+        raise TransientError(f"stream {stream} is not before the current one, {current}: the catalog's copy is behind")
+    return [*former, current][former.index(stream) + 1]
 
 
 def take(after: Position, starts: Sequence[int], ends: Sequence[int], rows_max: int) -> Pull:
@@ -193,13 +222,19 @@ async def _first_whole(
     return span.first
 
 
-def _in_gaps(gaps: Sequence[AcceptedGap], span: Span) -> int:
-    """How many raw offsets of the span are known to be missing."""
-    return sum(
-        max(0, min(gap.last + 1, span.end) - max(gap.first, span.first))
+def gaps_in(gaps: Sequence[AcceptedGap], span: Span) -> list[Span]:
+    """The parts of a span that are known to be missing."""
+    parts = (
+        Span(span.partition, max(gap.first, span.first), min(gap.last + 1, span.end))
         for gap in gaps
         if gap.partition == span.partition
     )
+    return [part for part in parts if part.size > 0]
+
+
+def _in_gaps(gaps: Sequence[AcceptedGap], span: Span) -> int:
+    """How many raw offsets of the span are known to be missing."""
+    return sum(part.size for part in gaps_in(gaps, span))
 
 
 async def _ends(clickhouse: ClickHouse, current: Stream) -> tuple[int, ...]:

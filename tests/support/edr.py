@@ -18,11 +18,11 @@ from tests.support.stack import execute
 MADE_STREAM = "made"
 _MAKE = """
 INSERT INTO clicks (v, stream, raw_partition, raw_offset, transaction_id, status, received_at, clicked_at, enriched_at,
-    expires_at, tenant, source, short_url, link, promotion_id, recipient, user_agent, is_bot, block_at)
+    expires_at, tenant, source, short_url, link, promotion_id, recipient, user_agent, is_bot, block_at, inserted_at)
 SELECT 1, '{stream}', {partition}, {first} + number, generateUUIDv4(), if(number % 50 = 0, 'duplicate', 'accepted'),
     now64(3), now64(3), now64(3), now64(3) + INTERVAL 90 DAY, '{tenant}', 'api', 'http://made.example/x', 'made.example/x',
     concat('p', toString(number % 20)), concat('+49', toString(rand64(2))), concat('Agent/', hex(sipHash128(number, rand()))),
-    number % 10 = 0, now64(3)
+    number % 10 = 0, now64(3), now64(3) - INTERVAL 1 HOUR
 FROM numbers({count})
 """
 
@@ -94,7 +94,7 @@ def owner(stack: FullStack, sql: str) -> str:
 def make_rows(
     stack: FullStack, tenant: str, count: int, *, stream: str = MADE_STREAM, partition: int = 0, first: int = 0
 ) -> None:
-    """Store rows behind the pipeline's back, in a stream of their own."""
+    """Store rows behind the pipeline's back, in a stream of their own that ended an hour ago."""
     for at in range(0, count, 100_000):
         size = min(100_000, count - at)
         values = {"stream": stream, "partition": partition, "first": first + at, "count": size, "tenant": tenant}

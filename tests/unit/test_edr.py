@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from reporting.edr.columns import COLUMNS, NAMES
-from reporting.edr.pulls import Span, Spans, take
+from reporting.edr.columns import COLUMNS, NAMES, Compression, Format, Shape
+from reporting.edr.pulls import Span, Spans, next_stream, take
 from reporting.edr.selection import Clock, filter_params, time_range
+from shared.errors import TransientError
 from shared.rte import Filter, Position
 from tests.unit.test_docs import table
 
@@ -63,3 +64,17 @@ def test_what_a_pull_takes(
     found = take(Position.parse(after), (0, 5), (10, 7), rows_max)
     assert found.spans == Spans("s", tuple(Span(*span) for span in spans))
     assert (str(found.next), found.remaining) == (next_, remaining)
+
+
+def test_an_error_is_never_a_row() -> None:
+    """Releases that write an error as a last row, and end the body as if it were whole, are told not to."""
+    assert all(Shape(form, Compression.NONE).settings["http_write_exception_in_output_format"] == 0 for form in Format)
+
+
+def test_no_stream_is_stepped_over() -> None:
+    """Behind each stream comes the next one, the current one last; a stream that is newer than the current one waits."""
+    assert [next_stream(["a", "b", "c"], stream, "c") for stream in "ab"] == ["b", "c"]
+    assert next_stream(["a", "b"], "b", "c") == "c"
+    for known, current in ((["a", "b"], "a"), (["a"], "c")):
+        with pytest.raises(TransientError, match="behind"):
+            next_stream(known, "b", current)

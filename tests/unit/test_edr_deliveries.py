@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clickledger.deliveries.records import Claim, claim_name, decode_claim, latest, seconds_of, slices
+from clickledger.deliveries.records import Claim, claim_name, decode_claim, encode_manifest, latest, seconds_of, slices
+from clickledger.deliveries.recount import rows_in
 from clickledger.deliveries.target import open_target
 from clickledger.edr_export import shape_of
 from reporting.edr.columns import Compression, Format, Shape
 from reporting.edr.selection import Span, Spans
 from shared.errors import OperatorError
+from shared.positions import AcceptedGap
 from shared.rte import Position
 
 CLAIM = Claim(
@@ -34,6 +40,37 @@ def test_a_claim_is_read_as_it_was_written() -> None:
     assert CLAIM.spans == Spans("s", (Span(0, 3, 10), Span(2, 0, 4)))
     assert CLAIM.folder == "edr-a%2Fb%20%C3%BC-20260528T202640Z-20260528T212640Z"
     assert CLAIM.file_name(1, "ab" * 32).endswith("Z.00001.abababababababab.csv.gz")
+
+
+def test_accepted_gaps_are_no_positions() -> None:
+    """Positions add up to the audit's rows; the gaps are listed, as far as they lie in the range."""
+    gaps = [AcceptedGap(0, 1, 4, "", ""), AcceptedGap(0, 8, 8, "", ""), AcceptedGap(1, 0, 99, "", "")]
+    first, second = json.loads(encode_manifest(CLAIM, [], gaps))["partitions"]
+    assert (first["positions"], first["gaps"]) == (4, [{"first": 3, "last": 4}, {"first": 8, "last": 8}])
+    assert (second["positions"], second["gaps"]) == (4, [])
+
+
+@given(st.lists(st.text('a"\r\n,', max_size=6), min_size=1, max_size=9), st.booleans(), st.integers(1, 9))
+def test_a_files_rows_are_counted(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], packed: bool, chunk: int
+) -> None:
+    """However quotes and ends of lines lie in the texts, and wherever a piece of the file ends; a cut file is an error."""
+    written = io.StringIO()
+    csv.writer(written, quoting=csv.QUOTE_ALL).writerows([["name"], *([text] for text in texts)])
+    file = tmp_path_factory.mktemp("recount") / "file"
+    for form, content in (
+        (Format.CSV, written.getvalue().encode()),
+        (Format.NDJSON, "".join(json.dumps({"name": text}) + "\n" for text in texts).encode()),
+    ):
+        file.write_bytes(gzip.compress(content) if packed else content)
+        shape = Shape(form, Compression.GZIP if packed else Compression.NONE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("clickledger.deliveries.recount._CHUNK", chunk)
+            assert rows_in(file, shape) == len(texts)
+    if packed:
+        file.write_bytes(gzip.compress(content)[:-9])
+        with pytest.raises(EOFError):
+            rows_in(file, shape)
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", CLAIM.encode().replace(b"csv", b"xls"), b'{"v":2}'])
