@@ -121,6 +121,11 @@ class Feed:
             return list(islice(kept.entries, start, start + SLICE_MAX))
         return await self._turn(partition, offset)
 
+    async def earliest(self, partition: int) -> int:
+        """The offset of the first record that Kafka has. Raises TransientError, OperatorError."""
+        async with self._borrowed() as reader:
+            return (await reader.begin_offsets([partition]))[partition]
+
     async def _turn(self, partition: int, offset: int) -> Sequence[Entry]:
         async with self._borrowed() as reader:
             metrics.turns.inc()

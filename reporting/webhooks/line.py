@@ -24,7 +24,7 @@ from reporting.webhooks.choosing import Choice, Entry, Event, Wanted, is_over, p
 from reporting.webhooks.log import AttemptLog
 from reporting.webhooks.messages import Message
 from reporting.webhooks.model import Confidential, StopRecord, Webhook
-from reporting.webhooks.places import Mark, Pending, Progress
+from reporting.webhooks.places import UNKNOWN, Mark, Marks, Pending, Progress
 from reporting.webhooks.schedule import Again, Attempt, Disable, GiveUp, Outcome, after_failure
 from shared.errors import OffsetLost, OperatorError, TransientError
 from shared.settings import WebhookSettings
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 BEHIND_S: Final = 0.2
 """Seconds between two looks whether places can be noted again."""
 READ_AGAIN_S: Final = 1.0
-"""Seconds before Kafka is asked again after an error."""
+"""Seconds before Kafka is asked again, after an error or for records that have not come yet."""
 NOTE_EVERY_S: Final = 5.0
 """Seconds between two notes of a place that moved over events that are not wanted."""
 _UNBOUNDED: Final = 1 << 62
@@ -55,6 +55,9 @@ class Source(Protocol):
 
     async def read(self, partition: int, offset: int) -> Sequence[Entry]:
         """Entries from an offset on."""
+
+    async def earliest(self, partition: int) -> int:
+        """The offset of the first record that is left."""
 
 
 class Sending(Protocol):
@@ -109,6 +112,8 @@ class Line:
         self._is_ending = False
         self._noted_s = time.monotonic()
         self._next_partition = 0
+        self._met: set[int] = set()
+        """Partitions whose record at our place was seen."""
         self._fresh: Choice | None = None
         """Just chosen: the first attempt need not read its events again."""
 
@@ -148,12 +153,10 @@ class Line:
     def _apply_change(self) -> None:
         if self._change is None:
             return
-        before, (webhook, self.confidential) = self.webhook, self._change
-        self.webhook, self._change = webhook, None
+        (self.webhook, self.confidential), self._change = self._change, None
+        webhook = self.webhook
         if self.kind == "live" and webhook.reset > self.progress.reset:
             self._save(replace(self.progress, marks=webhook.start, reset=webhook.reset, pending=None))
-        elif (webhook.filter, webhook.batch) != (before.filter, before.batch):
-            self._save(replace(self.progress, pending=None))  # chosen anew
 
     # Choosing
 
@@ -177,12 +180,10 @@ class Line:
         if not choice.count:
             return
         until = {p: mark for p, mark in choice.marks.items() if mark != self.progress.mark(p)}
-        message_id = choice.events[0].event_id
-        if batch is not None:
-            message_id = messages.batch_id(self.webhook.key, self.progress.stream, self.progress.marks, until)
-        self._save(replace(self.progress, pending=Pending(message_id, until, choice.count)))
+        message_id = self._message(choice.events, until).message_id
+        self._save(replace(self.progress, pending=Pending(message_id, until, choice.count, self.webhook.asked)))
         self._fresh = choice
-        if batch is not None:  # its id says its range: whoever repeats it must know that
+        if batch is not None:  # whoever repeats it must know its range
             await self._notes.flush()
 
     async def _choose(self) -> Choice:
@@ -207,11 +208,24 @@ class Line:
             entries = await self._source.read(partition, mark.offset)
             if not entries:
                 return
+            await self._meet(partition, mark, entries)
             choice.take(partition, mark, entries, end)
             mark = choice.marks[partition]
             if not choice.count:
                 self._move({partition: mark})
             await asyncio.sleep(0)
+
+    async def _meet(self, partition: int, mark: Mark, entries: Sequence[Entry]) -> None:
+        """At the first look: a topic that was made anew meanwhile has what we want before our offset too."""
+        if partition in self._met or self.kind != "live":
+            return
+        prefix = prefix_of(self.progress.stream)
+        raw = next((each.raw for each in entries if each.raw is not None and each.value.startswith(prefix)), None)
+        if raw is None:
+            return
+        self._met.add(partition)
+        if raw > mark.raw != UNKNOWN:  # or a gap; what was given is passed over by raw offset
+            raise OffsetLost("clicks.enriched", partition, mark.offset, await self._source.earliest(partition))
 
     def _end(self, partition: int) -> int:
         window = self.progress.window
@@ -234,6 +248,9 @@ class Line:
     async def _attempt(self, pending: Pending) -> None:
         """One attempt, once it is due and its end can be noted."""
         self.state = "waiting"
+        if pending.asked != self.webhook.asked:
+            self._save(replace(self.progress, pending=None))  # chosen anew
+            return
         if (left_ms := pending.next_at_ms - clock_ms()) > 0:
             await self._sleep(left_ms / 1_000)
             return
@@ -241,11 +258,17 @@ class Line:
             await self._sleep(BEHIND_S)
             return
         choice, self._fresh = self._fresh or await self._read_again(pending), None
-        if not choice.count:  # gone from Kafka, or its place was moved
-            self._save(self.progress.moved(pending.until, pending=None))
+        if not self._is_whole(choice, pending.until):  # told to stop, or the feed does not have all yet
+            await self._sleep(READ_AGAIN_S)
+            return
+        message = self._message(choice.events, pending.until) if choice.count == pending.events else None
+        if message is None or message.message_id != pending.message_id:
+            log.warning(
+                "webhook %s: message %s is not what was chosen, chosen anew", self.webhook.key, pending.message_id
+            )
+            self._save(replace(self.progress, pending=None))
             return
         began_ms = clock_ms()
-        message = self._message(pending, choice.events)
         fields = messages.header_fields(message, self.confidential, began_ms)
         self.state = "sending"
         attempt = await self._sender.send(self.confidential.url, message, fields)
@@ -255,10 +278,14 @@ class Line:
         else:
             self._failed(pending, attempt, choice.count, began_ms)
 
-    def _message(self, pending: Pending, events: Sequence[Event]) -> Message:
+    def _is_whole(self, choice: Choice, until: Marks) -> bool:
+        """Whether all records of the range were read."""
+        return all(choice.marks.get(p, self.progress.mark(p)).offset >= mark.offset for p, mark in until.items())
+
+    def _message(self, events: Sequence[Event], until: Marks) -> Message:
         if self.webhook.batch is None:
             return Message(events[0].event_id, events[0].body, messages.SINGLE_TYPE, 1)
-        return messages.batch(pending.message_id, [event.body for event in events])
+        return messages.batch(self.webhook.key, self.progress.stream, until, [event.body for event in events])
 
     async def _read_again(self, pending: Pending) -> Choice:
         choice = Choice(self._wanted(_UNBOUNDED, _UNBOUNDED))

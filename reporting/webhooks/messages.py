@@ -1,7 +1,7 @@
 """One request of a webhook: events to a body, a body to signed header fields. Pure.
 
 The signature is that of Standard Webhooks, made by its library. `webhook-id` is the same in every attempt: the event's
-id where a request has one event, else a digest of the range that the batch was read from.
+id where a request has one event, else a digest of the batch's range and body: no two bodies have the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import orjson
 from standardwebhooks import Webhook as Signer
 
 from reporting.webhooks.model import Confidential
-from reporting.webhooks.places import Mark, Marks
+from reporting.webhooks.places import Marks
 from shared.rte import SPEC_VERSION, rfc3339, source_of
 
 SINGLE_TYPE: Final = "application/cloudevents+json"
@@ -38,15 +38,12 @@ def single(event: Mapping[str, Any]) -> Message:
     return Message(event["id"], orjson.dumps(event), SINGLE_TYPE, 1)
 
 
-def batch(message_id: str, events: Sequence[bytes]) -> Message:
-    """Several encoded events in a JSON array."""
-    return Message(message_id, b"[%b]" % b",".join(events), BATCH_TYPE, len(events))
-
-
-def batch_id(key: str, stream: str, marks: Marks, until: Marks) -> str:
-    """The id of the batch that a webhook reads between two places of a stream."""
-    ranges = sorted((partition, marks.get(partition, Mark(0)), end) for partition, end in until.items())
-    return f"batch_{hashlib.sha256(repr((key, stream, ranges)).encode()).hexdigest()[:32]}"
+def batch(key: str, stream: str, until: Marks, events: Sequence[bytes]) -> Message:
+    """Several encoded events of a webhook in a JSON array, up to a place in a stream."""
+    body = b"[%b]" % b",".join(events)
+    digest = hashlib.sha256(repr((key, stream, sorted(until.items()))).encode())
+    digest.update(body)
+    return Message(f"batch_{digest.hexdigest()[:32]}", body, BATCH_TYPE, len(events))
 
 
 def make_test_event(tenant: str, test_id: str, now_ms: int) -> dict[str, Any]:

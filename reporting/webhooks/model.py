@@ -7,6 +7,7 @@ URL is often all that a receiver asks for.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -178,6 +179,12 @@ class Webhook:
     def key(self) -> str:
         """Its id in the catalog; what its secrets are bound to."""
         return webhook_key(self.tenant, self.webhook_id)
+
+    @property
+    def asked(self) -> str:
+        """Digest of which events are wanted in one request."""
+        asked = {"filter": self.filter.model_dump(), "batch": self.batch and self.batch.model_dump()}
+        return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
     def opened(self, box: SecretBox) -> Confidential:
         """What is sealed. Raises NotOurs."""

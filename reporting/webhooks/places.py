@@ -53,6 +53,8 @@ class Pending:
     until: Marks
     """Where the line of work stands when they are done."""
     events: int
+    asked: str = ""
+    """Digest of the filter and the batch's bounds that they were chosen by; with others they are chosen anew."""
     attempts: int = 0
     """Attempts that ended."""
     first_at_ms: int = 0
@@ -129,6 +131,7 @@ def encode_progress(progress: Progress) -> dict[str, Any]:
             "id": pending.message_id,
             "until": encode_marks(pending.until),
             "events": pending.events,
+            "asked": pending.asked,
             "attempts": pending.attempts,
             "first_at": pending.first_at_ms,
             "next_at": pending.next_at_ms,
@@ -159,6 +162,7 @@ def decode_progress(record: Mapping[str, Any]) -> Progress:
             pending["id"],
             decode_marks(pending["until"]),
             pending["events"],
+            pending.get("asked", ""),
             pending["attempts"],
             pending["first_at"],
             pending["next_at"],

@@ -42,6 +42,10 @@ class Topic:
         self.entries: list[Entry] = []
         self.begin = 0
         self.errors: list[Exception] = []
+        self.slice = 2_000
+        self.reads = 0
+        self.on_read: Callable[[], None] = lambda: None
+        self.first_raw = 0
 
     @property
     def partitions(self) -> Sequence[int]:
@@ -52,30 +56,40 @@ class Topic:
         """Behind the last record."""
         return len(self.entries)
 
-    def add(self, *ids: str, tenant: str = "acme", received_at: int = 1_000) -> None:
-        """Append clicks with these ids."""
+    def add(
+        self, *ids: str, tenant: str = "acme", received_at: int = 1_000, status: str = "accepted", gap: int = 0
+    ) -> None:
+        """Append clicks with these ids, behind a gap of raw offsets."""
+        self.first_raw += gap
         for transaction_id in ids:
-            raw = len(self.entries)
+            offset = len(self.entries)
+            raw = self.first_raw + offset
             record = {field.name: _ZERO[field.json_type] for field in ENRICHED_FIELDS} | {
                 "v": 1,
                 "stream": STREAM,
                 "raw_offset": raw,
                 "transaction_id": transaction_id,
-                "status": "accepted",
+                "status": status,
                 "tenant": tenant,
                 "received_at": received_at,
             }
-            self.entries.append(Entry(raw, raw, orjson.dumps(tenant), encode_enriched(record)))
+            self.entries.append(Entry(offset, raw, orjson.dumps(tenant), encode_enriched(record)))
         for listener in self.listeners:
             listener.set()
 
     async def read(self, partition: int, offset: int) -> Sequence[Entry]:
         """From an offset on."""
+        self.reads += 1
+        self.on_read()
         if self.errors:
             raise self.errors.pop()
         if not self.begin <= offset <= len(self.entries):
             raise OffsetLost("clicks.enriched", partition, offset, self.begin)
-        return self.entries[offset:]
+        return self.entries[offset : offset + self.slice]
+
+    async def earliest(self, partition: int) -> int:
+        """What is left begins here."""
+        return self.begin
 
 
 class Endpoint:
@@ -287,6 +301,108 @@ async def test_changes_take_effect_at_the_next_attempt() -> None:
     rig.line.stop()
     await task
     assert set(rig.endpoint.ids) == {"a", "d"}
+
+
+THREE = BatchBody(events_max=3, linger_ms=0)
+
+
+async def noted(webhook: Webhook, topic: Topic) -> tuple[Progress, Message]:
+    """What a line leaves behind after one attempt that failed, and what it sent."""
+    rig = Rig(Endpoint(FAILED), webhook)
+    rig.topic.entries = topic.entries
+    rig.line._settings = WebhookSettings(webhooks_backoff_ms=1_000, webhooks_retry_ms=100_000)
+    await rig.run(lambda: bool(rig.memory.log))
+    assert rig.last.pending is not None
+    return replace(rig.last, pending=replace(rig.last.pending, next_at_ms=0)), rig.endpoint.sent[0]
+
+
+@pytest.mark.parametrize("first", ["acme", "rival"], ids=["a part was read", "nothing was read"])
+async def test_a_stop_while_events_are_read_again(first: str) -> None:
+    """Nothing is sent, and what was noted stays: the next owner sends the same message."""
+    topic = Topic()
+    topic.add("x", tenant=first)
+    topic.add("b", "c", "d")
+    progress, message = await noted(webhook_of(batch=THREE), topic)
+    rig = Rig(Endpoint(), webhook_of(batch=THREE), progress)
+    rig.topic.entries, rig.topic.slice, rig.topic.on_read = topic.entries, 1, rig.line.stop
+    await asyncio.wait_for(rig.line.run(), 20)
+    assert (rig.topic.reads, rig.endpoint.sent) == (1, [])
+    assert rig.line.progress.pending == progress.pending
+    heir = Rig(Endpoint(), webhook_of(batch=THREE), rig.line.progress)
+    heir.topic.entries = topic.entries
+    await heir.run(lambda: bool(heir.endpoint.sent))
+    assert heir.endpoint.sent[0] == message
+
+
+@pytest.mark.parametrize("known", [0, 1])
+async def test_a_feed_that_is_behind_is_waited_for(known: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new owner whose feed does not know the events yet sends and moves nothing until it does."""
+    monkeypatch.setattr(lines, "READ_AGAIN_S", 0.01)
+    topic = Topic()
+    topic.add(*"abc")
+    progress, message = await noted(webhook_of(batch=THREE), topic)
+    rig = Rig(Endpoint(), webhook_of(batch=THREE), progress)
+    rig.topic.entries = topic.entries[:known]
+    task = asyncio.create_task(rig.line.run())
+    await rig.wait(lambda: rig.topic.reads >= 5)
+    assert (rig.endpoint.sent, rig.line.progress) == ([], progress)
+    rig.topic.entries = topic.entries
+    await rig.wait(lambda: rig.endpoint.sent == [message])
+    rig.line.stop()
+    await task
+
+
+ALL, REJECTED = FilterBody(), FilterBody(status=["rejected"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ids"),
+    [
+        ({"batch": THREE}, {"batch": None}, ["1", "2", "3", "4"]),
+        ({"batch": None}, {"batch": THREE}, ["1", "2", "3", "4"]),
+        ({"batch": THREE}, {"batch": BatchBody(events_max=2, linger_ms=0)}, ["1", "2", "3", "4"]),
+        ({"filter": REJECTED}, {"filter": ALL}, ["1", "2", "3", "4"]),
+        ({"filter": ALL}, {"filter": REJECTED}, ["3"]),
+        ({"batch": THREE}, {"batch": THREE, "filter": REJECTED}, ["3"]),
+    ],
+)
+async def test_a_change_while_no_line_runs(before: dict[str, Any], after: dict[str, Any], ids: list[str]) -> None:
+    """What was noted is chosen anew: every event that is wanted now is sent once, and no id has two bodies."""
+    topic = Topic()
+    topic.add("1", "2")
+    topic.add("3", status="rejected")
+    topic.add("4")
+    progress, message = await noted(webhook_of(**before), topic)
+    rig = Rig(Endpoint(), webhook_of(**after), progress)
+    rig.topic.entries = topic.entries
+    await rig.run(lambda: rig.line.progress.mark(0).offset == 4)
+    assert rig.endpoint.ids == ids
+    bodies = {(each.message_id, each.body) for each in (message, *rig.endpoint.sent)}
+    assert len(bodies) == len({message_id for message_id, _ in bodies})
+
+
+@pytest.mark.parametrize("batch", [THREE, None])
+async def test_a_range_with_other_events_is_chosen_anew(batch: BatchBody | None) -> None:
+    """Records of a topic that was made anew never go out under the id of those that lay there before."""
+    topic, other = Topic(), Topic()
+    topic.add(*"abc")
+    progress, message = await noted(webhook_of(batch=batch), topic)
+    other.add(*"cab")
+    rig = Rig(Endpoint(), webhook_of(batch=batch), progress)
+    rig.topic.entries = other.entries
+    await rig.run(lambda: rig.endpoint.ids == ["c", "a", "b"])
+    assert rig.endpoint.sent[0].message_id != message.message_id
+
+
+@pytest.mark.parametrize(("place", "ids"), [(Mark(2, 2), ["c", "d", "f"]), (Mark(3, 4), ["f"])])
+async def test_a_topic_that_was_made_anew_and_is_longer_already(place: Mark, ids: list[str]) -> None:
+    """From a place in the middle of it the line goes back to its beginning, once; what was given is passed over."""
+    rig = Rig(Endpoint(), progress=Progress(STREAM, {0: place}))
+    rig.topic.add("b", *"cd", gap=1)
+    rig.topic.add("f", gap=1)
+    await rig.run(lambda: rig.line.progress.mark(0).offset == 4)
+    assert rig.endpoint.ids == ids
+    assert rig.line.progress.mark(0) == Mark(4, 6, ((4, 4),))
 
 
 async def test_a_replay_ends() -> None:

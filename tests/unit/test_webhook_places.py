@@ -121,7 +121,7 @@ def test_a_window_of_time_and_its_end() -> None:
 
 def test_a_record_of_progress_comes_back() -> None:
     """Whatever is in it."""
-    pending = Pending("id", {0: Mark(5, 6)}, 3, 2, 10, 20)
+    pending = Pending("id", {0: Mark(5, 6)}, 3, "a1", 2, 10, 20)
     for progress in (
         Progress(STREAM, {}),
         Progress(STREAM, {0: Mark(1, 2, ((3, 4),)), 7: Mark(8)}, 1, pending, 2, 3, 4, Window("r", 1, 2, {0: 9}, 5)),

@@ -105,7 +105,9 @@ async def test_the_receiver_of_the_documentation(tmp_path: Path) -> None:
             url = f"http://127.0.0.1:{port}/"
             confidential = Confidential(url, {}, (Secret(secret),))
             one = messages.single(messages.make_test_event("acme", "e1", 0))
-            two = messages.batch("b", [one.body, messages.single(messages.make_test_event("acme", "e2", 0)).body])
+            two = messages.batch(
+                "acme/wh_1", "s1", {}, [one.body, messages.single(messages.make_test_event("acme", "e2", 0)).body]
+            )
             async with Sender(WebhookSettings(), LOCAL) as sender:
                 for message in (one, one, two):
                     fields = header_fields(message, confidential, now_ms())
