@@ -223,9 +223,11 @@ class Line:
         raw = next((each.raw for each in entries if each.raw is not None and each.value.startswith(prefix)), None)
         if raw is None:
             return
-        self._met.add(partition)
         if raw > mark.raw != UNKNOWN:  # or a gap; what was given is passed over by raw offset
-            raise OffsetLost("clicks.enriched", partition, mark.offset, await self._source.earliest(partition))
+            earliest = await self._source.earliest(partition)
+            self._met.add(partition)
+            raise OffsetLost("clicks.enriched", partition, mark.offset, earliest)
+        self._met.add(partition)
 
     def _end(self, partition: int) -> int:
         window = self.progress.window

@@ -42,6 +42,8 @@ class Topic:
         self.entries: list[Entry] = []
         self.begin = 0
         self.errors: list[Exception] = []
+        self.refusals: list[Exception] = []
+        """To say where it begins."""
         self.slice = 2_000
         self.reads = 0
         self.on_read: Callable[[], None] = lambda: None
@@ -89,6 +91,8 @@ class Topic:
 
     async def earliest(self, partition: int) -> int:
         """What is left begins here."""
+        if self.refusals:
+            raise self.refusals.pop()
         return self.begin
 
 
@@ -395,9 +399,13 @@ async def test_a_range_with_other_events_is_chosen_anew(batch: BatchBody | None)
 
 
 @pytest.mark.parametrize(("place", "ids"), [(Mark(2, 2), ["c", "d", "f"]), (Mark(3, 4), ["f"])])
-async def test_a_topic_that_was_made_anew_and_is_longer_already(place: Mark, ids: list[str]) -> None:
+async def test_a_topic_that_was_made_anew_and_is_longer_already(
+    place: Mark, ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From a place in the middle of it the line goes back to its beginning, once; what was given is passed over."""
+    monkeypatch.setattr(lines, "READ_AGAIN_S", 0.01)
     rig = Rig(Endpoint(), progress=Progress(STREAM, {0: place}))
+    rig.topic.refusals = [TransientError("away")]
     rig.topic.add("b", *"cd", gap=1)
     rig.topic.add("f", gap=1)
     await rig.run(lambda: rig.line.progress.mark(0).offset == 4)
