@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import xlsxwriter
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""First characters that make a cell a formula, or that spreadsheets skip before looking (OWASP, CSV injection)."""
+from reporting.formulas import FORMULA_STARTS
 
 
 def harmless(value: Any) -> Any:
     """`value` as a spreadsheet may have it: a text that begins like a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:

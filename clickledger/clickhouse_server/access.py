@@ -4,6 +4,7 @@ The engine enforces the role and ``readonly``; these rules close what it leaves 
 The tree is that of the exact text that runs, so no trick of quoting, case or comments can make the two differ.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ from clickledger.clickhouse_server.errors import (
 
 READER_SECONDS_MAX: Final = 60.0  # one statement of a reader; the machine is shared with the sink
 READER_MEMORY_BYTES_MAX: Final = 4 << 30  # 4 GiB for one statement of a reader
+TENANT_MEMORY_BYTES_MAX: Final = 1 << 30  # 1 GiB for one of a tenant: tenants share the machine with each other
+READER_THREADS_MAX: Final = 4  # for one statement; also its default where the machine has as many processors
+READER_BLOCK_ROWS_MAX: Final = 65_536  # rows in hand at a time; about the engine's own default
 
+_PROGRESS: Final = "withprogress"  # JSONEachRowWithProgress and its kin, in lower case
 _LINE: Final = re.compile(r"(?P<indent> *)(?P<kind>[A-Za-z:]+)(?P<rest> .*)?\Z")
 _SUFFIX: Final = re.compile(r"(?: \(alias .*\))?(?: \(children \d+\))?\Z")
 
@@ -62,7 +67,7 @@ def load_rules(ask: Callable[[str], str]) -> Rules:
     )
 
 
-def reader_settings(settings: Mapping[str, str]) -> dict[str, str]:
+def reader_settings(settings: Mapping[str, str], *, is_tenant: bool = False) -> dict[str, str]:
     """The settings a reader's statement runs with; raises READONLY for one that is not on the list."""
     kept: dict[str, str] = {}
     for name, value in settings.items():
@@ -72,8 +77,17 @@ def reader_settings(settings: Mapping[str, str]) -> dict[str, str]:
             raise refusal(READONLY, f"Cannot modify '{name}' setting in readonly mode.")
         kept[name] = value
     kept["max_execution_time"] = _bounded_seconds(kept.get("max_execution_time", ""))
-    kept["max_memory_usage"] = str(READER_MEMORY_BYTES_MAX)
+    kept["max_memory_usage"] = str(TENANT_MEMORY_BYTES_MAX if is_tenant else READER_MEMORY_BYTES_MAX)
+    kept["max_threads"] = _bounded_count(kept.get("max_threads", ""), min(READER_THREADS_MAX, os.cpu_count() or 1))
+    if "max_block_size" in kept:
+        kept["max_block_size"] = _bounded_count(kept["max_block_size"], READER_BLOCK_ROWS_MAX)
     return kept
+
+
+def _bounded_count(text: str, bound: int) -> str:
+    """`text` if it is a number from 1 to `bound`, else `bound`: 0 and "auto" ask for as much as there is."""
+    is_count = text.isascii() and text.isdigit() and len(text) <= len(str(bound))
+    return text if is_count and 1 <= int(text) <= bound else str(bound)
 
 
 def _bounded_seconds(text: str) -> str:
@@ -107,6 +121,12 @@ def check_tenant_text(text: bytes) -> None:
         raise _denied("PREWHERE (write WHERE)")
 
 
+def check_tenant_format(output_format: str) -> None:
+    """Raise StatementError for a format that tells how many rows were read: they are those of all tenants."""
+    if output_format.lower().endswith(_PROGRESS):
+        raise _denied(f"FORMAT {output_format}")
+
+
 def check_tenant_tree(tree: str) -> None:
     """Raise StatementError unless a tenant may ask this: nothing that tells the sizes of what all tenants share."""
     for node in map(_parse_line, filter(None, tree.split("\n"))):
@@ -116,6 +136,7 @@ def check_tenant_tree(tree: str) -> None:
             database, _, table = node.name.lower().partition(".")
             if database == "system" and table.partition(".")[0] in names.TENANT_SYSTEM_TABLES_NOT:
                 raise _denied(f"table system.{table}")
+            check_tenant_format(node.name)  # the FORMAT of a statement is an identifier of its tree
             if names.TENANT_COLUMNS_NOT.match(node.name.rpartition(".")[2]):
                 raise _denied(f"column {node.name}")
         if node.kind == "ShowIndexes":

@@ -21,7 +21,15 @@ from clickledger.clickhouse_server.errors import (
     StatementError,
     refusal,
 )
-from clickledger.clickhouse_server.exchange import Exchange, Headers, Receive, Send, common_headers, send_error
+from clickledger.clickhouse_server.exchange import (
+    HARMLESS_HEADERS,
+    Exchange,
+    Headers,
+    Receive,
+    Send,
+    common_headers,
+    send_error,
+)
 from clickledger.clickhouse_server.execution import Execution
 from clickledger.clickhouse_server.options import Options
 from clickledger.clickhouse_server.pipe import ResultPipe
@@ -44,7 +52,7 @@ class ClickHouseApp:
         self._admission = {
             Role.OWNER: Admission(options.owner_statements, options.waiting_statements),
             Role.READER: Admission(options.reader_statements, options.waiting_statements),
-            Role.TENANT: Admission(options.reader_statements, options.waiting_statements),
+            Role.TENANT: Admission(options.reader_statements, options.waiting_statements, shares=2),
         }
         self._workers = ThreadPoolExecutor(options.owner_statements + 2 * options.reader_statements, "statement")
         self._sessions = SessionStore()
@@ -57,7 +65,7 @@ class ClickHouseApp:
             return
         plain = _PLAIN.get(scope["path"])
         if plain is None:
-            await send_plain(send, 404, f"There is no handle {scope['path']}\n".encode())
+            await send_plain(send, 404, b"There is no handle for this path\n")
         elif scope["method"] not in {"GET", "HEAD", "POST", "OPTIONS"}:
             await send_plain(send, 405, b"Only GET, HEAD and POST\n", [(b"allow", b"GET, HEAD, POST")])
         elif scope["path"] != "/" or (scope["method"] in {"GET", "HEAD"} and b"query=" not in scope["query_string"]):
@@ -71,7 +79,7 @@ class ClickHouseApp:
             request, receive = await self._request(scope, receive)
             query_id = request.query_id or query_id
             user = self._user(request.credentials, scope["headers"])
-            async with self._admission[user.role].enter():
+            async with self._admission[user.role].enter(user.tenant):
                 await self._run(replace(request, query_id=query_id), user, receive, send)
         except StatementError as exc:
             await send_error(send, exc, self._engine, common_headers(self._engine, query_id))
@@ -89,6 +97,8 @@ class ClickHouseApp:
     def _user(self, credentials: Credentials, headers: Headers) -> User:
         """Who gave the right password, or a tenant's key; raises 194, 516, or 210 while the catalog is not ready."""
         if self._options.anonymous_reader and not credentials.password and is_local_host(headers):
+            if is_foreign_page(headers):
+                raise refusal(REQUIRED_PASSWORD, "A web page of another origin does not read without a password.")
             return User(Role.READER)
         expected = {"default": self._options.password, "reader": self._options.reader_password or None}
         password = expected.get(credentials.user)
@@ -137,8 +147,9 @@ class ClickHouseApp:
 async def send_plain(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
     """A short text that no statement made."""
     all_headers = [
-        (b"content-type", b"text/html; charset=UTF-8"),
+        (b"content-type", b"text/plain; charset=UTF-8"),
         (b"content-length", str(len(body)).encode()),
+        *HARMLESS_HEADERS,
         *(headers or []),
     ]
     await send({"type": "http.response.start", "status": status, "headers": all_headers})
@@ -176,5 +187,15 @@ def _empty_body(receive: Receive) -> Receive:
 
 def is_local_host(headers: Headers) -> bool:
     """Whether the request names this machine as its host; a web page behind a rebound DNS name cannot."""
-    host = next((value.decode("latin-1") for name, value in headers if name == b"host"), "")
+    host = _header(headers, b"host")
     return host.rpartition(":")[0] in _LOCAL_HOSTS or host in _LOCAL_HOSTS
+
+
+def is_foreign_page(headers: Headers) -> bool:
+    """Whether a browser says that a page of another origin asks, by fetch, form or `<script src>`."""
+    site, origin = _header(headers, b"sec-fetch-site"), _header(headers, b"origin")
+    return site not in {"", "none", "same-origin"} or origin not in {"", f"http://{_header(headers, b'host')}"}
+
+
+def _header(headers: Headers, wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in headers if name == wanted), "")

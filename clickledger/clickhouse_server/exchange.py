@@ -23,6 +23,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+HARMLESS_HEADERS: Final[Headers] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; sandbox"),
+]
+"""Of every answer: a browser takes none of it for a page or a script of this origin, FORMAT HTML included."""
 HELD_BYTES: Final = 1 << 20  # the server's buffer of 1 MiB
 HELD_BYTES_WAITING: Final = 16 << 20  # with wait_end_of_query=1; what is larger is streamed nevertheless
 SENT_BYTES: Final = 64 << 10  # what a client must take within the idle time: a slow reader is not an idle one
@@ -131,7 +136,7 @@ class Exchange:
 
     async def _answer_whole(self, work: "asyncio.Future[Counts]", held: list[bytes]) -> None:
         try:
-            counts = await work
+            counts = self._execution.told(await work)
         except StatementError as exc:
             await send_error(self._send, exc, self._execution.engine, self._common_headers())
             return
@@ -187,6 +192,7 @@ def common_headers(engine: Engine, query_id: str) -> Headers:
         (b"x-clickhouse-server-display-name", SERVER_NAME.encode()),
         (b"x-clickhouse-query-id", query_id.encode("latin-1", "replace")),
         (b"x-clickhouse-timezone", engine.timezone.encode()),
+        *HARMLESS_HEADERS,
     ]
 
 

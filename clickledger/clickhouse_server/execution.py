@@ -80,6 +80,10 @@ class Execution:
             _log.exception("statement %s failed in the server itself", self.query_id)
             raise refusal(UNKNOWN_EXCEPTION, f"Defect in the HTTP interface: {type(exc).__name__}: {exc}") from exc
 
+    def told(self, counts: Counts) -> Counts:
+        """What the client may know of `counts`: rows and bytes that were read are those of all tenants."""
+        return Counts(result_rows=counts.result_rows) if self.user.role is Role.TENANT else counts
+
     def _run(self) -> Counts:
         self.format = self.request.default_format
         pieces = decoded(self.body, self.request.body_encoding, in_blocks=self.request.body_in_blocks)
@@ -153,7 +157,7 @@ class Execution:
     def _settings(self) -> dict[str, str]:
         settings = dict(self.request.settings)
         if self.user.is_reader:
-            settings = access.reader_settings(settings)
+            settings = access.reader_settings(settings, is_tenant=self.user.role is Role.TENANT)
         elif self.request.is_read and settings.get("readonly", "0") == "0":
             settings["readonly"] = "2"  # GET changes nothing; settings of the query are still allowed
         return {**settings, "log_comment": self.query_id}
@@ -205,6 +209,7 @@ class Execution:
                 raise refusal(READONLY, "reader: Cannot execute query in readonly mode.")
             if self.user.role is Role.TENANT:
                 access.check_tenant_text(statement.text)
+                access.check_tenant_format(self.format)
             tree = session.syntax_tree(final, self.request.params)
             access.check_output(tree, files)
             access.check_tree(tree, self.engine.database, self.rules)

@@ -30,9 +30,9 @@ class Options:
     owner_statements: int = 8
     """Statements of `default` that run at a time: two inserts of the sink, its questions, reports, a few more."""
     reader_statements: int = 4
-    """Statements of `reader` that run at a time, and as many of all tenants together."""
+    """Statements of `reader` that run at a time, and as many of all tenants together, half of them of one tenant."""
     waiting_statements: int = 64
-    """Per user, beyond those that run; further ones are answered 503 with code 202."""
+    """Per role, beyond those that run, half of them for one tenant; further ones are answered 503 with code 202."""
     idle_seconds: float = 30.0
     """A client that neither sends nor takes bytes for so long loses its statement (http_receive_timeout of the server)."""
     stop_seconds: float = 10.0

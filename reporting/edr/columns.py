@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from reporting.formulas import FORMULA_STARTS
+
 
 class Kind(StrEnum):
     """What a column holds; docs/edr.md says how each format shows it."""
@@ -130,8 +132,7 @@ _OF_FORMAT: Final[Mapping[Format, Mapping[str, Any]]] = {
         "output_format_parquet_string_as_string": 1,
     },
 }
-_FORMULA: Final = "'=', '+', '-', '@', '\\t', '\\r'"
-"""First characters that make a spreadsheet calculate (OWASP, CSV injection)."""
+_FORMULA: Final = ", ".join(f"char({', '.join(map(str, start.encode()))})" for start in FORMULA_STARTS)
 
 
 class Shape(NamedTuple):
@@ -178,7 +179,7 @@ def expressions(fmt: Format) -> str:
 def _expression(column: Column, fmt: Format) -> str:
     name = column.name
     if fmt is Format.CSV and column.kind is Kind.TEXT:
-        return f"if(substring({name}, 1, 1) IN ({_FORMULA}), concat('\\'', {name}), {name}) AS {name}"
+        return f"if(substringUTF8({name}, 1, 1) IN ({_FORMULA}), concat('\\'', {name}), {name}) AS {name}"
     if fmt is Format.PARQUET and column.kind is Kind.ID:
         return f"toString({name}) AS {name}"  # 16 bytes otherwise, which few readers know to be an id
     return name

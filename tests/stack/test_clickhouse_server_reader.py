@@ -228,6 +228,16 @@ def test_what_drivers_send_is_taken(reader: ClickHouseHttp) -> None:
     assert reader.ask("SELECT count() FROM mine", database="default", session_id="a").status == 200
 
 
+def test_no_answer_is_a_page_or_a_script(reader: ClickHouseHttp) -> None:
+    """Every answer forbids a browser to run or guess anything; a path of a stranger's is not said back."""
+    unknown = reader.ask(method="GET", path="/%3Cscript%3E")
+    assert (unknown.status, unknown.headers["content-type"]) == (404, "text/plain; charset=UTF-8")
+    assert b"script" not in unknown.body
+    for answer in (unknown, reader.ask(path="/ping"), reader.ask("SELECT 1 FORMAT HTML"), reader.ask("garbage")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+
+
 def test_long_texts_are_refused(reader: ClickHouseHttp) -> None:
     """A reader's statement has the length that a server parses by default: 256 KiB."""
     assert reader.ask("SELECT 1 /* " + "x" * (300 << 10)).code == 223

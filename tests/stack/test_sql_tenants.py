@@ -46,6 +46,7 @@ _CONDITIONS = (
     "tenant = {theirs} AND throwIf(materialize(1)) = 0",
     "NOT (position({text}, '{mark}') > 0 AND throwIf(materialize(1)) = 1)",
 )
+_TELLING = ("JSON", "JSONCompact", "JSONColumnsWithMetadata", "XML", "JSONEachRowWithProgress", "Pretty")
 _WHOLE = (
     "SELECT promotion_id, count() FROM clicks WHERE throwIf(position(promotion_id, '{mark}') > 0) = 0 GROUP BY ALL",
     "SELECT throwIf(position(promotion_id, '{mark}') > 0) AS x, count() FROM clicks GROUP BY x",
@@ -55,6 +56,8 @@ _WHOLE = (
     "SELECT throwIf(position(stream, '{mark}') > 0), max(raw_offset) FROM clicks GROUP BY stream, raw_partition, status",
     "SELECT min(raw_offset), max(raw_offset), count() FROM clicks",
     "SELECT count() FROM clicks",
+    *(f"SELECT status, count() FROM clicks GROUP BY ALL ORDER BY ALL FORMAT {name}" for name in _TELLING),
+    "SELECT 1 FROM clicks LIMIT 1 UNION DISTINCT SELECT 1 FROM clicks FORMAT `JSONEachRowWithProgress`",
     "SELECT countIf(throwIf(recipient LIKE '{mark}%') = 0) FROM clicks",
     "SELECT 1 FROM clicks ORDER BY throwIf(recipient LIKE '{mark}%'), raw_offset LIMIT 1",
     "SELECT recipient FROM clicks LIMIT 1 BY throwIf(recipient LIKE '{mark}%') FORMAT Null",
@@ -175,9 +178,10 @@ def attempts() -> list[str]:
     return [*found, *(each.format(**names) for each in _WHOLE)]
 
 
-def comparable(answer: HttpAnswer) -> tuple[int, bytes]:
+def comparable(answer: HttpAnswer) -> tuple[int, bytes, dict[str, str]]:
     """What a client learns; an error's text names the statement, not rows, but must say nothing of them either."""
-    return answer.status, answer.body
+    its_own = ("date", "x-clickhouse-query-id", "x-clickhouse-exception-tag")
+    return answer.status, answer.body, {name: text for name, text in answer.headers.items() if name not in its_own}
 
 
 def test_no_answer_depends_on_another_tenants_rows(server: LocalClickHouse, owner: ClickHouseHttp) -> None:
@@ -188,7 +192,7 @@ def test_no_answer_depends_on_another_tenants_rows(server: LocalClickHouse, owne
     ours, theirs = as_tenant(server, OURS, OURS_SECRET), as_tenant(server, THEIRS, THEIRS_SECRET)
     asked = attempts()
     before = [comparable(ours.ask(sql)) for sql in asked]
-    assert sum(status == 200 for status, _ in before) > len(asked) / 2
+    assert sum(status == 200 for status, _, _ in before) > len(asked) / 2
     sql_rows.insert_promotions(owner, THEIRS)
     sql_rows.insert(owner, "clicks", sql_rows.rows(THEIRS, 500, seed=2, first_offset=300))
     owner.rows("OPTIMIZE TABLE clicks FINAL")
@@ -238,6 +242,11 @@ def test_settings_of_a_tenant(server: LocalClickHouse, owner: ClickHouseHttp) ->
         ("role", "owner"),
     ):
         assert ours.ask("SELECT 1", **{name: value}).status >= 400
+    asked = "SELECT count() FROM clicks"
+    assert b"statistics" not in ours.ask(asked, output_format_write_statistics=1, default_format="JSON").body
+    for name in ("JSONEachRowWithProgress", "JSONStringsEachRowWithProgress", "JSONCompactEachRowWithProgress"):
+        assert ours.ask(asked, default_format=name).code == 497
+        assert ours.ask(f"{asked} FORMAT {name}").code in {497, 73}
     assert ours.ask("SELECT 1", readonly=0, allow_experimental_analyzer=0).status == 200
 
 

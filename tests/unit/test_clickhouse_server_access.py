@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from clickledger.clickhouse_server.access import Rules, check_output, check_tree, reader_settings
+from clickledger.clickhouse_server.access import (
+    Rules,
+    check_output,
+    check_tenant_format,
+    check_tenant_tree,
+    check_tree,
+    reader_settings,
+)
 from clickledger.clickhouse_server.admission import Admission
 from clickledger.clickhouse_server.errors import StatementError
 from clickledger.clickhouse_server.reader_names import INNER_NODES, ROOT_NODES
@@ -147,6 +154,13 @@ def test_reader_settings_are_a_list() -> None:
     assert kept["output_format_json_quote_64bit_integers"] == "1"
     assert kept["max_execution_time"] == "5"
     assert "readonly" not in kept
+    assert kept["max_memory_usage"] == str(4 << 30)
+    assert reader_settings({}, is_tenant=True)["max_memory_usage"] == str(1 << 30)
+    assert 1 <= int(kept["max_threads"]) <= 4
+    for value in ("0", "1000", "auto", "-1", "9" * 40, "²"):
+        assert 1 <= int(reader_settings({"max_threads": value})["max_threads"]) <= 4
+    for value, used in {"0": 65_536, "65537": 65_536, "100": 100, "": 65_536}.items():
+        assert reader_settings({"max_block_size": value})["max_block_size"] == str(used)
     for value in ("0", "61", "-1", "nan", "x", "inf"):
         assert reader_settings({"max_execution_time": value})["max_execution_time"] == "60"
     for name in (
@@ -183,6 +197,44 @@ async def test_admission_bounds_what_runs_and_what_waits() -> None:
     await asyncio.gather(first, second)
     assert order == [1, 2]
     assert admission.inside == 0
+
+
+async def test_one_of_many_has_half_of_the_places() -> None:
+    """Of two places to run and two to wait one user has one each; the other runs at once, and counters tell why not."""
+    admission = Admission(2, 2, shares=2)
+    leave = asyncio.Event()
+    running: list[str] = []
+
+    async def statement(user: str) -> None:
+        async with admission.enter(user):
+            running.append(user)
+            await leave.wait()
+
+    entered = [asyncio.create_task(statement("greedy")) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(StatementError) as caught:
+        await statement("greedy")
+    assert caught.value.code == 202
+    entered += [asyncio.create_task(statement("other")) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert running == ["greedy", "other"]
+    with pytest.raises(StatementError):
+        await statement("third")
+    assert admission.refused == {"share": 1, "full": 1}
+    leave.set()
+    await asyncio.gather(*entered)
+    assert sorted(running) == ["greedy", "greedy", "other", "other"]
+    assert admission.inside == 0
+
+
+@pytest.mark.parametrize("name", ["JSONEachRowWithProgress", "jsoncompacteachrowwithprogress"])
+def test_formats_with_progress_are_not_a_tenants(name: str) -> None:
+    """They tell how many rows were read; named in the URL or in the statement."""
+    with pytest.raises(StatementError):
+        check_tenant_format(name)
+    with pytest.raises(StatementError):
+        check_tenant_tree(SELECT.format(column="Asterisk", table="TableIdentifier t") + f" Identifier {name}\n")
+    check_tenant_format("JSONEachRow")
 
 
 def test_named_sessions_are_locked_remembered_and_forgotten() -> None:

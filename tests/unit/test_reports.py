@@ -92,7 +92,26 @@ def test_every_filter_is_a_parameter() -> None:
     assert Question("t", period_of("", "", BERLIN, NOW), (By.LINK,), {}).columns == ("link", "link_name", *NUMBERS)
 
 
-TEXTS = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "a,b", 'say "x"', "two\r\nlines", "नमस्ते", "x\0\x07", "", "plain"]
+TEXTS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@x",
+    "\tx",
+    "\rx",
+    "\nx",
+    "＝1",
+    "＋1",
+    "－1",
+    "＠x",
+    "a,b",
+    'say "x"',
+    "two\r\nlines",
+    "नमस्ते",
+    "x\0\x07",
+    "",
+    "plain",
+]
 
 
 def test_a_csv_is_rfc_4180_and_has_no_formulas() -> None:
@@ -100,7 +119,7 @@ def test_a_csv_is_rfc_4180_and_has_no_formulas() -> None:
     raw = as_csv(("text", "number"), [{"text": text, "number": None} for text in TEXTS]).decode()
     assert raw.startswith("text,number\r\n")
     found = [row[0] for row in csv.reader(io.StringIO(raw, newline=""))][1:]
-    assert found == [f"'{text}" for text in TEXTS[:6]] + TEXTS[6:]
+    assert found == [f"'{text}" for text in TEXTS[:11]] + TEXTS[11:]
 
 
 def test_a_workbook_opens_and_has_no_formulas() -> None:
