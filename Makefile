@@ -15,7 +15,7 @@ demo: setup
 up: setup
 	@$(BIN)/clickledger up $(ARGS)
 
-test: setup
+test: setup tests/clients/node_modules/.installed
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
@@ -32,6 +32,11 @@ bench: setup
 
 torture: setup # FAULT=kill-sink,kill-all ROUNDS=5 SEED=1; without: all that docs/torture.json lacks
 	@FAULT='$(FAULT)' ROUNDS='$(ROUNDS)' SEED='$(SEED)' $(BIN)/python -m tests.torture
+
+# Tools of the clients' tests, where npm is; without it these tests say so and are skipped.
+tests/clients/node_modules/.installed: tests/clients/package-lock.json
+	@{ command -v npm >/dev/null && npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --silent && touch $@; } || \
+		echo "npm is absent or failed: the tests of the Postman collection and of the TypeScript client are skipped"
 
 # One stamp for each step of the set-up.
 $(BIN)/python:
