@@ -32,6 +32,7 @@ _VARIABLES: Final = {
     "new_url": "http://postman.example/first",
     "promotion_id": "postman",
     "transaction_id": "",
+    "webhook_id": "00000000-0000-0000-0000-000000000000",
 }
 _CLICK: Final = '{"short-url": "{{short_url}}", "user-agent": "Mozilla/5.0 (iPhone)", "ip-address": "203.199.178.211"}'
 _REMEMBER_ID: Final = 'pm.collectionVariables.set("transaction_id", body["transaction-id"]);'
@@ -150,20 +151,17 @@ def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping
 
 
 def _items(base: str, method: str, path: str, operation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    key = (
-        "{{reports_key}}"
-        if base == "reports"
-        else "{{clicks_key}}"
-        if path in (CLICKS, "/v1/clicks")
-        else "{{admin_key}}"
-    )
+    """The cases of one operation, and the same as its first one without a key."""
+    is_click = path in (CLICKS, "/v1/clicks")
+    key = "{{reports_key}}" if base == "reports" else "{{clicks_key}}" if is_click else "{{admin_key}}"
+    cases = CASES.get(f"{method} {path}", ())
     is_secured = bool(operation.get("security"))
-    for case in CASES.get(f"{method} {path}", ()):
+    for case in cases:
         yield _item(base, method, path, operation, case, key if is_secured else "")
     if is_secured:
-        yield _item(
-            base, method, path, operation, Case("without a key", 401, code="498" if base == "api" else "401"), ""
-        )
+        query = cases[0].query if cases else {}
+        refused = Case("without a key", 401, query=query, code="498" if is_click else "401")
+        yield _item(base, method, path, operation, refused, "")
 
 
 def _item(base: str, method: str, path: str, operation: Mapping[str, Any], case: Case, key: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.support.api_service import BATCH, CLICKS, Reply
 from tests.support.full_stack import FullStack
-from tests.support.pipeline import audit_is_clean, eventually, query, succeed
+from tests.support.pipeline import audit_is_clean, eventually, query, run, succeed
 
 REPORT = "/v1/reports/ctr"
 STREAM = "/v1/rte"
@@ -358,3 +358,23 @@ def test_nothing_of_theirs_was_touched(tenants: tuple[Tenant, Tenant]) -> None:
     audit_is_clean(ours.stack)
     mixed = "SELECT count() AS rows FROM clicks WHERE (tenant = 'isolated') != (link LIKE 'isolated.example/%')"
     assert query(ours.stack, mixed)[0]["rows"] in (0, "0")
+
+
+def test_sql(tenants: tuple[Tenant, Tenant]) -> None:
+    """On the running stack too, a key reads its own tenant's rows, and no other key or tenant's name goes with it."""
+    ours, theirs = tenants
+    stack = ours.stack
+    sql = (
+        "sql",
+        "--format",
+        "TSV",
+        "SELECT groupUniqArray(tenant) FROM (SELECT tenant FROM clicks UNION ALL SELECT tenant FROM rte)",
+    )
+    assert succeed(stack, *sql, "--tenant", "isolated", "--key", theirs.reports) == "['isolated']\n"
+    for name, key in (("isolated", ours.reports), ("default", theirs.reports), ("isolated", theirs.clicks)):
+        assert run(stack, *sql, "--tenant", name, "--key", key).returncode == 1
+    click(ours, "")
+    assert ours.ask("POST", CLICKS, {"short-url": stack.ready["short_url"]}).status == 200
+    own = ("--tenant", "default")  # its key is in the ready file
+    eventually(lambda: succeed(stack, *sql, *own) == "['default']\n", "our own rows, and no others")
+    assert "isolated" in succeed(stack, *sql)
