@@ -1,8 +1,9 @@
 """The figures of clicks: what each number means, and the query that counts them.
 
 The numbers are counted here and in the view `ctr_daily` in the same words; a test holds both against a recount of the
-rows. What needs only promotion and time is answered from the projection `quarters`: a quarter of an hour is the least
-common part of the hours of all zones. Everything else reads the rows of its tenant, promotion and time.
+rows. Counts by promotion and time are answered from the projection `quarters`: a quarter of an hour is the least common
+part of the hours of all zones. Different recipients and other dimensions are asked of the rows of the tenant, promotion
+and time.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ NUMBERS: Final = (
 
 _QUARTER_COLUMNS: Final = "promotion_id, campaign_id, deployment_id, status, is_bot"
 """Beside tenant and time, what the projection `quarters` keeps apart."""
-_WHO: Final = "recipient, if(empty(recipient), link, '')"
-"""Who clicked: the recipient, else the link. Two values, so that no recipient can be taken for a link."""
 _IS_CLICK: Final = "status = 'accepted' AND NOT is_bot"
+_UNIQUE: Final = (
+    f"uniqExactIf(recipient, {_IS_CLICK} AND NOT empty(recipient)) + uniqExactIf(link, {_IS_CLICK} AND empty(recipient))"
+)
+"""Different recipients, and the links of clicks without one: no recipient can be taken for a link."""
 _COUNTED, _DENOMINATORS = NUMBERS[:5], NUMBERS[5:7]
 _RATIOS: Final = tuple(
     f"if({number} > 0, {clicks} / {number}, NULL)"
@@ -54,7 +57,7 @@ class Question(NamedTuple):
     filters: Mapping[str, str]
     """Column -> the value that it is narrowed to."""
     is_unique: bool = True
-    """Whether different recipients are counted: the one number whose cost grows with the clicks."""
+    """Whether different recipients are counted, which takes the rows themselves."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -97,14 +100,14 @@ LIMIT {{limit:UInt32}}
 
 def _is_of_quarters(question: Question) -> bool:
     return (
-        {*OWNERS, *TIMES}.issuperset(question.by)
+        not question.is_unique
+        and {*OWNERS, *TIMES}.issuperset(question.by)
         and {COLUMNS[by] for by in OWNERS}.issuperset(question.filters)
         and question.period.is_of_quarters
     )
 
 
 def _from_quarters(question: Question) -> str:
-    who = f", uniqExactState({_WHO}) AS who" if question.is_unique else ""
     return f"""
     SELECT
         {_keys(question.by, "moment")}
@@ -112,12 +115,12 @@ def _from_quarters(question: Question) -> str:
         sumIf(rows, status = 'accepted') AS clicks_all,
         sumIf(rows, status = 'accepted' AND is_bot) AS bot_clicks,
         sumIf(rows, status = 'duplicate') AS duplicate_clicks,
-        {f"uniqExactMergeIf(who, {_IS_CLICK})" if question.is_unique else "NULL"} AS unique_recipients
+        NULL AS unique_recipients
     FROM
     (
         SELECT
             {_QUARTER_COLUMNS}, toStartOfInterval(clicked_at, INTERVAL 15 MINUTE, 'UTC') AS moment,
-            count() AS rows{who}
+            count() AS rows
         FROM clicks
         WHERE tenant = {{tenant:String}} AND status IN ('accepted', 'duplicate')
             AND moment >= toDateTime(intDiv({{begin:Int64}}, 1000), 'UTC')
@@ -139,7 +142,7 @@ def _from_rows(question: Question) -> str:
         countIf(status = 'accepted') AS clicks_all,
         countIf(status = 'accepted' AND is_bot) AS bot_clicks,
         countIf(status = 'duplicate') AS duplicate_clicks,
-        {f"uniqExactIf({_WHO}, {_IS_CLICK})" if question.is_unique else "NULL"} AS unique_recipients
+        {_UNIQUE if question.is_unique else "NULL"} AS unique_recipients
     FROM clicks
     WHERE tenant = {{tenant:String}} AND status IN ('accepted', 'duplicate')
         AND clicked_at >= fromUnixTimestamp64Milli({{begin:Int64}}, 'UTC')

@@ -98,7 +98,8 @@ class Asked(BaseModel):
     zone: str = Field("", max_length=64, description="IANA time zone of hours, days and weeks [the tenant's]")
     by: str = ""
     unique: bool = Field(
-        default=True, description="Whether different recipients are counted; false is faster for millions of clicks"
+        default=True,
+        description="Whether different recipients are counted; false is faster, many millions of clicks need it",
     )
     format: Format | None = Field(None, description="[json, or what `Accept` names]")
     promotion_id: Value = None

@@ -31,15 +31,10 @@ _PERSONAL = {
     "asn": 9498,
     "click_digest": "d7",
 }
-_QUARTERS = """
-SELECT promotion_id, sum(clicks), uniqExactMerge(recipients)
-FROM
-(
-    SELECT promotion_id, count() AS clicks, uniqExactState(recipient, if(empty(recipient), link, '')) AS recipients
-    FROM clicks
-    WHERE tenant = 'acme' AND status = 'accepted'
-    GROUP BY promotion_id
-)
+_CLICKS = """
+SELECT promotion_id, count()
+FROM clicks
+WHERE tenant = 'acme' AND status = 'accepted'
 GROUP BY promotion_id
 SETTINGS optimize_use_projections = {used:UInt8}, force_optimize_projection = {used:UInt8}
 """
@@ -107,9 +102,9 @@ async def test_the_command_erases_and_the_proof_stays(bench: SealBench) -> None:
     for table in ("clicks", "seals", "erasures"):
         found = await bench.clickhouse.raw_query(f"SELECT * FROM {table}", "JSONEachRow")
         assert not [text for text in map(str, _PERSONAL.values()) if f'"{text}"'.encode() in found], table
-    by_projection, by_rows = [sorted(await bench.clickhouse.query(_QUARTERS, {"used": used})) for used in (1, 0)]
+    by_projection, by_rows = [sorted(await bench.clickhouse.query(_CLICKS, {"used": used})) for used in (1, 0)]
     assert by_projection == by_rows
-    assert by_rows[0][2] == 10
+    assert len(set(await bench.rows("recipient", "status = 'accepted'"))) == 10
 
     report = await bench.audit(wait=True, check_seals=True)
     assert exit_code(report) == 0, report

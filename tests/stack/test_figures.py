@@ -34,7 +34,7 @@ PROMOTIONS: Mapping[str, Promotion] = {
     "p1": Promotion("One", "c1", "d1", 100, 80),
     "p2": Promotion("Two", "c1", "", 7, None),
     "p3": Promotion("Three", "c2", "d1", 0, 0),
-    "p4": Promotion("Never clicked", "c2", "d2", 5, 5),
+    "p4": Promotion("Never clicked", "c2", "d2", None, 5),
 }
 FIRST_WITH_QUARTERS = 7
 EXAMPLE: Mapping[str, Any] = {
@@ -91,6 +91,7 @@ ASKED = st.fixed_dictionaries(
         ),
         "moment": st.sampled_from(MOMENTS),
         "minutes": st.integers(1, 200),
+        "unique": st.booleans(),
     }
 )
 
@@ -155,14 +156,14 @@ def test_figures_equal_a_recount(database_url: str) -> None:
         filters = {column: value} if column else {}
         for period in periods(asked["zone"], asked["moment"], asked["minutes"]):
             for by in (asked["by"], asked["times"]):
-                question = Question(tenant, period, tuple(by), filters)
+                question = Question(tenant, period, tuple(by), filters, asked["unique"])
                 found = await read(clickhouse, question)
                 assert in_order(found) == in_order(recount(rows, PROMOTIONS, question)), question
         year = next(periods(asked["zone"], asked["moment"], 1))
         question = Question(tenant, year, (By.DAY, By.PROMOTION), {})
         assert in_order(await daily(clickhouse, tenant)) == in_order(recount(rows, PROMOTIONS, question))
         if rows:  # raises where no projection answers it
-            await clickhouse.query(*query_of(question), {"force_optimize_projection": 1})
+            await clickhouse.query(*query_of(question._replace(is_unique=False)), {"force_optimize_projection": 1})
 
     @settings(
         deadline=None, max_examples=25, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck)
@@ -190,7 +191,7 @@ async def test_an_old_table_gets_the_projection(database_url: str) -> None:
         for _ in range(2):
             await apply_ddl(clickhouse, clickhouse.database)
         year = period_of("2026-01-01", "2026-12-31", ZoneInfo("UTC"), MOMENTS[0])
-        question = Question("acme", year, (By.PROMOTION,), {})
+        question = Question("acme", year, (By.PROMOTION,), {}, is_unique=False)
         assert in_order(await read(clickhouse, question)) == in_order(recount(rows, PROMOTIONS, question))
         sql = """
             SELECT groupUniqArray(name) FROM system.projection_parts

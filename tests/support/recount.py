@@ -63,6 +63,7 @@ def _counted(
     accepted = [row for row in rows if row["status"] == "accepted"]
     people = [row for row in accepted if not row["is_bot"]]
     unique = len({("r", row["recipient"]) if row["recipient"] else ("l", row["link"]) for row in people})
+    unique_or_none = unique if question.is_unique else None
     sent, delivered = (_sum(each, named, promotions, question) for each in ("sent", "delivered"))
     found: dict[str, Any] = {}
     for by, value in named.items():
@@ -76,13 +77,13 @@ def _counted(
         "clicks_all": len(accepted),
         "bot_clicks": len(accepted) - len(people),
         "duplicate_clicks": len(rows) - len(accepted),
-        "unique_recipients": unique,
+        "unique_recipients": unique_or_none,
         "sent": sent,
         "delivered": delivered,
         "ctr_sent": len(people) / sent if sent else None,
         "ctr_delivered": len(people) / delivered if delivered else None,
-        "unique_ctr_sent": unique / sent if sent else None,
-        "unique_ctr_delivered": unique / delivered if delivered else None,
+        "unique_ctr_sent": unique / sent if sent and question.is_unique else None,
+        "unique_ctr_delivered": unique / delivered if delivered and question.is_unique else None,
     }
 
 
