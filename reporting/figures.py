@@ -36,9 +36,7 @@ NUMBERS: Final = (
 _QUARTER_COLUMNS: Final = "promotion_id, campaign_id, deployment_id, status, is_bot"
 """Beside tenant and time, what the projection `quarters` keeps apart."""
 _IS_CLICK: Final = "status = 'accepted' AND NOT is_bot"
-_UNIQUE: Final = (
-    f"uniqExactIf(recipient, {_IS_CLICK} AND NOT empty(recipient)) + uniqExactIf(link, {_IS_CLICK} AND empty(recipient))"
-)
+_UNIQUE: Final = f"uniqExactIf(recipient, {_IS_CLICK} AND NOT empty(recipient)) + uniqExactIf(link, {_IS_CLICK} AND empty(recipient))"
 """Different recipients, and the links of clicks without one: no recipient can be taken for a link."""
 _COUNTED, _DENOMINATORS = NUMBERS[:5], NUMBERS[5:7]
 _RATIOS: Final = tuple(
