@@ -151,7 +151,7 @@ class Member:
         try:
             await self._reader.start()
             await self._consumer.start()
-        except BaseException:
+        except BaseException:  # a cancellation, too, must not leave connections open
             await self._reader.close()
             raise
 
@@ -309,7 +309,9 @@ class Member:
             log.info("partition %d is not ours any more: %s", partition, exc)
         except asyncio.CancelledError:
             raise
-        except BaseException as exc:
+        except (
+            BaseException
+        ) as exc:  # a task's edge: whatever ended it must end the member, not one partition in silence
             if not self._failed.done():
                 self._failed.set_exception(exc)
             raise

@@ -129,6 +129,36 @@ def _object(title: str, properties: Schema, required: list[str]) -> Schema:
     }
 
 
+_CHANNELS: Final[Schema] = {
+    "enriched": {
+        "address": "clicks.enriched",
+        "description": "One record per click, in the order of clicks.raw; after a crash some stand twice",
+        "messages": {"click": {"$ref": "#/components/messages/enriched"}},
+        "bindings": {"kafka": {"topic": "clicks.enriched", "bindingVersion": "0.5.0"}},
+    },
+    "raw": {
+        "address": "clicks.raw",
+        "description": "Clicks as the API took them",
+        "messages": {"click": {"$ref": "#/components/messages/raw"}},
+        "bindings": {"kafka": {"topic": "clicks.raw", "bindingVersion": "0.5.0"}},
+    },
+    "stream": {
+        "address": "/v1/rte",
+        "description": "Server-sent events of one tenant, each click once",
+        "messages": {"click": {"$ref": "#/components/messages/event"}},
+    },
+}
+_OPERATIONS: Final[Schema] = {
+    "consumeEnriched": {"action": "receive", "channel": {"$ref": "#/channels/enriched"}},
+    "consumeRaw": {"action": "receive", "channel": {"$ref": "#/channels/raw"}},
+    "readStream": {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/stream"},
+        "bindings": {"http": {"method": "GET", "bindingVersion": "0.3.0"}},
+    },
+}
+
+
 def asyncapi() -> Schema:
     """The topics and the stream as AsyncAPI 3."""
     uuid_key = {"type": "string", "format": "uuid", "description": "transaction-id"}
@@ -157,34 +187,8 @@ def asyncapi() -> Schema:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {
-            "enriched": {
-                "address": "clicks.enriched",
-                "description": "One record per click, in the order of clicks.raw; after a crash some stand twice",
-                "messages": {"click": {"$ref": "#/components/messages/enriched"}},
-                "bindings": {"kafka": {"topic": "clicks.enriched", "bindingVersion": "0.5.0"}},
-            },
-            "raw": {
-                "address": "clicks.raw",
-                "description": "Clicks as the API took them",
-                "messages": {"click": {"$ref": "#/components/messages/raw"}},
-                "bindings": {"kafka": {"topic": "clicks.raw", "bindingVersion": "0.5.0"}},
-            },
-            "stream": {
-                "address": "/v1/rte",
-                "description": "Server-sent events of one tenant, each click once",
-                "messages": {"click": {"$ref": "#/components/messages/event"}},
-            },
-        },
-        "operations": {
-            "consumeEnriched": {"action": "receive", "channel": {"$ref": "#/channels/enriched"}},
-            "consumeRaw": {"action": "receive", "channel": {"$ref": "#/channels/raw"}},
-            "readStream": {
-                "action": "receive",
-                "channel": {"$ref": "#/channels/stream"},
-                "bindings": {"http": {"method": "GET", "bindingVersion": "0.3.0"}},
-            },
-        },
+        "channels": _CHANNELS,
+        "operations": _OPERATIONS,
         "components": {
             "messages": {
                 "enriched": kafka_message(

@@ -180,7 +180,7 @@ class Execution:
             try:
                 for piece in in_pieces(pieces):
                     stream.append(piece)
-            except BaseException:
+            except BaseException:  # whatever broke the body off, the engine must not keep half of a statement
                 stream.cancel()
                 raise
             return stream.finish()

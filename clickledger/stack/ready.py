@@ -66,7 +66,7 @@ def write_private(path: Path, text: str) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         Path(scratch).replace(path)
-    except BaseException:
+    except BaseException:  # whatever it was, Ctrl-C too, leaves no copy of the secrets behind
         Path(scratch).unlink(missing_ok=True)
         raise
 

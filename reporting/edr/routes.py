@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -16,7 +16,7 @@ from reporting.documentation import REFUSALS, Responses, Schemas, answer
 from reporting.edr import pulls
 from reporting.edr.answer import ExportAnswer, Planned
 from reporting.edr.columns import Compression, Format, Shape
-from reporting.edr.selection import Clock, query_of, time_range
+from reporting.edr.selection import Clock, TimeRange, query_of, time_range
 from reporting.parameters import strict_router
 from reporting.problems import Refused
 from reporting.state import State
@@ -101,30 +101,28 @@ def router(state: State) -> APIRouter:
         wanted = _filter(reader.tenant, promotion, link, status, bots)
         may_read = partial(still_reads, state, request, reader.tenant)
 
-        def answered(plan: Callable[[], Awaitable[Planned]]) -> Response:
-            async def checked() -> Planned:
-                reader_of(state, request)  # it may have waited long for its turn
-                return await plan()
+        if cursor and (first or end or clock is not Clock.RECEIVED_AT):
+            raise Refused(HTTPStatus.BAD_REQUEST, "cursor goes without from, to and time")
+        times = None if cursor else _times(clock, first, end)
 
-            return ExportAnswer(state.exports, reader.tenant, may_read, checked)
+        async def plan() -> Planned:
+            reader_of(state, request)  # it may have waited long for its turn
+            if times is None:
+                return await _plan_pull(state, shape, wanted, cursor, headers)
+            return Planned(query_of(shape, wanted, times), headers)
 
-        if cursor:
-            if first or end or clock is not Clock.RECEIVED_AT:
-                raise Refused(HTTPStatus.BAD_REQUEST, "cursor goes without from, to and time")
-            return answered(lambda: _plan_pull(state, shape, wanted, cursor, headers))
-        if not first:
-            raise Refused(HTTPStatus.BAD_REQUEST, "from is needed, such as 2026-05-31T00:00:00Z, or cursor")
-        try:
-            where = time_range(clock, first, end, datetime.now(UTC))
-        except ValueError as exc:
-            raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
-
-        async def planned() -> Planned:
-            return Planned(query_of(shape, wanted, where), headers)
-
-        return answered(planned)
+        return ExportAnswer(state.exports, reader.tenant, may_read, plan)
 
     return routes
+
+
+def _times(clock: Clock, first: str, end: str) -> TimeRange:
+    if not first:
+        raise Refused(HTTPStatus.BAD_REQUEST, "from is needed, such as 2026-05-31T00:00:00Z, or cursor")
+    try:
+        return time_range(clock, first, end, datetime.now(UTC))
+    except ValueError as exc:
+        raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
 
 
 async def _plan_pull(state: State, shape: Shape, wanted: Filter, cursor: str, headers: Mapping[str, str]) -> Planned:

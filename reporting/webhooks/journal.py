@@ -58,7 +58,7 @@ class Journal:
                 return
             try:
                 await self._writing.put(self._topic, [Entry(kind, key, value) for (kind, key), value in taken.items()])
-            except BaseException as exc:
+            except BaseException as exc:  # a cancellation, too, must not lose what was taken out of the queue
                 self._waiting = {**taken, **self._waiting}
                 metrics.saved.labels("failed").inc()
                 self.trouble = str(exc)

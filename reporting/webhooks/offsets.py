@@ -46,7 +46,9 @@ class Offsets:
             except TimeoutError as exc:
                 await self._disconnect()
                 raise TransientError("Kafka did not answer in time") from exc
-            except BaseException:
+            except (
+                BaseException
+            ):  # whatever it was, a cancellation too: an answer that is still to come is not the next one's
                 await self._disconnect()
                 raise
 

@@ -208,6 +208,6 @@ async def _locked(path: Path) -> Any:
                 await asyncio.sleep(0.5)
             else:
                 return file
-    except BaseException:
+    except BaseException:  # a cancellation, too, closes the file
         file.close()
         raise

@@ -190,7 +190,7 @@ async def start_consumer(consumer: AIOKafkaConsumer, what: str, settings: KafkaS
     try:
         with mapped(what):
             await asyncio.wait_for(consumer.start(), settings.kafka_request_timeout_ms / 1000)
-    except BaseException:
+    except BaseException:  # a cancellation, too, must not leave connections open
         await bounded(consumer.stop(), 1)
         raise
 

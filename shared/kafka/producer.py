@@ -76,7 +76,7 @@ class Producer:
         try:
             with mapped("connecting the producer"):
                 await asyncio.wait_for(producer.start(), settings.kafka_request_timeout_ms / 1000)
-        except BaseException:
+        except BaseException:  # a cancellation, too, must not leave connections open
             await _close(producer, 1)
             raise
         self._producer = producer

@@ -127,7 +127,7 @@ def test_a_gap_stops_its_partition_and_refill_heals_it(full_stack: FullStack, fi
     lost = lose_enriched_records(full_stack, kafka, stream)
     try:
         until_stopped(full_stack, lost)
-    except BaseException:
+    except BaseException:  # a failed assertion, too: other tests share the stack
         run(full_stack, "refill")  # later tests find no gap
         raise
 

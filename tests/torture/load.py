@@ -82,7 +82,7 @@ class Load:
             thread.start()
         try:
             self.wait_for_rows()
-        except BaseException as exc:
+        except BaseException as exc:  # Ctrl-C, too, must stop the threads
             self.__exit__(type(exc), exc, exc.__traceback__)
             raise
         return self

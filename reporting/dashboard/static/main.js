@@ -232,7 +232,7 @@ function addBreakdowns() {
 function wireTheme() {
   const button = at("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  const isDark = () => document.documentElement.dataset.theme === "dark";
   const show = () => {
     button.setAttribute("aria-pressed", String(isDark()));
     for (const chart of Object.values(charts)) chart.recolour();

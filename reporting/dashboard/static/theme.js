@@ -1,9 +1,16 @@
-// Runs before the first paint, so that a chosen theme does not flash. Without a choice the system's is followed.
+// Runs before the first paint, so that no theme flashes: the chosen one, or the system's, also when that changes.
 (() => {
-  try {
-    const chosen = localStorage.getItem("clickledger-theme");
-    if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
-  } catch {
-    // Storage may be forbidden; then the system's theme it is.
-  }
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const chosen = () => {
+    try {
+      return localStorage.getItem("clickledger-theme");
+    } catch {
+      return null; // storage may be forbidden
+    }
+  };
+  const apply = () => {
+    document.documentElement.dataset.theme = chosen() ?? (system.matches ? "dark" : "light");
+  };
+  system.addEventListener("change", apply);
+  apply();
 })();
