@@ -64,10 +64,10 @@ class ReportingSettings(Group):
         description="open event streams; beyond it 503. Each is one of the connections above, so: fewer than those",
     )
     reporting_rte_tenant_clients_max: int = Field(
-        500,
+        250,
         ge=1,
         le=100_000,
-        description="open event streams of one tenant; half of all where tenants share the service",
+        description="open event streams of one tenant; half of all, so that none takes the others' places",
     )
     reporting_rte_ring_bytes_max: int = Field(
         64 << 20,

@@ -199,7 +199,8 @@ async def test_five_hundred_clients_on_one_reader(
     kafka_bootstrap: str, names: Any, tmp_path: Path, guard: Guard
 ) -> None:
     """Each gets every click; memory stays bounded with clients that do not read; more are refused, reports are not."""
-    stack = StreamStack(kafka_bootstrap, names, tmp_path, guard, CLICKLEDGER_REPORTING_RTE_CLIENTS_MAX="500")
+    bounds = {f"CLICKLEDGER_REPORTING_RTE_{name}CLIENTS_MAX": "500" for name in ("", "TENANT_")}
+    stack = StreamStack(kafka_bootstrap, names, tmp_path, guard, **bounds)
     try:
         await stack.open()
         assert stack.reporting is not None
