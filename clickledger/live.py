@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from clickledger.directory import read_catalog
+from clickledger.audit_run import read_stream
 from clickledger.located import Located
-from shared.catalog import Kind
 from shared.enriched import Enriched, Stream, Taken
-from shared.errors import DataError, OperatorError
+from shared.errors import DataError
 from shared.events import decode_enriched
 from shared.rte import Position
 
@@ -47,11 +46,8 @@ async def follow(found: Located, begin: int | Position | None) -> AsyncIterator[
 
 
 async def _stream(found: Located) -> Stream:
-    async with read_catalog(found.kafka, found.catalog, (Kind.STREAM,)) as catalog:
-        record = catalog.stream(found.kafka.topic_raw)
-    if record is None:
-        raise OperatorError(f"no stream is known for topic {found.kafka.topic_raw}: run 'clickledger setup'")
-    return Stream(record["stream"], record["start_offsets"])
+    record, _ = await read_stream(found)
+    return Stream(record.stream, record.start_offsets)
 
 
 def line_of(record: Mapping[str, Any]) -> Text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -17,6 +16,7 @@ from reporting.problems import Refused
 from reporting.state import State
 from shared.clickhouse import ClickHouse
 from shared.errors import ClickledgerError
+from shared.rte import rfc3339
 
 WINDOW_S: Final = 900
 """Seconds whose rows freshness is measured over."""
@@ -141,7 +141,7 @@ async def _minutes(clickhouse: ClickHouse, tenant: str, promotion_id: str, now_s
     rows = []
     for minute in range(first, first + 60 * MINUTES, 60):
         clicks, bots = found.get(minute, (0, 0))
-        rows.append({"minute": _rfc3339(minute * 1000), "clicks": int(clicks), "bot_clicks": int(bots)})
+        rows.append({"minute": rfc3339(minute * 1000), "clicks": int(clicks), "bot_clicks": int(bots)})
     return rows
 
 
@@ -149,11 +149,11 @@ def _told(pipeline: Pipeline) -> dict[str, Any]:
     """What everybody may know of the pipeline."""
     at_ms, verdict, findings = pipeline.audit or (None, "unknown" if pipeline.is_audited is None else "never", None)
     return {
-        "at": _rfc3339(pipeline.at_ms),
+        "at": rfc3339(pipeline.at_ms),
         "clickhouse": {"state": "ok" if pipeline.has_clickhouse else "unreachable"},
         "kafka": {"state": "ok" if pipeline.has_kafka else "unreachable"},
         "lag": {"behind_ms": pipeline.behind_ms},
-        "audit": {"state": verdict, "at": None if at_ms is None else _rfc3339(at_ms), "findings": findings},
+        "audit": {"state": verdict, "at": None if at_ms is None else rfc3339(at_ms), "findings": findings},
         "gaps": {"accepted": pipeline.accepted_gaps},
         "spool": {
             "processes": pipeline.spools,
@@ -161,7 +161,3 @@ def _told(pipeline: Pipeline) -> dict[str, Any]:
             "silent": pipeline.spools_silent,
         },
     }
-
-
-def _rfc3339(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

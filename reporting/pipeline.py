@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from shared import positions
 from shared.catalog import Kind
 from shared.clickhouse import ClickHouse
 from shared.errors import ClickledgerError
@@ -23,18 +24,6 @@ EACH_MS: Final = 2_000
 PATIENCE_S: Final = 3.0
 """Seconds for Kafka, and for ClickHouse, to answer: a page waits for them."""
 _FIRST_WAITING_MS: Final = 1_000
-
-_STORED: Final = """
-SELECT raw_partition, max(last)
-FROM
-(
-    SELECT raw_partition, max(raw_offset) AS last FROM clicks WHERE stream = {stream:String} GROUP BY raw_partition
-    UNION ALL
-    SELECT raw_partition, max(raw_last) AS last FROM seals WHERE stream = {stream:String} GROUP BY raw_partition
-)
-GROUP BY raw_partition
-"""
-"""The highest stored or sealed raw offset of each partition, from two projections."""
 
 _AUDIT: Final = """
 SELECT toUnixTimestamp64Milli(audited_at), verdict, findings
@@ -124,16 +113,16 @@ class PipelineWatch:
         )
 
     async def _table(self, stream: str) -> tuple[dict[int, int] | None, list[tuple[int, str, int]] | None, int | None]:
-        """What is stored by partition, the last audit, and accepted gaps; None for what cannot be read now."""
+        """The first offset of each partition that is not stored, the last audit, and accepted gaps; None where unreadable."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                stored = await self._clickhouse.query(_STORED, {"stream": stream})
+                stored = await positions.ends(self._clickhouse, stream)
                 gaps = await self._clickhouse.query(_GAPS, {"stream": stream})
                 audits = await self._clickhouse.query(_AUDIT)
         except (ClickledgerError, TimeoutError):
             return None, None, None
         found = [(int(at_ms), str(verdict), int(findings)) for at_ms, verdict, findings in audits]
-        return {int(partition): int(last) for partition, last in stored}, found, int(gaps[0][0])
+        return stored, found, int(gaps[0][0])
 
     async def _ends(self) -> dict[int, int] | None:
         """The end offset of each partition of the raw topic; None while Kafka does not answer."""
@@ -156,10 +145,7 @@ class PipelineWatch:
         self, now_ms: int, starts: list[int], ends: Mapping[int, int], stored: Mapping[int, int]
     ) -> int | None:
         """The age of the oldest record that is no row yet; None when it cannot be read now."""
-        nexts = {
-            partition: stored.get(partition, (starts[partition] if partition < len(starts) else 0) - 1) + 1
-            for partition in ends
-        }
+        nexts = {p: stored.get(p, starts[p] if p < len(starts) else 0) for p in ends}
         waiting = {partition: nexts[partition] for partition, end in ends.items() if nexts[partition] < end}
         if not waiting:
             return 0

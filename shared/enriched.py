@@ -65,7 +65,7 @@ class Stream(NamedTuple):
     """A raw topic's stream: its id, and the first raw offset of each partition (0 for later ones)."""
 
     id: str
-    starts: Sequence[int]
+    starts: tuple[int, ...]
 
     def start(self, partition: int) -> int:
         """The first raw offset of a partition."""

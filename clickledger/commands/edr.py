@@ -155,7 +155,7 @@ async def _deliver(found: Located, to: str, order: Order, *, once: bool) -> None
 
 async def _deliver_due(found: Located, deliverer: Deliverer) -> list[Delivered]:
     from clickledger.audit_run import read_stream
-    from reporting.edr.pulls import Stream
+    from shared.enriched import Stream
 
     record, _ = await read_stream(found)
     return await deliverer.deliver(Stream(record.stream, record.start_offsets))

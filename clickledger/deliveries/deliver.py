@@ -28,10 +28,11 @@ from clickledger.deliveries.recount import rows_in
 from clickledger.deliveries.target import Target
 from reporting.edr import pulls
 from reporting.edr.columns import Shape
-from reporting.edr.pulls import EARLIEST, Expired, Stream
+from reporting.edr.pulls import EARLIEST, Expired
 from reporting.edr.selection import IN_SPANS, Spans, query_of, span_params
 from shared import positions
 from shared.clickhouse import ClickHouse
+from shared.enriched import Stream
 from shared.errors import OperatorError, TransientError
 from shared.rte import OFFSET_MAX, Filter
 

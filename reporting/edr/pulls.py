@@ -12,12 +12,12 @@ is refused as a whole, with the earliest position from which everything is there
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from reporting.edr.selection import IN_SPANS, Span, Spans, span_params
 from shared import positions, seals
 from shared.clickhouse import ClickHouse
+from shared.enriched import Stream
 from shared.errors import TransientError
 from shared.positions import AcceptedGap
 from shared.rte import Position
@@ -62,19 +62,6 @@ GROUP BY stream
 ORDER BY argMax(last, has_rows), stream
 """
 """All streams in the order in which they ended: by their rows, and by their first seals where the rows have expired."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """The stream that the topic of raw clicks carries now."""
-
-    id: str
-    starts: tuple[int, ...]
-    """first raw offset of each partition; 0 of one that was made later"""
-
-    def start(self, partition: int) -> int:
-        """The first raw offset of a partition."""
-        return self.starts[partition] if partition < len(self.starts) else 0
 
 
 class Pull(NamedTuple):

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from reporting.authorize import reader_of, still_reads
-from reporting.documentation import REFUSALS, Responses, Schemas, answer
+from reporting.documentation import REFUSALS, Responses, answer
 from reporting.edr import pulls
 from reporting.edr.answer import ExportAnswer, Planned
 from reporting.edr.columns import Compression, Format, Shape
@@ -20,10 +20,9 @@ from reporting.edr.selection import Clock, TimeRange, query_of, time_range
 from reporting.parameters import strict_router
 from reporting.problems import Refused
 from reporting.state import State
+from shared.enriched import Stream
 from shared.events import Status
 from shared.rte import FILTER_CHARS_MAX, Filter
-
-SCHEMAS: Final[Schemas] = {}
 
 CURSOR_CHARS_MAX: Final = 4_096 * 20
 """The longest position: an offset of 19 digits for each of 4,096 partitions."""
@@ -130,7 +129,7 @@ async def _plan_pull(state: State, shape: Shape, wanted: Filter, cursor: str, he
     record = state.catalog.stream(exports.topic_raw)
     if record is None:
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "The stream is not known yet. Try again.")
-    current = pulls.Stream(record["stream"], tuple(record["start_offsets"]))
+    current = Stream(record["stream"], tuple(record["start_offsets"]))
     try:
         after = await pulls.position_of(exports.clickhouse, current, cursor)
         pull = await pulls.plan_pull(exports.clickhouse, current, after, exports.pull_rows_max)

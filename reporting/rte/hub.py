@@ -120,7 +120,7 @@ class Hub:
         record = self._catalog.stream(self.kafka.topic_raw)
         if record is None:
             raise TransientError(f"the catalog has no stream for {self.kafka.topic_raw} yet")
-        return Stream(record["stream"], record["start_offsets"])
+        return Stream(record["stream"], tuple(record["start_offsets"]))
 
     def reader(self, what: str) -> Enriched:
         """A new reader of the present stream, not yet connected. Raises TransientError."""

@@ -48,7 +48,6 @@ class Target:
     url: str
     """Normalised as browsers do, the host in ASCII."""
     host: str
-    port: int
     is_local: bool
     """Only networks that the operator allowed may be reached: by http, or on a port that is not for the public."""
 
@@ -92,7 +91,7 @@ class Reach:
         if is_local and not self.networks:
             allowed = ", ".join(map(str, sorted(self.ports)))
             raise BadUrl("url: only https is allowed" if parts.scheme == "http" else f"url: port {port}, not {allowed}")
-        target = Target(normal, parts.hostname or "", port, is_local)
+        target = Target(normal, parts.hostname or "", is_local)
         if (address := _literal(target.host)) is not None and not self.permits(address, is_local=is_local):
             raise BadUrl("url: this address may not be reached")
         return target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
@@ -19,6 +18,7 @@ from reporting.state import State
 from reporting.webhooks import documentation as docs
 from reporting.webhooks.model import ReplayBody, WebhookBody, WebhookChange
 from reporting.webhooks.registry import Conflicting, Faulty, Made, Registry, Unavailable
+from shared.clicked_at import clicked_at_ms
 from shared.keys import Grant
 
 B = TypeVar("B", bound=BaseModel)
@@ -137,20 +137,10 @@ def _fault(error: Mapping[str, Any]) -> str:
 
 
 def _time_ms(name: str, value: str | int) -> int:
-    """RFC 3339 with zone, or milliseconds. Raises Refused."""
-    if isinstance(value, int):
-        when = value
-    else:
-        try:
-            parsed = datetime.fromisoformat(value)
-        except ValueError:
-            parsed = None
-        if parsed is None or parsed.tzinfo is None:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"{name}: a time with its zone, as 2026-05-31T12:00:00Z")
-        try:
-            when = int(parsed.timestamp() * 1_000)
-        except OverflowError as exc:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"{name}: no time of the years 1970 to 9999") from exc
+    """ISO 8601 with zone, or milliseconds. Raises Refused."""
+    when = clicked_at_ms(value)
+    if when is None:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"{name}: a time with its zone, as 2026-05-31T12:00:00Z")
     if not 0 <= when <= TIME_MS_MAX:
         raise Refused(HTTPStatus.BAD_REQUEST, f"{name}: no time of the years 1970 to 9999")
     return when

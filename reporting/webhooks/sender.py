@@ -150,9 +150,7 @@ class Sender:
 
     def _post(self, target: Target, message: Message, fields: dict[str, str]) -> Any:
         session = self._sessions[target.is_local]
-        return session.post(
-            URL(target.url, encoded=True), data=message.body, headers=fields, allow_redirects=False, max_redirects=0
-        )
+        return session.post(URL(target.url, encoded=True), data=message.body, headers=fields, allow_redirects=False)
 
 
 async def _drain(answer: aiohttp.ClientResponse) -> None:

@@ -90,9 +90,10 @@ def own_service(tmp_path: Path) -> Iterator[ReportingService]:
 def test_refusals_have_one_shape(
     service: ReportingService, path: str, secret: str | None, method: str, status: int
 ) -> None:
-    """Code = status as a string, a description, nothing else; an absent ClickHouse is 503."""
-    found, body = service.get(path, secret, method)
-    assert (found, body["code"], set(body)) == (status, str(status), {"code", "description"})
+    """Code = status as a string, a description, nothing else; an absent ClickHouse is 503, with when to try again."""
+    found = service.ask(method, path, {"Authorization": f"Bearer {secret}"} if secret else {})
+    assert (found.status, found.json["code"], set(found.json)) == (status, str(status), {"code", "description"})
+    assert ("retry-after" in found.headers) == (status == 503)
 
 
 def test_a_revoked_key_and_a_catalog_that_is_not_ready(own_service: ReportingService) -> None:

@@ -445,6 +445,21 @@ def test_clickhouse_away(visit: Callable[..., Visitor], stack: FullStack) -> Non
     assert tile(fresh.page, "Clicks") == tile(page, "Clicks")
 
 
+def test_kafka_away(visit: Callable[..., Visitor], stack: FullStack) -> None:
+    """A frozen broker is told, the figures stay; when it is back the page says so by itself and clicks are live again."""
+    page = opened(visit(), stack)
+    clicks = tile(page, "Clicks")
+    frozen = int(stack.ready["pids"]["broker"])
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        expect(page.locator("#notice")).to_contain_text("Kafka does not answer")
+        assert tile(page, "Clicks") == clicks
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#live-state")).to_have_text("live")
+
+
 def test_pictures(visit: Callable[..., Visitor], stack: FullStack, tmp_path: Path) -> None:
     """The page as a whole, light and dark, and the login."""
     folder = Path(os.environ.get("DASHBOARD_IMAGES") or tmp_path)

@@ -24,6 +24,7 @@ def test_the_demo_ends_with_a_clean_audit_and_may_be_repeated(tmp_path: Path) ->
     assert f"{HISTORY_CLICKS:,} answered 200" in printed
     assert "500 answered 200" in printed
     assert "spring-sale" in printed
+    assert re.search(r"http://127\.0\.0\.1:\d+/login#once=\S+", printed)
     assert re.search(rf"^clean: {HISTORY_CLICKS + 500:,} rows", printed, re.MULTILINE)
 
     again = _demo(tmp_path / "data")

@@ -20,9 +20,10 @@ from pydantic import SecretStr
 
 from clickledger.stack.guard import Guard
 from reporting.edr.columns import COLUMNS, NAMES, Kind
-from reporting.edr.pulls import Stream, earliest
+from reporting.edr.pulls import earliest
 from reporting.formulas import FORMULA_STARTS
 from shared.clickhouse import ClickHouse
+from shared.enriched import Stream
 from shared.settings import ClickHouseSettings
 from tests.support.edr import Client, Export, make_rows, owner
 from tests.support.full_stack import FullStack

@@ -360,6 +360,45 @@ def test_nothing_of_theirs_was_touched(tenants: tuple[Tenant, Tenant]) -> None:
     assert query(ours.stack, mixed)[0]["rows"] in (0, "0")
 
 
+HOSTILE = (
+    "' OR 1=1 --",
+    "'); DROP TABLE clicks; --",
+    "\\",
+    "{tenant:String}",
+    "x' UNION ALL SELECT * FROM clicks --",
+    "\0",
+)
+
+
+def test_no_parameter_is_sql(tenants: tuple[Tenant, Tenant]) -> None:
+    """Text that would end a string or a statement is a value in every parameter of every route that reads."""
+    ours, _ = tenants
+    where = urlsplit(ours.stack.ready["reports"])
+    connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/openapi.json")
+        paths = json.loads(connection.getresponse().read())["paths"]
+    rows = query(ours.stack, "SELECT count() AS n FROM clicks")
+    asked = 0
+    for path, operation in ((path, of["get"]) for path, of in paths.items() if "get" in of and path != STREAM):
+        for parameter in operation.get("parameters", ()):
+            name = parameter["name"]
+            for text in HOSTILE:
+                if parameter["in"] == "path":
+                    target = path.replace(f"{{{name}}}", quote(text, safe=""))
+                elif parameter["in"] == "query":
+                    more = "&from=2020-01-01T00:00:00Z" if path == EXPORT and name != "from" else ""
+                    target = f"{re.sub('{.*?}', 'none', path)}?{name}={quote(text)}{more}"
+                else:
+                    continue
+                found = ours.ask("GET", target)
+                assert found.status in {200, 400, 404}, (target, found)
+                assert b"isolated" not in found.body, target
+                asked += 1
+    assert asked > 100
+    assert query(ours.stack, "SELECT count() AS n FROM clicks") == rows
+
+
 def test_sql(tenants: tuple[Tenant, Tenant]) -> None:
     """On the running stack too, a key reads its own tenant's rows, and no other key or tenant's name goes with it."""
     ours, theirs = tenants

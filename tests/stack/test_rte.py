@@ -20,7 +20,8 @@ from shared.catalog import Entry, Kind
 from tests.support.brokers import LocalBrokers
 from tests.support.catalog import key_record
 from tests.support.enrichers import now_ms
-from tests.support.streaming import WAIT_S, Event, StreamStack, resident_bytes
+from tests.support.processes import WAIT_S
+from tests.support.streaming import Event, StreamStack, resident_bytes
 from tests.support.topics import delete_records
 from tools.schemas import enriched_schema, event_schema
 

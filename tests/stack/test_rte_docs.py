@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from clickledger.stack.guard import Guard
-from tests.support.streaming import WAIT_S, StreamStack
+from tests.support.processes import WAIT_S
+from tests.support.streaming import StreamStack
 
 PAGE = (Path(__file__).parents[2] / "docs/rte.md").read_text(encoding="utf-8")
 PROGRAMS = [text for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if text.startswith("import")]

@@ -236,6 +236,7 @@ def prepared_env(service_env: dict[str, str], names: Names) -> dict[str, str]:
         topic_raw=names.raw,
         topic_enriched=names.enriched,
         topic_catalog=names.catalog,
+        topic_webhooks=names.webhooks,
     )
     clickhouse = ClickHouseSettings(clickhouse_url=SecretStr(service_env["CLICKLEDGER_CLICKHOUSE_URL"]))
     asyncio.run(set_up(SetupSettings(kafka, clickhouse, CatalogSettings()), lambda _line: None))

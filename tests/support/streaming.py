@@ -17,15 +17,15 @@ from typing import Any, NamedTuple, Self
 import orjson
 
 from clickledger.stack.guard import Guard
+from clickledger.stack.ports import free_ports
 from shared.catalog import Entry, Kind
 from shared.events import HEADER_RAW_OFFSET, encode_enriched, encode_raw_offset
 from tests.support.catalog import key_record
 from tests.support.enrichers import EnricherStack, now_ms
 from tests.support.full_stack import clean_env
 from tests.support.health import metric
-from tests.support.processes import Child
+from tests.support.processes import WAIT_S, Child
 
-WAIT_S = 60.0
 GOLDEN: dict[str, Any] = orjson.loads((Path(__file__).parents[1] / "golden/enriched-v1.json").read_bytes())
 RING_BYTES = 1 << 20
 """A small ring: about 250 events."""
@@ -79,7 +79,7 @@ class StreamStack(EnricherStack):
             "CLICKLEDGER_REPORTING_RTE_RING_BYTES_MAX": str(RING_BYTES),
             **self._settings,
         }
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         environment["CLICKLEDGER_REPORTING_PORT"] = str(self.port)
         code = "from reporting.service import main; main()"
         self.reporting = Child(self._guard, [sys.executable, "-c", code], folder / "reporting.log", environment)
@@ -239,12 +239,6 @@ class Events:
             json.loads(data) if data else None,
             fields.get("", "").strip(),
         )
-
-
-def _free_port() -> int:
-    from clickledger.stack.ports import free_ports
-
-    return free_ports(1)[0]
 
 
 def resident_bytes(pid: int) -> int:

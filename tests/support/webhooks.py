@@ -26,12 +26,11 @@ from shared.settings import KafkaSettings
 from tests.support.catalog import key_record
 from tests.support.full_stack import start_service
 from tests.support.health import health_text, metric
-from tests.support.processes import Child
+from tests.support.processes import WAIT_S, Child
 from tests.support.topics import delete_records, end_offsets
 
 T = TypeVar("T")
 PARTITIONS = 3
-WAIT_S = 90.0
 SECRET_KEY = "a key of these tests, and of no others: 0123456789"
 KEYS = {"acme": "webhooks-secret-of-acme", "rival": "webhooks-secret-of-rival"}
 QUICK = {

@@ -1,6 +1,6 @@
 // Apache ECharts behind three options. Colours come from the style sheet, so that a theme is told once. Tooltips are drawn
 // on the canvas: as HTML they would need inline styles, which the page's policy forbids. Every chart has its table beside it.
-import { clock, compact, dayName, number, percent } from "./words.js";
+import { compact, number, percent } from "./words.js";
 
 const { echarts } = globalThis;
 
@@ -126,6 +126,3 @@ export const ranked = (rows, names, isRate) => (colour) => {
     series,
   };
 };
-
-export const minuteLabels = (minutes, zone) => minutes.map(({ minute }) => clock(minute, zone));
-export const dayLabels = (rows) => rows.map(({ day }) => dayName(day));
