@@ -15,6 +15,7 @@ from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, Outcome
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
 from shared.settings import KafkaSettings
 from tests.support.brokers import LocalBrokers
+from tests.support.enrichers import eventually
 from tests.support.processes import WAIT_S
 
 
@@ -344,7 +345,11 @@ async def test_topics_are_made_once_described_and_grown(kafka: KafkaSettings, na
         assert not await admin.create(spec)
         assert (await admin.config(names.catalog)).effective["cleanup.policy"] == "compact"
         await admin.grow(names.catalog, 3)
-        assert (await admin.topics())[names.catalog] == 3
+
+        async def is_grown() -> bool:
+            return (await admin.topics())[names.catalog] == 3
+
+        await eventually(is_grown)  # a broker answers from its own copy of what the controller decided
         await admin.alter_config(names.catalog, {"cleanup.policy": "compact", "retention.ms": "1000"})
         assert (await admin.config(names.catalog)).effective["retention.ms"] == "1000"
         await admin.delete(names.catalog)
