@@ -49,6 +49,7 @@ class ClickHouse:
     def __init__(self, settings: ClickHouseSettings) -> None:
         url = urlsplit(settings.clickhouse_url.get_secret_value())
         self.database = url.path.strip("/") or "default"
+        self.cluster = settings.clickhouse_cluster
         self._timeout_s = settings.clickhouse_query_timeout_ms / 1000
         self._arguments: dict[str, Any] = {
             "interface": url.scheme,
@@ -102,7 +103,8 @@ class ClickHouse:
         """Make this client's database when it is missing."""
         client = await self._connected()
         name = self.database.replace("`", "``")
-        making = client.command(f"CREATE DATABASE IF NOT EXISTS `{name}`", use_database=False)
+        where = f" ON CLUSTER '{self.cluster}'" if self.cluster else ""
+        making = client.command(f"CREATE DATABASE IF NOT EXISTS `{name}`{where}", use_database=False)
         await self._guarded(making, f"making database {self.database}")
 
     async def raw_query(

@@ -17,6 +17,8 @@ import orjson
 
 from shared.clickhouse import ClickHouse
 from shared.errors import OperatorError
+from sink.cluster import Place
+from sink.cluster import statements as on_cluster
 
 _NAME: Final = re.compile(r"(\d{4})_\w+\.sql")
 _COMMENT: Final = re.compile(r"^\s*--.*$", re.MULTILINE)
@@ -58,6 +60,11 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.version)
 
 
+def forms(statement: str, cluster: str, database: str) -> tuple[str, ...]:
+    """What is sent to the server: the statement as it stands in its file, or its form for the cluster."""
+    return on_cluster(statement, Place(cluster, database)) if cluster else (statement,)
+
+
 def missing(known: Sequence[Migration], applied: dict[int, str]) -> list[Migration]:
     """What is still to be applied. Raises OperatorError where an applied file is not the one we have."""
     for migration in known:
@@ -88,11 +95,13 @@ async def apply_ddl(clickhouse: ClickHouse, database: str) -> list[str]:
     if clickhouse.database != database:
         raise OperatorError(f"the client works on database {clickhouse.database!r}, not on {database!r}")
     await clickhouse.create_database()
-    await clickhouse.command(_VERSIONS)
+    for statement in forms(_VERSIONS.strip(), clickhouse.cluster, database):
+        await clickhouse.command(statement)
     done = []
     for migration in missing(migrations(), await applied_versions(clickhouse)):
-        for statement in migration.statements:
-            await clickhouse.command(statement)
+        for written in migration.statements:
+            for statement in forms(written, clickhouse.cluster, database):
+                await clickhouse.command(statement)
         await clickhouse.insert_bytes(
             "schema_versions",
             orjson.dumps({"version": migration.version, "name": migration.name, "digest": migration.digest}),

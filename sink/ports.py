@@ -20,6 +20,8 @@ class Bounds:
     """How old the table's answer and our last accepted commit may be when an insert starts."""
     insert_s: float = 30.0
     """How long one insert may run, at the client and at the server."""
+    second_tokens: bool = True
+    """Whether a block that was acknowledged and is not there may be sent with another token. Not on replicated tables."""
 
     @property
     def settle_s(self) -> float:

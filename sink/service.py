@@ -82,7 +82,11 @@ async def store_until_stopped(
                 stream,
                 instance_id=slot.instance_id,
                 limits=block_limits(settings, partitions),
-                bounds=Bounds(settings.sink_answer_age_ms_max / 1000, settings.sink_insert_timeout_ms / 1000),
+                bounds=Bounds(
+                    settings.sink_answer_age_ms_max / 1000,
+                    settings.sink_insert_timeout_ms / 1000,
+                    second_tokens=not clickhouse.cluster,
+                ),
                 buffer_bytes_max=settings.sink_buffer_bytes_max,
                 seal_limits=SealLimits(
                     settings.sink_seal_every_ms, settings.sink_seal_age_ms, settings.sink_seal_rows_max

@@ -20,11 +20,13 @@ from shared.kafka import Admin
 from shared.settings import KafkaSettings, SinkSettings
 from shared.topic_rules import refuse_config
 from sink.blocks import Row, encode_body
+from sink.cluster import LOCAL, SHARDED, WINDOW_S
 from sink.ddl import applied_versions, migrations, missing
 from sink.table import RAW_TIMES, insert_settings
 
 HOUR_S: Final = 3_600
-_WINDOW: Final = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*(\d+)")
+_WINDOW: Final = re.compile(r"\b(?:non_)?replicated_deduplication_window\s*=\s*(\d+)")
+_WINDOW_S: Final = re.compile(r"\breplicated_deduplication_window_seconds\s*=\s*(\d+)")
 _PROBE_MS: Final = 1_700_000_000_123
 _READBACK: Final = """
 SELECT {columns}
@@ -58,18 +60,39 @@ async def _check_schema(clickhouse: ClickHouse) -> None:
 
 
 async def _check_window(clickhouse: ClickHouse, settings: SinkSettings) -> None:
-    ((engine, definition),) = await clickhouse.query(
-        "SELECT engine, create_table_query FROM system.tables WHERE database = currentDatabase() AND name = 'clicks'"
+    found = await clickhouse.query(
+        "SELECT name, engine, create_table_query FROM system.tables "
+        "WHERE database = currentDatabase() AND name IN ('clicks', 'clicks_local')"
     )
-    refuse_window(str(engine), str(definition), settings.sink_inserts_per_second)
+    tables = {str(name): (str(engine), str(definition)) for name, engine, definition in found}
+    refuse_engines({name: engine for name, (engine, _) in tables.items()}, clickhouse.cluster)
+    _, definition = tables[LOCAL if clickhouse.cluster else SHARDED]
+    refuse_window(definition, settings.sink_inserts_per_second)
 
 
-def refuse_window(engine: str, definition: str, inserts_per_second: float) -> None:
-    """Raise OperatorError unless tokens are remembered for at least an hour of the insert budget."""
-    if engine != "MergeTree":
+def refuse_engines(engines: Mapping[str, str], cluster: str) -> None:
+    """Raise OperatorError unless the tables (name: engine) are those that the setting says."""
+    if cluster:
+        wanted = {SHARDED: "Distributed", LOCAL: "ReplicatedMergeTree"}
+        if engines != wanted:
+            raise OperatorError(
+                f"CLICKLEDGER_CLICKHOUSE_CLUSTER is {cluster!r}, so the tables must be {wanted}, but they are {dict(engines)}: "
+                "run `clickledger setup` with this setting on a new database, or leave it empty"
+            )
+    elif engines.get(SHARDED) != "MergeTree":
         raise OperatorError(
-            f"table clicks has engine {engine}: this release stores exactly once into MergeTree only; "
-            "replicated tables need the position of all replicas before each insert"
+            f"table clicks has engine {engines.get(SHARDED)}: without CLICKLEDGER_CLICKHOUSE_CLUSTER rows are stored exactly "
+            "once into MergeTree only; replicated tables need the position of all replicas before each insert"
+        )
+
+
+def refuse_window(definition: str, inserts_per_second: float) -> None:
+    """Raise OperatorError unless tokens are remembered for at least an hour of the insert budget."""
+    seconds = _WINDOW_S.search(definition)
+    if seconds and int(seconds[1]) < HOUR_S:
+        raise OperatorError(
+            f"table clicks_local remembers tokens for {seconds[1]} s: ALTER TABLE clicks_local MODIFY SETTING "
+            f"replicated_deduplication_window_seconds = {WINDOW_S}"
         )
     match = _WINDOW.search(definition)
     window = int(match[1]) if match else 0
@@ -77,8 +100,8 @@ def refuse_window(engine: str, definition: str, inserts_per_second: float) -> No
     if window < needed:
         raise OperatorError(
             f"table clicks remembers the tokens of {window} inserts, but CLICKLEDGER_SINK_INSERTS_PER_SECOND "
-            f"({inserts_per_second:g}) makes {needed} in an hour: ALTER TABLE clicks MODIFY SETTING "
-            f"non_replicated_deduplication_window = {max(needed, 100_000)}, or lower the budget"
+            f"({inserts_per_second:g}) makes {needed} in an hour: ALTER TABLE {LOCAL if seconds else SHARDED} MODIFY SETTING "
+            f"{'' if seconds else 'non_'}replicated_deduplication_window = {max(needed, 100_000)}, or lower the budget"
         )
 
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from shared.clickhouse import ClickHouse
 from shared.errors import OutcomeUnknown
-from shared.positions import highest as highest_stored
+from shared.positions import HIGHEST
+from sink import cluster
 from sink.suspects import REMEMBER_S, REMEMBERED_MAX, Asked, Copies
 from sink.watch import copy_queries
 
@@ -65,8 +66,21 @@ class Store:
     ) -> None:
         self.clickhouse = clickhouse
         self.settings = insert_settings(raw_times=raw_times, timeout_s=insert_timeout_s)
+        if clickhouse.cluster:
+            self.settings |= cluster.INSERT_SETTINGS
         self.timeout_s = insert_timeout_s
         self.places = asyncio.Semaphore(inserts_at_once)
+
+    async def ask(
+        self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT about what is stored; on a cluster all replicas are asked. Raises as ClickHouse does."""
+        name = self.clickhouse.cluster
+        if not name:
+            return await self.clickhouse.query(sql, parameters, settings)
+        return await self.clickhouse.query(
+            cluster.of_every_copy(sql, name), parameters, {**(settings or {}), **cluster.EVERY_COPY}
+        )
 
 
 class PartitionTable:
@@ -89,8 +103,8 @@ class PartitionTable:
 
     async def highest(self) -> int:
         """The highest raw offset that is stored or sealed; the stream's start - 1 when there is none."""
-        stored = await highest_stored(self._store.clickhouse, self._stream, self._partition)
-        return self.start - 1 if stored is None else stored
+        ((is_there, last),) = await self._store.ask(HIGHEST, self._parameters)
+        return int(last) if is_there else self.start - 1
 
     async def copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, Copies]:
         """What each asked id has among the rows up to `raw_before`; ids without such a row are left out."""
@@ -99,7 +113,7 @@ class PartitionTable:
             some = asked[begin : begin + IDS_PER_QUERY]
             copy_queries.inc()
             sql = _COPIES.format(conditions=_conditions(some), is_asked_replay=_is_asked_replay(some))
-            rows = await self._store.clickhouse.query(
+            rows = await self._store.ask(
                 sql, self._parameters | {"before": raw_before}, {"max_query_size": QUERY_BYTES_MAX}
             )
             for transaction_id, accepted, digest, replays in rows:
@@ -109,7 +123,7 @@ class PartitionTable:
     async def recent_suspects(self) -> Sequence[tuple[bytes, float]]:
         """(id, seconds from its insert to the partition's latest) of what was stored as suspect a short while ago."""
         bounds = {"seconds": round(REMEMBER_S), "limit": REMEMBERED_MAX + 1}
-        rows = await self._store.clickhouse.query(_SUSPECTS, self._parameters | bounds)
+        rows = await self._store.ask(_SUSPECTS, self._parameters | bounds)
         return [(str(transaction_id).encode(), age_ms / 1000) for transaction_id, age_ms in rows]
 
     async def insert(self, body: bytes, token: str) -> None:

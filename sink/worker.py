@@ -215,7 +215,14 @@ class Owner:
                 return await self._follow(block, decision)
 
     async def _take_another_token(self, block: Block) -> Block:
-        """Plan the block with the next token, once no insert with an earlier one can be in flight."""
+        """Plan the block with the next token, once no insert with an earlier one can be in flight.
+
+        Replicated tables commit token and part together, so there the part is on its way: ask again.
+        """
+        if not self._bounds.second_tokens:
+            raise TransientError(
+                f"partition {self.partition}: {block.plan} was acknowledged and no replica shows it yet"
+            )
         plan = block.plan.with_attempt(block.plan.attempt + 1)
         while plan in self._acknowledged:
             plan = plan.with_attempt(plan.attempt + 1)

@@ -72,6 +72,11 @@ class ClickHouseSettings(Group):
         SecretStr("http://default@127.0.0.1:8123/clickledger"),
         description="http(s)://user:password@host:port/database of the owner of the table",
     )
+    clickhouse_cluster: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+        description="name of the ClickHouse cluster that holds the tables in shards and replicas; empty: one server",
+    )
     clickhouse_connect_timeout_ms: int = Field(3_000, ge=100, le=60_000, description="ms to connect")
     clickhouse_query_timeout_ms: int = Field(30_000, ge=1_000, le=600_000, description="ms for one query or insert")
 

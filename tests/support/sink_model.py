@@ -345,6 +345,9 @@ class SilentWatch:
 class Process(Stepped):
     """One member's owner coroutine. It lives on after it lost the partition, until it notices or is crashed."""
 
+    table: type[ModelTable] = ModelTable
+    bounds = BOUNDS
+
     def __init__(self, world: World, fetch: int = 2) -> None:
         world.generation += 1
         self.watch = SilentWatch()
@@ -352,12 +355,12 @@ class Process(Stepped):
         owner = Owner(
             STREAM,
             0,
-            table=ModelTable(world),
+            table=self.table(world),
             group=ModelGroup(world, world.generation),
             feed=self.feed,
             clock=ModelClock(world),
             watch=self.watch,
-            bounds=BOUNDS,
+            bounds=self.bounds,
         )
         super().__init__(owner.run())
 

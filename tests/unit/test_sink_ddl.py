@@ -11,7 +11,7 @@ from shared.errors import OperatorError
 from shared.events import ENRICHED_FIELDS
 from shared.seals import COLUMNS, COLUMNS_VERSION, EXPIRES_AT, PERSONAL
 from sink.ddl import Migration, migrations, missing
-from sink.start import refuse_times, refuse_window
+from sink.start import refuse_engines, refuse_times, refuse_window
 
 DDL = Path(__file__).parents[2] / "sink" / "ddl"
 
@@ -60,15 +60,35 @@ def test_only_what_is_missing_is_applied() -> None:
 
 
 def test_a_window_must_cover_an_hour_of_inserts() -> None:
-    """At the limit, below it, without the setting, and on another engine."""
-    refuse_window("MergeTree", "… SETTINGS non_replicated_deduplication_window = 72000, index_granularity = 8192", 20)
-    for engine, definition in (
-        ("MergeTree", "SETTINGS non_replicated_deduplication_window = 71999"),
-        ("MergeTree", "SETTINGS index_granularity = 8192"),
-        ("ReplicatedMergeTree", "SETTINGS non_replicated_deduplication_window = 100000"),
+    """At the limit, below it, and without the setting; on replicated tables in seconds, too."""
+    refuse_window("… SETTINGS non_replicated_deduplication_window = 72000, index_granularity = 8192", 20)
+    replicated = "SETTINGS replicated_deduplication_window = {}, replicated_deduplication_window_seconds = {}"
+    refuse_window(replicated.format(72_000, 3_600), 20)
+    for definition in (
+        "SETTINGS non_replicated_deduplication_window = 71999",
+        "SETTINGS index_granularity = 8192",
+        replicated.format(71_999, 604_800),
+        replicated.format(100_000, 3_599),
     ):
         with pytest.raises(OperatorError):
-            refuse_window(engine, definition, 20)
+            refuse_window(definition, 20)
+
+
+def test_tables_must_be_those_of_the_setting() -> None:
+    """Without a cluster's name a plain table only; with one the two tables of a cluster only."""
+    plain, replicated = {"clicks": "MergeTree"}, {"clicks": "Distributed", "clicks_local": "ReplicatedMergeTree"}
+    refuse_engines(plain, "")
+    refuse_engines(replicated, "main")
+    for engines, cluster in (
+        (replicated, ""),
+        (plain, "main"),
+        ({"clicks": "ReplicatedMergeTree"}, ""),
+        ({"clicks": "ReplicatedMergeTree"}, "main"),
+        ({"clicks": "Distributed", "clicks_local": "MergeTree"}, "main"),
+        ({}, ""),
+    ):
+        with pytest.raises(OperatorError):
+            refuse_engines(engines, cluster)
 
 
 def test_a_server_that_reads_times_wrongly_is_refused() -> None:

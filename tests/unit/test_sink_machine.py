@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,9 +34,12 @@ POINTS = st.sampled_from(["commit", "highest", "insert", IDLE])
 class SinkMachine(RuleBasedStateMachine):
     """Every raw offset becomes exactly one row, whatever happens in between; no id is accepted twice."""
 
+    world_of: Callable[[], World] = World
+    process_of: Callable[..., Process] = Process
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = self.world_of()
         self.processes: list[Process] = []
         self.writers: list[int] = []
 
@@ -45,7 +48,7 @@ class SinkMachine(RuleBasedStateMachine):
         """A server that logs the token first, or the part first; some records wait."""
         self.world.token_first = token_first
         self.write(["n"] * 7)
-        self.processes.append(Process(self.world))
+        self.processes.append(self.process_of(self.world))
 
     # --- the enricher
 
@@ -108,7 +111,7 @@ class SinkMachine(RuleBasedStateMachine):
         if crash:
             self.processes[-1].crash()
         self.processes = [process for process in self.processes if process.pending is not None][-2:]
-        self.processes.append(Process(self.world, fetch))
+        self.processes.append(self.process_of(self.world, fetch))
         self.processes[-1].go_to(then, answered=False)
 
     @precondition(lambda self: len(self.processes) > 1)
@@ -205,7 +208,7 @@ class SinkMachine(RuleBasedStateMachine):
             return
         for raw_offset in range(len(self.world.written)):
             self.world.write(raw_offset)
-        owner = Process(self.world)
+        owner = self.process_of(self.world)
         for _ in range(4_000):
             if self.world.highest() == len(self.world.written) - 1 and owner.is_idle:
                 break
