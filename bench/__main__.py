@@ -1,130 +1,96 @@
-"""`python -m bench`: every measurement, one after the other, printed and written to bench/RESULTS.md.
+"""`python -m bench`: every part, one after the other; rows to bench/RESULTS.md and bench/results.json.
 
-About four minutes; with QUICK=1 in the environment about two, with shorter and rougher measurements. Exit status 3: the
-load generator `wrk` is missing; 1: a measurement failed (the others are still made, and RESULTS.md is left as it was).
+At most an hour; with QUICK=1 in the environment under six minutes, each row at a small scale. `--only api,sink` makes these parts'
+rows anew and keeps the others with their dates.
+
+Exit status: 0 all was measured, whether targets are met or not; 1 a measurement broke (the others are still made); 2 a part
+that does not exist; 3 the load generator `wrk` or a second core is missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import platform
-import re
 import shutil
-import subprocess
 import sys
-import threading
-from datetime import UTC, datetime
-from importlib.metadata import version
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).with_name("RESULTS.md")
-LIBRARIES = ("aiokafka", "uvicorn", "uvloop", "httptools", "orjson", "chdb-core", "clickhouse-connect", "ua-parser")
+from bench.machine import facts
+from bench.parts import PARTS, TOTAL_S, Ended, Part, run
+from bench.report import line_of, load, page, save
+from bench.rows import Row, merge, missed, unmeasured
+from bench.targets import SPECS, specs_of
+
+FOLDER = Path(__file__).parent
 MISSING = 3
-QUIET_LOAD_MAX = 0.7
-"""Load average above which something else had a part of the machine just before the run."""
+NO_TIME = "no time left"
 
 
-class Part(NamedTuple):
-    """One measurement: a module of this package."""
-
-    module: str
-    title: str
-    arguments: tuple[str, ...]
-    quick_arguments: tuple[str, ...]
-    seconds_max: float
-
-
-PARTS = (
-    Part("api", "API: requests per second", ("--seconds", "4"), ("--seconds", "2"), 150),
-    Part("enricher", "Enricher: events per second and core", ("--seconds", "2"), ("--seconds", "0.7"), 60),
-    Part("sink", "Sink: rows per second on a backlog", ("--rows", "240000"), ("--rows", "120000"), 180),
-    Part(
-        "freshness",
-        "Freshness: from the 200 to a visible row, at 500 clicks a second",
-        ("--seconds", "40"),
-        ("--seconds", "12"),
-        180,
-    ),
-)
-
-
-def machine() -> list[str]:
-    """What the figures were made on, one fact a line."""
-    cpu = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*: (.*)$", cpu.read_text(), re.MULTILINE) if cpu.exists() else []
-    lock = (ROOT / "clickledger/stack/kafka.lock").read_text(encoding="utf-8")
-    kafka = re.search(r"org\.apache\.kafka:kafka_2\.13:(\S+)", lock)
-    found = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    load = os.getloadavg()
-    busy = ["**other work ran on the machine: the figures are low, the ratios rough; run it on a quiet one**"]
-    return [
-        f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by `{'QUICK=1 ' if is_quick() else ''}make bench`",
-        f"machine: {os.cpu_count()} cores, {models[0] if models else platform.processor() or platform.machine()}",
-        f"system: {platform.system()} {platform.release()}, load average before the run {load[0]:.1f}",
-        f"Python {platform.python_version()}, Apache Kafka {kafka[1] if kafka else '?'}, {wrk_version()}",
-        found,
-        *(busy if load[0] > QUIET_LOAD_MAX else []),
-    ]
-
-
-def wrk_version() -> str:
-    """The load generator's own words."""
-    said = subprocess.run([str(shutil.which("wrk")), "-v"], capture_output=True, text=True, check=False).stdout
-    return " ".join(said.split()[:2])
-
-
-def is_quick() -> bool:
-    """Whether a shorter, rougher run was asked for."""
-    return bool(os.environ.get("QUICK"))
-
-
-def run(part: Part) -> tuple[str, bool]:
-    """Run one measurement, shown as it goes; what it printed, and whether it succeeded within its time."""
-    arguments = part.quick_arguments if is_quick() else part.arguments
-    command = [sys.executable, "-u", "-m", f"bench.{part.module}", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    timer = threading.Timer(part.seconds_max, process.kill)  # its guard ends what it had started
-    timer.start()
-    lines = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        lines.append(line.rstrip())
-    is_good = process.wait() == 0
-    if not timer.is_alive() and not is_good:
-        print(f"stopped after {part.seconds_max:.0f} s")
-    timer.cancel()
-    return "\n".join(lines).strip("\n"), is_good
-
-
-def page(header: list[str], sections: list[tuple[str, str]]) -> str:
-    """The text of RESULTS.md."""
-    facts = "\n".join(f"- {line}" for line in header)
-    tables = "\n".join(f"## {title}\n\n```\n{text}\n```\n" for title, text in sections)
-    return f"# Figures\n\nHow to read them: [README.md](README.md).\n\n{facts}\n\n{tables}"
-
-
-def main() -> int:
-    """Measure everything; the exit status."""
+def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> int:
+    """Measure; the exit status."""
+    parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help=f"comma-separated parts: {', '.join(part.name for part in PARTS)}")
+    wanted = [name for name in parser.parse_args(arguments).only.split(",") if name]
+    if unknown := set(wanted) - {part.name for part in PARTS}:
+        print(f"no such part: {', '.join(sorted(unknown))}")
+        return 2
     if shutil.which("wrk") is None:
         print("bench needs the load generator wrk: install the Debian package `wrk` (apt-get install wrk)")
         return MISSING
-    header = machine()
-    print("\n".join(header))
-    sections, failed = [], []
-    for part in PARTS:
+    if (os.cpu_count() or 1) < 2:
+        print("bench needs two cores: one for what is measured, one for the load")
+        return MISSING
+    return measure([part for part in PARTS if not wanted or part.name in wanted], folder, bool(os.environ.get("QUICK")))
+
+
+def measure(parts: Sequence[Part], folder: Path, is_quick: bool) -> int:  # noqa: FBT001  # named where it is made
+    """Run the parts; results are written after each of them, so that a run that is cut off leaves what it had."""
+    json_file, page_file = folder / "results.json", folder / "RESULTS.md"
+    header = facts(is_quick=is_quick)
+    print("\n".join(header), flush=True)
+    began, broken = time.monotonic(), []
+    rows = load(json_file)
+    titles = {part.name: part.title for part in PARTS}
+    for part in parts:
+        left_s = TOTAL_S - (time.monotonic() - began)
         print(f"\n{part.title}", flush=True)
-        text, is_good = run(part)
-        sections.append((part.title, text))
-        if not is_good:
-            failed.append(part.module)
-    if failed:
-        print(f"failed: {', '.join(failed)}; {RESULTS.name} is left as it was")
+        started = time.monotonic()
+        ended = (
+            run(part, is_quick=is_quick, seconds_max=left_s)
+            if left_s > 0
+            else Ended([], is_broken=False, reason=NO_TIME)
+        )
+        print(f"  {time.monotonic() - started:.0f} s", flush=True)
+        if ended.is_broken:
+            broken.append(f"{part.name} ({ended.reason})")
+        rows = merge(rows, whole(part, ended, is_quick=is_quick), SPECS)
+        save(rows, page(header, titles, rows), json_file, page_file)
+    return conclude(rows, broken, page_file)
+
+
+def whole(part: Part, ended: Ended, *, is_quick: bool) -> list[Row]:
+    """Every row of a part: those it made, the others with the reason why not."""
+    found = {row.name: row for row in ended.rows}
+    made, scale = time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "quick" if is_quick else "full"
+    return [
+        found.get(spec.name) or unmeasured(spec, ended.reason or "not measured", made, scale)
+        for spec in specs_of(part.name)
+    ]
+
+
+def conclude(rows: Sequence[Row], broken: Sequence[str], page_file: Path) -> int:
+    """Say what was not met and what broke; the exit status."""
+    print(f"\nwritten to {page_file} and results.json beside it")
+    losers = missed(rows)
+    for row in losers:
+        print(f"not met: {row.part}{line_of(row)}")
+    if not losers:
+        print("no target is missed")
+    if broken:
+        print(f"broke: {', '.join(broken)}")
         return 1
-    RESULTS.write_text(page(header, sections), encoding="utf-8")
-    print(f"written to {RESULTS.relative_to(ROOT)}")
     return 0
 
 

@@ -1,185 +1,193 @@
-"""Requests per second of the click API beside a bare ASGI handler and the tutorial's way, on a real broker.
+"""Single clicks a second of the API beside the tutorial's way, a bare fast lane and a bare ASGI handler, on a real broker.
 
-Run: .venv/bin/python -m bench.api [--seconds 4]. Needs wrk. The server is pinned to core 0, load and broker to core 1.
-Figures depend on the machine and on what else runs there; the ratios are what counts.
+The servers stand side by side on core 0, and take turns; load and broker have core 1. Every answer of ours waited for the
+acknowledgement of all replicas, and after each turn the records in the topic are counted: one for each 200, and no more than
+those that wrk left behind at its end.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from clickledger.stack.guard import Guard
+from bench import fill, open_loop, wrk
+from bench.machine import SERVER_CORE
+from bench.part import REPETITIONS, Recorder, main
+from bench.stack import World, stores
 from clickledger.stack.ports import free_ports
-from tests.support.api_service import BATCH, CLICKS, ApiService
-from tests.support.brokers import LocalBrokers
-from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL
+from tests.support.api_service import CLICKS
 from tests.support.full_stack import clean_env
+from tests.support.health import metric
 from tests.support.processes import Child, accepts, wait_until
-from tests.support.stack import Names
 
-SERVER_CORE, LOAD_CORE = "0", "1"
-WARM_UP_SECONDS = 2
-LINES = 100
-KEY = "bench-secret"
-RATE_LIMIT = 16_777_215
-
-
-class Load(NamedTuple):
-    """One way of asking."""
-
-    path: str
-    body: bytes
-    content_type: str
-    clicks: int
+LINKS, QUICK_LINKS = 1_000_000, 50_000
+WARM_UP_S = 1.0
+SHARE_OF_LOAD = 0.7
+FIXED_RATE_MAX = 8_000
+"""Requests a second that the open loop's driver can hold with the broker on its core."""
+SETTLE_S, SETTLED_S_MAX = 0.3, 15.0
+"""A look at the records after a turn, and how long a spool may take to be published."""
+LATE_MS_MAX = 5.0
+"""A driver that is later than this with one request in a hundred has not held its rate."""
 
 
-SINGLE = Load(CLICKS, EXAMPLE_BODY, "application/json", 1)
-LINE = json.dumps({"short-url": EXAMPLE_URL, "user-agent": "Mozilla/5.0", "ip-address": "203.199.178.211"}).encode()
-MANY = Load(BATCH, b"\n".join([LINE] * LINES), "application/x-ndjson", LINES)
+class Server(NamedTuple):
+    """Something that answers, and the topic to which it writes."""
 
-
-class Figures(NamedTuple):
-    """What wrk saw."""
-
-    requests: float
-    p50: str
-    p99: str
-    bad: int
-    cpu_us: float
-    """Processor time of the server per request: the figure that a busy machine spoils least."""
-
-
-def wrk(pid: int, port: int, load: Load, connections: int, seconds: float, folder: Path) -> Figures:
-    """Run wrk once, after a short warm-up."""
-    script = folder / "load.lua"
-    fields = {"Authorization": f"Bearer {KEY}", "Content-Type": load.content_type}
-    headers = "".join(f'wrk.headers["{name}"] = "{text}"\n' for name, text in fields.items())
-    script.write_text(f'wrk.method = "POST"\nwrk.body = [==[{load.body.decode()}]==]\n{headers}', encoding="utf-8")
-    url = f"http://127.0.0.1:{port}{load.path}"
-    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", "--latency", "-s", str(script)]
-    subprocess.run([*command, f"-d{WARM_UP_SECONDS}s", url], check=True, capture_output=True)
-    before = cpu_seconds(pid)
-    text = subprocess.run([*command, f"-d{seconds:g}s", url], check=True, capture_output=True, text=True).stdout
-    used = cpu_seconds(pid) - before
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    return Figures(
-        float(_find(r"Requests/sec:\s+([\d.]+)", text)),
-        _find(r"\n\s+50%\s+(\S+)", text),
-        _find(r"\n\s+99%\s+(\S+)", text),
-        int(bad[1]) if bad else 0,
-        used * 1e6 / int(_find(r"(\d+) requests in", text)),
-    )
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    if found is None:
-        raise SystemExit(f"wrk said: {text}")
-    return found[1]
+    port: int
+    pids: list[int]
+    world: World | None
 
 
 @contextmanager
-def pinned(guard: Guard, command: Sequence[str], env: dict[str, str], folder: Path, port: int) -> Iterator[int]:
-    """A server on its core; its process id."""
-    child = Child(guard, ["taskset", "-c", SERVER_CORE, *command], folder / "server.log", env)
+def baseline(world: World, name: str, *, writes: bool) -> Iterator[Server]:
+    """One of the baselines, pinned."""
+    (port,) = free_ports(1)
+    options = ["--no-access-log", "--log-level", "warning", "--loop", "uvloop", "--http", "httptools"]
+    module = f"bench.baselines.{name}"
+    command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(port), *options]
+    if name == "bare_lane":
+        command = [sys.executable, "-m", module, str(port)]
+    log = world.folder / f"{name}.log"
+    child = Child(world.guard, ["taskset", "-c", SERVER_CORE, *command], log, {**clean_env(), **world.env})
     try:
-        wait_until(lambda: accepts(port), child, command[2])
-        yield child.pid
+        wait_until(lambda: accepts(port), child, name)
+        yield Server(port, [child.pid], world if writes else None)
+    finally:
+        child.kill()
+
+
+@contextmanager
+def api(world: World, **settings: str) -> Iterator[Server]:
+    """Our API, pinned."""
+    child = world.start("api", SERVER_CORE, api_port="0", **settings)
+    try:
+        port = int((world.data / "health" / f"api-http-{child.pid}").read_text(encoding="ascii"))
+        yield Server(port, [child.pid], world)
     finally:
         child.stop()
 
 
-def pin(pid: int, core: str) -> None:
-    """Keep all threads of a running process on one core."""
-    command = ["taskset", "-acp", core, str(pid)]
-    subprocess.run(command, check=True, capture_output=True)
+def ask(server: Server, load: wrk.Load, connections: int, seconds: float, folder: Path) -> wrk.Seen:
+    """One turn of one server; its records are counted."""
+    before = _records(server)
+    seen = wrk.run(load, server.port, connections, seconds, server.pids, folder)
+    if seen.bad:
+        raise RuntimeError(f"{seen.bad} answers that are no 200")
+    check(server, before, seen.good, spare=2 * connections * load.clicks)
+    return seen
 
 
-def asgi_command(application: str, port: int) -> list[str]:
-    """The same server settings for every baseline."""
-    options = ["--no-access-log", "--log-level", "warning", "--loop", "uvloop", "--http", "httptools"]
-    return [sys.executable, "-m", "uvicorn", application, "--port", str(port), *options]
+def check(server: Server, before: int, good: int, spare: int) -> None:
+    """Each 200 must be a record. `spare`: requests whose answer the load did not wait for are records, too.
+
+    Where Kafka took longer than a second, clicks went through the spool, and may be there twice (suspects).
+    """
+    if server.world is None:
+        return
+    deadline = time.monotonic() + SETTLED_S_MAX
+    time.sleep(SETTLE_S)
+    while (made := _records(server) - before) < good and time.monotonic() < deadline:
+        time.sleep(SETTLE_S)
+    spooled = metric(server.world.data, "api", server.pids[0], "clickledger_api_spooled_clicks_total")
+    if not good <= made <= good + spare + spooled:
+        raise RuntimeError(f"{good} clicks were answered with 200, {made} records were made, {spooled:.0f} spooled")
 
 
-def rows(guard: Guard, brokers: LocalBrokers, folder: Path, seconds: float) -> Iterator[tuple[str, int, Load, Figures]]:
-    """Every measurement, one after the other: (name, connections, load, figures)."""
-    service = ApiService(brokers.bootstrap, Names("bench"), folder, guard)
-    asyncio.run(service.prepare())
-    asyncio.run(service.put([service.key_entry("bench", KEY, rate_limit=RATE_LIMIT)]))
-    kafka = {"CLICKLEDGER_KAFKA_BOOTSTRAP": brokers.bootstrap, "CLICKLEDGER_TOPIC_RAW": service.kafka.topic_raw}
-    env = clean_env() | kafka
-    port = free_ports(1)[0]
-    baselines = {
-        "bare ASGI, no Kafka, no checks": asgi_command("bench.baselines.bare_asgi:app", port),
-        "bare fast lane, no Kafka, no checks": [sys.executable, "-m", "bench.baselines.bare_lane", str(port)],
-        "tutorial: FastAPI, pydantic, send_and_wait": asgi_command("bench.baselines.tutorial_api:app", port),
-    }
-    for name, command in baselines.items():
-        with pinned(guard, command, env, folder, port) as pid:
-            yield name, 64, SINGLE, wrk(pid, port, SINGLE, 64, seconds, folder)
-    service.start()
-    try:
-        assert service.child is not None
-        pin(service.child.pid, SERVER_CORE)
-        for connections, load in ((64, SINGLE), (1, SINGLE), (16, MANY)):
-            name = "clickledger" if load is SINGLE else f"clickledger, batches of {load.clicks}"
-            yield name, connections, load, wrk(service.child.pid, service.port, load, connections, seconds, folder)
-    finally:
-        service.stop()
+def _records(server: Server) -> int:
+    return 0 if server.world is None else sum(server.world.end_offsets(server.world.kafka.topic_raw).values())
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement (default 4)")
-    seconds = max(1.0, min(60.0, parser.parse_args().seconds))
-    if shutil.which("wrk") is None or (os.cpu_count() or 1) < 2:
-        raise SystemExit("bench.api needs wrk (apt install wrk) and two cores")
-    print(
-        f"{'':44}{'conns':>6}{'requests/s':>12}{'clicks/s':>10}{'p50':>10}{'p99':>10}{'ratio':>7}{'cpu us/click':>14}{'bad':>5}"
-    )
-    guard = Guard()
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            brokers = LocalBrokers(guard, Path(name) / "kafka")
-            pin(brokers.pid(), LOAD_CORE)
-            try:
-                _print(rows(guard, brokers, Path(name), seconds))
-            finally:
-                brokers.close()
-    finally:
-        guard.close()
+def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> float:
+    """All servers in turn, with 64 and with 512 connections; our clicks a second with 64."""
+    found: dict[tuple[str, int], list[wrk.Seen]] = {}
+    with ExitStack() as running:
+        servers = {
+            name: running.enter_context(baseline(world, name, writes=name == "tutorial_api"))
+            for name in ("bare_asgi", "bare_lane", "tutorial_api")
+        }
+        servers["clickledger"] = running.enter_context(api(world))
+        turns = [("bare_asgi", 64)]
+        turns += [(name, count) for count in (64, 512) for name in ("bare_lane", "tutorial_api", "clickledger")]
+        for name, _ in (turn for turn in turns if turn[1] == 64):
+            wrk.run(load, servers[name].port, 64, WARM_UP_S, servers[name].pids, world.folder)
+        for _ in range(REPETITIONS):
+            for name, count in turns:
+                seen = ask(servers[name], load, count, seconds, world.folder)
+                found.setdefault((name, count), []).append(seen)
+
+    def per_second(name: str, count: int) -> list[float]:
+        return [seen.clicks_per_second for seen in found[name, count]]
+
+    def cpu(name: str) -> list[float]:
+        return [seen.cpu_us for seen in found[name, 64]]
+
+    recorder.figure("bare ASGI, 64 connections", per_second("bare_asgi", 64))
+    for count in (64, 512):
+        lane, tutorial = per_second("bare_lane", count), per_second("tutorial_api", count)
+        ours = per_second("clickledger", count)
+        recorder.figure(f"bare fast lane, {count} connections", lane)
+        recorder.figure(f"tutorial, {count} connections", tutorial)
+        recorder.figure(f"single click, {count} connections", ours, tutorial)
+        recorder.figure(f"single click, {count} connections: of the lane", ours, lane)
+    recorder.figure("tutorial: CPU", cpu("tutorial_api"))
+    recorder.figure("single click: CPU", cpu("clickledger"), cpu("tutorial_api"))
+    return sorted(per_second("clickledger", 64))[REPETITIONS // 2]
 
 
-def _print(measured: Iterator[tuple[str, int, Load, Figures]]) -> None:
-    bare = 0.0
-    for name, connections, load, found in measured:
-        bare = bare or found.requests
-        clicks = found.requests * load.clicks
-        print(
-            f"{name:44}{connections:6}{found.requests:12,.0f}{clicks:10,.0f}{found.p50:>10}{found.p99:>10}"
-            f"{clicks / bare:7.2f}{found.cpu_us / load.clicks:14.1f}{found.bad:5}",
-            flush=True,
-        )
+def latencies(recorder: Recorder, world: World, load: wrk.Load, seconds: float, rate_max: float) -> None:
+    """At a fixed rate, and with one connection on an idle machine."""
+    with api(world) as server:
+        wrk.run(load, server.port, 64, WARM_UP_S, server.pids, world.folder)
+        with recorder.attempt("the fixed rate"):
+            fixed(recorder, server, load, seconds, rate_max)
+        with recorder.attempt("one connection"):
+            alone = [ask(server, load, 1, seconds, world.folder) for _ in range(REPETITIONS)]
+            recorder.figure("1 connection: p50", [seen.p50_ms for seen in alone])
+            recorder.figure("1 connection: p99", [seen.p99_ms for seen in alone])
+
+
+def fixed(recorder: Recorder, server: Server, load: wrk.Load, seconds: float, rate_max: float) -> None:
+    """Open loop; the driver must have kept its schedule."""
+    assert server.world is not None
+    rate = round(min(FIXED_RATE_MAX, SHARE_OF_LOAD * rate_max))
+    held = []
+    for _ in range(REPETITIONS):
+        before = _records(server)
+        found = open_loop.hold(server.port, CLICKS, load.bodies, rate, seconds, server.world.folder)
+        if found.sent != found.good:
+            raise RuntimeError(f"{found.sent - found.good} of {found.sent} answers are no 200")
+        check(server, before, found.good, spare=0)
+        held.append(found)
+    late = max(found.late_p99_ms for found in held)
+    note = f"open loop, {rate:,}/s, {rate / rate_max:.0%} of the closed loop's rate; driver late by {late:.1f} ms (p99)"
+    recorder.figure("fixed rate below 80 % load: p50", [found.p50_ms for found in held], note=note)
+    recorder.figure("fixed rate below 80 % load: p99", [found.p99_ms for found in held])
+    name = "fixed rate below 80 % load: p99 beyond 2 x p50"
+    if late > LATE_MS_MAX:
+        recorder.skip(name, f"the driver did not hold its rate; {note}")
+    else:
+        recorder.figure(name, [found.p99_ms - 2 * found.p50_ms for found in held])
+
+
+def measure(recorder: Recorder) -> None:
+    """Everything about single clicks."""
+    links = recorder.scale(LINKS, QUICK_LINKS)
+    seconds = recorder.scale(4.0, 1.0)
+    with stores() as found:
+        found.pin_broker()
+        world = found.world("api")
+        asyncio.run(fill.put_tenant(world.kafka))
+        asyncio.run(fill.put_links(world.kafka, 0, links))
+        load = wrk.single(links)
+        rate = rates(recorder, world, load, seconds)
+        latencies(recorder, world, load, recorder.scale(5.0, 1.5), rate)
 
 
 if __name__ == "__main__":
-    main()
+    main("api", measure, __doc__)

@@ -1,137 +1,162 @@
-"""Time from the API's 200 to a visible row, while 500 clicks a second go through the whole local stack.
+"""From the API's 200 to a row that a query sees, and to an event of the stream, of every click at 1,000 clicks a second.
 
-Run: .venv/bin/python -m bench.freshness [--seconds 40]. Two measures. *Rows*: `inserted_at - received_at` of every
-row, which is from before the Kafka acknowledgement to the start of the insert. *Seen*: a click is sent now and then, and
-from its 200 on the table is asked for its transaction-id until it is there; what a caller would see, up to 20 ms late.
+The whole local stack. While an open loop sends, the table is asked every 50 ms up to which offset its rows go; a click is visible at the
+first answer that covers its row, so the figure is at most that much too late. A client of `GET /v1/rte` notes when each event comes.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
-import json
-import subprocess
-import sys
-import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from statistics import quantiles
-from typing import NamedTuple
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from clickledger.load.clicks import SINGLE_PATH
-from clickledger.output import print_table
-from clickledger.stack.guard import Guard
-from tests.support.full_stack import FullStack
-from tests.support.pipeline import audit_is_clean, command_env, query
+import orjson
 
-RATE = 500
-WARM_UP_S = 5
-PROBE_EVERY_S = 0.25
-POLL_S = 0.02
-SEEN_S_MAX = 30.0
-LEVELS = (50, 90, 99)
+from bench import open_loop, wrk
+from bench.fill import KEY
+from bench.full import Full, full_stack
+from bench.part import REPETITIONS, Recorder, main
+from tests.support.api_service import CLICKS
+from tests.support.pipeline import audit_is_clean, query
 
-
-class Figure(NamedTuple):
-    """Percentiles in ms, in the order of `LEVELS`, then the largest."""
-
-    name: str
-    clicks: int
-    percentiles_ms: Sequence[float]
+RATE = 1_000
+POLL_S = 0.05
+TAIL_S = 3.0
 
 
-def report_click(stack: FullStack) -> str:
-    """Send one click of its own; its transaction-id."""
-    ready = stack.ready
-    connection = http.client.HTTPConnection(urlsplit(ready["api"]).netloc, timeout=30)
-    headers = {"Authorization": f"Bearer {ready['key']}", "Content-Type": "application/json"}
-    try:
-        connection.request("POST", SINGLE_PATH, json.dumps({"short-url": ready["short_url"]}), headers)
-        return str(json.loads(connection.getresponse().read())["transaction-id"])
-    finally:
-        connection.close()
+class Seen(NamedTuple):
+    """Of one repetition, in seconds."""
+
+    sql: Sequence[float]
+    events: Sequence[float]
+    rate: float
+    late_ms: float
 
 
-def seen_after_ms(stack: FullStack) -> float:
-    """Report a click; ms from its 200 until a query finds its row. Raises TimeoutError."""
-    transaction_id = report_click(stack)
-    began = time.monotonic()
-    recent = "received_at > now64(3) - INTERVAL 60 SECOND"
-    sql = f"SELECT 1 AS found FROM clicks WHERE {recent} AND transaction_id = '{transaction_id}'"  # noqa: S608 our API's id
-    while not query(stack, sql):
-        if time.monotonic() - began > SEEN_S_MAX:
-            raise TimeoutError(f"{transaction_id} is not in the table after {SEEN_S_MAX:.0f} s")
+class Beside:
+    """A thread that does something again and again until told to stop."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step = step
+        self._stopping = threading.Event()
+        self._problem: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._step()
+        except Exception as exc:  # noqa: BLE001  # raised again by `stop`
+            self._problem = exc
+
+    def stop(self) -> None:
+        """Raises what the thread raised."""
+        self._stopping.set()
+        self._thread.join(10.0)
+        if self._problem is not None:
+            raise self._problem
+
+
+class Polls:
+    """Up to which raw offset each partition was visible, and when."""
+
+    def __init__(self, full: Full) -> None:
+        self._full = full
+        self._seen: dict[int, tuple[list[int], list[float]]] = {}
+
+    def ask(self) -> None:
+        """One look at the table."""
+        began = time.monotonic()
+        rows = query(self._full.stack, "SELECT raw_partition AS p, max(raw_offset) AS top FROM clicks GROUP BY p")
+        at_ms = time.time() * 1000
+        for row in rows:
+            offsets, times = self._seen.setdefault(int(row["p"]), ([], []))
+            offsets.append(int(row["top"]))
+            times.append(at_ms)
+        time.sleep(max(0.0, POLL_S - (time.monotonic() - began)))
+
+    def visible_at(self, partition: int, offset: int) -> float:
+        """The time of the first answer that covers it, in ms since the epoch."""
+        offsets, times = self._seen[partition]
+        return times[bisect_left(offsets, offset)]
+
+
+class Listener:
+    """A client of the event stream."""
+
+    def __init__(self, full: Full) -> None:
+        self.at_ms: dict[str, float] = {}
+        address = urlsplit(full.stack.ready["reports"])
+        self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=20)
+        self._connection.request("GET", "/v1/rte", headers={"Authorization": f"Bearer {KEY}"})
+        self._answer = self._connection.getresponse()
+        if self._answer.status != http.client.OK:
+            raise RuntimeError(f"/v1/rte: {self._answer.status} {self._answer.read()!r}")
+
+    def read(self) -> None:
+        """One line."""
+        line = self._answer.readline()
+        if line.startswith(b"data:"):
+            event: Mapping[str, Any] = orjson.loads(line[5:])
+            if "id" in event:
+                self.at_ms[event["id"]] = time.time() * 1000
+
+
+def repetition(full: Full, bodies: Sequence[str], seconds: float) -> Seen:
+    """Send at the rate and look meanwhile. Each 200 must be a row and an event."""
+    rows_before = full.settle()
+    polls, listener = Polls(full), Listener(full)
+    asking, listening = Beside(polls.ask), Beside(listener.read)
+    since_ms = time.time_ns() // 1_000_000
+    held = open_loop.hold(full.api_port, CLICKS, bodies, RATE, seconds, full.folder)
+    if (stored := full.settle() - rows_before) != held.good:
+        raise RuntimeError(f"{held.good} clicks were answered with 200, {stored} rows are stored")
+    time.sleep(2 * POLL_S)
+    asking.stop()
+    until = time.monotonic() + TAIL_S
+    while len(listener.at_ms) < held.good and time.monotonic() < until:
         time.sleep(POLL_S)
-    return (time.monotonic() - began) * 1000
+    sql = f"SELECT transaction_id AS id, raw_partition AS p, raw_offset AS o FROM clicks WHERE received_at >= fromUnixTimestamp64Milli({since_ms - 1000})"  # noqa: S608  # a number
+    places = {row["id"]: (int(row["p"]), int(row["o"])) for row in query(full.stack, sql)}
+    listening_ends(full, listening)
+    answers = held.answers[len(held.answers) // 10 :]
+    delays = [(polls.visible_at(*places[name]) - at_ms) / 1000 for name, at_ms in answers]
+    events = [(listener.at_ms[name] - at_ms) / 1000 for name, at_ms in answers]
+    return Seen(sorted(delays), sorted(events), held.rate, held.late_p99_ms)
 
 
-def of_rows(stack: FullStack, since_ms: int, until_ms: int) -> Figure:
-    """The percentiles over all rows that were received in the period."""
-    delay = "dateDiff('millisecond', received_at, inserted_at)"
-    levels = ", ".join(f"{level / 100}" for level in LEVELS)
-    period = f"received_at BETWEEN fromUnixTimestamp64Milli({since_ms}) AND fromUnixTimestamp64Milli({until_ms})"
-    figures = f"count() AS rows, quantiles({levels})({delay}) AS some, max({delay}) AS most"
-    (found,) = query(stack, f"SELECT {figures} FROM clicks WHERE {period}")  # noqa: S608 numbers of this module
-    return Figure("rows: received to inserted", int(found["rows"]), [*found["some"], float(found["most"])])
+def listening_ends(full: Full, listening: Beside) -> None:
+    """A last click, so that the reader of the stream wakes up and sees that it is to stop."""
+    stopping = threading.Thread(target=listening.stop)
+    stopping.start()
+    full.takes(0)
+    stopping.join(20.0)
 
 
-def of_probes(delays_ms: Sequence[float]) -> Figure:
-    """The percentiles over the clicks that were waited for."""
-    hundredths = quantiles(delays_ms, n=100, method="inclusive")
-    return Figure(
-        "seen: 200 to found by a query", len(delays_ms), [*(hundredths[n - 1] for n in LEVELS), max(delays_ms)]
-    )
+def at(sorted_values: Sequence[float], level: float) -> float:
+    """A percentile."""
+    return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * level))]
 
 
-def measure(stack: FullStack, seconds: float) -> list[Figure]:
-    """Send at the fixed rate and measure meanwhile; the audit must be clean at the end."""
-    clicks = round(RATE * (WARM_UP_S + seconds))
-    command = [sys.executable, "-m", "clickledger", "send", "--rate", str(RATE), "--count", str(clicks), "--json"]
-    sending = subprocess.Popen(command, env=command_env(stack), stdout=subprocess.PIPE, text=True)
-    try:
-        time.sleep(WARM_UP_S)
-        since_ms, ends = time.time_ns() // 1_000_000, time.monotonic() + seconds - 1
-        delays_ms: list[float] = []
-        while len(delays_ms) < 2 or time.monotonic() < ends:
-            delays_ms.append(seen_after_ms(stack))
-            time.sleep(PROBE_EVERY_S)
-        until_ms = time.time_ns() // 1_000_000
-        output, _ = sending.communicate(timeout=seconds + 60)
-    finally:
-        sending.kill()
-        sending.wait()
-    if sending.returncode:
-        raise RuntimeError(f"`clickledger send` ended with {sending.returncode}: {output}")
-    audit_is_clean(stack)
-    return [of_rows(stack, since_ms, until_ms), of_probes(delays_ms)]
-
-
-def show(figures: Sequence[Figure]) -> None:
-    """Print the table."""
-    print_table(
-        ("freshness", "clicks", *(f"p{level} ms" for level in LEVELS), "max ms"),
-        [(figure.name, figure.clicks, *(round(each) for each in figure.percentiles_ms)) for figure in figures],
-    )
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=40, help="of the measurement (default 40)")
-    seconds = max(5.0, min(600.0, parser.parse_args().seconds))
-    guard = Guard()
-    try:
-        with tempfile.TemporaryDirectory(prefix="clickledger-bench-") as name:
-            stack = FullStack(guard, Path(name))
-            try:
-                show(measure(stack, seconds))
-            finally:
-                stack.close()
-    finally:
-        guard.close()
+def measure(recorder: Recorder) -> None:
+    """Everything about freshness."""
+    with full_stack() as full:
+        bodies = wrk.clicks(1_000)
+        open_loop.hold(full.api_port, CLICKS, bodies, RATE, recorder.scale(5.0, 3.0), full.folder)
+        seconds = recorder.scale(20.0, 6.0)
+        seen = [repetition(full, bodies, seconds) for _ in range(recorder.scale(REPETITIONS, 1))]
+        audit_is_clean(full.stack)
+    late = max(each.late_ms for each in seen)
+    recorder.figure("rate that was held", [each.rate for each in seen], note=f"driver late by {late:.1f} ms (p99)")
+    for level in (50, 99):
+        recorder.figure(f"200 to visible in SQL: p{level}", [at(each.sql, level / 100) for each in seen])
+        recorder.figure(f"200 to an event of the stream: p{level}", [at(each.events, level / 100) for each in seen])
 
 
 if __name__ == "__main__":
-    main()
+    main("freshness", measure, __doc__)

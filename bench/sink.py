@@ -1,157 +1,210 @@
-"""Rows per second of the sink on a backlog, beside ClickHouse's own ingest of the same rows.
+"""Rows a second of the sink on a backlog, beside ClickHouse's own ingest of the same blocks and a naive sink.
 
-Run: .venv/bin/python -m bench.sink [--rows 240000]. A real broker, the ClickHouse engine behind HTTP and the sink as a
-process. Records are enriched beforehand by the real enricher's function; blocks are the sink's default of 10,000 rows,
-two inserts at a time in both cases. The rate counts from the first insert to the moment when the last row is visible.
+A real broker, the ClickHouse engine behind HTTP and the sink as a process. Records are enriched beforehand by the real
+enricher's function. ClickHouse's own ingest is the same blocks as ready bodies over as many connections as the sink
+uses, without Kafka and without any guarantee. The sink's rate counts from its first insert to the moment when a query sees the
+last row; every row is then checked to be there exactly once, and every block to be one part.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import itertools
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from bench.enricher import clicks, tools
-from bench.stack import Stores, cpu_seconds, stores
-from clickledger.output import print_table
+from bench import fill
+from bench.baselines.clickhouse_ingest import ingest
+from bench.machine import cpu_seconds, rss_mb
+from bench.part import REPETITIONS, Recorder, main
+from bench.stack import World, stores
+from enricher.addresses import AddressBook
+from enricher.agents import load_agent_parser
+from enricher.directory import Directory
 from enricher.enrich import enrich
-from shared.clickhouse import ClickHouse
-from sink.blocks import Row, block_at_ms, encode_body
+from enricher.places import COUNTRY_FILE, PlaceFiles
+from enricher.row import RawRecord, Tools
+from shared.settings import SinkSettings
 from sink.table import RAW_TIMES, insert_settings
+from tests.support.full_stack import clean_env
 from tests.support.sinks import SinkBench
 
-BLOCK_ROWS = 10_000
-AT_ONCE = 2
+SETTINGS = SinkSettings()
+BLOCK_ROWS = SETTINGS.sink_block_rows_max
 WAIT_S = 120.0
 POLL_S = 0.05
+NAIVE_S_MAX = 90.0
 
 Value = tuple[int, bytes, bytes, bool]
 """(raw offset, key, enriched record, suspect)"""
 
 
-class Figure(NamedTuple):
-    """One measurement. CPU in processor seconds per million rows."""
+class Caught(NamedTuple):
+    """How the sink worked a backlog off. CPU in us a row."""
 
-    name: str
-    rows_per_second: float
-    clickhouse_cpu: float
-    sink_cpu: float | None
-
-
-def enriched(sink: SinkBench, rows: int) -> dict[int, list[Value]]:
-    """Enriched records for each partition, `rows` in all, in whole blocks."""
-    step, now_ms = tools(), time.time_ns() // 1_000_000
-    source = clicks(2_000, now_ms)
-    each = max(1, rows // (sink.partitions * BLOCK_ROWS)) * BLOCK_ROWS
-    values: dict[int, list[Value]] = {}
-    for partition in range(sink.partitions):
-        raw = (
-            record._replace(stream=sink.stream, partition=partition, offset=offset)
-            for offset, record in enumerate(itertools.islice(source, each))
-        )
-        made = ((record.offset, enrich(record, step, now_ms)) for record in raw)
-        values[partition] = [(offset, out.key, out.value, False) for offset, out in made]
-    return values
+    rate: float
+    cpu_us: float
+    clickhouse_us: float
+    peak_mb: float
 
 
-async def until(done: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait for `await done()`. Raises TimeoutError."""
-    deadline = time.monotonic() + WAIT_S
-    while not await done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {WAIT_S:.0f} s for {what}")
-        await asyncio.sleep(POLL_S)
+class OneCampaign:
+    """A catalog with one tenant and one promotion."""
+
+    version = 0
+
+    def tenant(self, _tenant: str) -> dict[str, object]:
+        """The tenant."""
+        return {"retention_days": 90, "privacy": "store"}
+
+    def promotion(self, _tenant: str, _promotion: str) -> dict[str, object]:
+        """The promotion."""
+        return {"campaign_id": "c1", "deployment_id": "d1"}
 
 
-async def measure_direct(clickhouse: ClickHouse, server: int, blocks: Sequence[Sequence[Value]]) -> Figure:
-    """ClickHouse alone: the same blocks into a table of the same definition."""
-    await clickhouse.command("CREATE TABLE clicks_direct AS clicks")
-    ((known,),) = await clickhouse.query(
+def tools() -> Tools:
+    """What the steps of the enricher use."""
+    return Tools(load_agent_parser(), AddressBook(PlaceFiles([COUNTRY_FILE])), Directory(OneCampaign()))
+
+
+def enriched(sink: SinkBench, each: int, step: Tools) -> dict[int, list[Value]]:
+    """The next `each` enriched records of every partition."""
+    at_ms = fill.now_ms()
+
+    def made(partition: int, first: int) -> Iterator[Value]:
+        for offset, (key, value) in enumerate(fill.raw_clicks(partition, each, 2_000, first, 0), first):
+            out = enrich(RawRecord(sink.stream, partition, offset, key, value, at_ms), step, at_ms)
+            yield offset, out.key, out.value, False
+
+    return {partition: list(made(partition, first)) for partition, first in sink.next_raw.items()}
+
+
+async def append(sink: SinkBench, values: dict[int, list[Value]]) -> None:
+    """Write them into the enriched topic."""
+    await asyncio.gather(*(sink.write_values(partition, each) for partition, each in values.items()))
+    for partition, each in values.items():
+        sink.next_raw[partition] = each[-1][0] + 1
+
+
+async def direct(sink: SinkBench, server: int, values: dict[int, list[Value]]) -> tuple[float, float]:
+    """ClickHouse alone, into a table of the same definition: rows a second, and its CPU in us a row."""
+    await sink.clickhouse.command("CREATE TABLE clicks_direct AS clicks")
+    known = await sink.clickhouse.query(
         "SELECT count() FROM system.settings WHERE name = {name:String}", {"name": RAW_TIMES}
     )
-    settings = insert_settings(raw_times=bool(known), timeout_s=60)
-    waiting = list(enumerate(blocks))
-    before, began = cpu_seconds(server), time.monotonic()
-
-    async def insert_all() -> None:
-        while waiting:
-            number, block = waiting.pop(0)
-            rows = [Row(offset, offset, 0, key, value, False, False) for offset, key, value, _ in block]  # noqa: FBT003
-            body = encode_body(rows, block_at_ms(rows[0]), {})
-            await clickhouse.insert_bytes("clicks_direct", body, settings | {"insert_deduplication_token": str(number)})
-
-    await asyncio.gather(*(insert_all() for _ in range(AT_ONCE)))
-    seconds = time.monotonic() - began
-    count = sum(map(len, blocks))
-    ((stored,),) = await clickhouse.query("SELECT count() FROM clicks_direct")
-    assert stored == count, f"{stored} of {count} rows"
-    await clickhouse.command("DROP TABLE clicks_direct SYNC")
-    return Figure("ClickHouse alone", count / seconds, (cpu_seconds(server) - before) / count * 1e6, None)
+    bodies, count, at_ms = [], 0, fill.now_ms()
+    for each in values.values():
+        for begin in range(0, len(each), BLOCK_ROWS):
+            block = each[begin : begin + BLOCK_ROWS]
+            bodies.append(b"\n".join(b'%b,"block_at":%d}' % (value[:-1], at_ms) for _, _, value, _ in block))
+            count += len(block)
+    settings = insert_settings(raw_times=bool(known[0][0]), timeout_s=60)
+    before = cpu_seconds(server)
+    url = sink.env["CLICKLEDGER_CLICKHOUSE_URL"]
+    seconds = await asyncio.to_thread(ingest, url, "clicks_direct", bodies, settings, SETTINGS.sink_inserts_at_once)
+    used = cpu_seconds(server) - before
+    ((stored,),) = await sink.clickhouse.query("SELECT count() FROM clicks_direct")
+    await sink.clickhouse.command("DROP TABLE clicks_direct SYNC")
+    if stored != count:
+        raise RuntimeError(f"{stored} of {count} rows")
+    return count / seconds, used / count * 1e6
 
 
-async def measure_sink(sink: SinkBench, server: int, count: int) -> Figure:
-    """The sink process on the backlog, and every row exactly once afterwards."""
+async def catch_up(sink: SinkBench, server: int, first: int, count: int) -> Caught:
+    """The sink process on a backlog of `count` rows, in each partition from raw offset `first` on."""
     before = cpu_seconds(server)
     child = await asyncio.to_thread(sink.start)
-    own = cpu_seconds(child.pid)
+    try:
+        own = cpu_seconds(child.pid)
+        of_backlog = f"FROM clicks WHERE stream = '{sink.stream}' AND raw_offset >= {first}"
+        deadline = time.monotonic() + WAIT_S
+        while sum(position.last + 1 for position in (await sink.stored()).values()) < sum(sink.next_raw.values()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {WAIT_S:.0f} s for {count} rows: {await sink.stored()}\n{child.tail()}")
+            await asyncio.sleep(POLL_S)
+        ended_ms = time.time_ns() / 1e6
+        spent = cpu_seconds(child.pid) - own, cpu_seconds(server) - before
+        peak = rss_mb(child.pid, peak=True)
+        ((first_ms,),) = await sink.clickhouse.query(f"SELECT toUnixTimestamp64Milli(min(inserted_at)) {of_backlog}")
+        await sink.assert_exact()
+    finally:
+        await asyncio.to_thread(child.stop)
+    return Caught(count / (ended_ms - first_ms) * 1000, spent[0] / count * 1e6, spent[1] / count * 1e6, peak)
 
-    async def is_stored() -> bool:
-        ((stored,),) = await sink.clickhouse.query("SELECT count() FROM clicks")
-        return bool(stored >= count)
 
-    await until(is_stored, f"{count} rows")
-    ended_ms = time.time_ns() / 1e6
-    spent = cpu_seconds(child.pid) - own, cpu_seconds(server) - before
-    ((first_ms,),) = await sink.clickhouse.query("SELECT toUnixTimestamp64Milli(min(inserted_at)) FROM clicks")
-    await sink.assert_exact()
-    rate = count / (ended_ms - first_ms) * 1000
-    return Figure("sink, exactly once", rate, spent[1] / count * 1e6, spent[0] / count * 1e6)
+async def parts_per_block(sink: SinkBench, server: int, step: Tools) -> float:
+    """Parts that a backlog of one block for each partition makes while nothing is merged, for each block."""
+    of_inserts = "FROM system.parts WHERE database = currentDatabase() AND table = 'clicks' AND active"
+    await sink.clickhouse.command("SYSTEM STOP MERGES clicks")
+    first = sink.next_raw[0]
+    ((before,),) = await sink.clickhouse.query(f"SELECT count() {of_inserts}")
+    await append(sink, await asyncio.to_thread(enriched, sink, BLOCK_ROWS, step))
+    await catch_up(sink, server, first, BLOCK_ROWS * sink.partitions)
+    ((after,),) = await sink.clickhouse.query(f"SELECT count() {of_inserts}")
+    ((blocks,),) = await sink.clickhouse.query(
+        "SELECT uniqExact(raw_partition, inserted_at) FROM clicks WHERE raw_offset >= {first:UInt64}", {"first": first}
+    )
+    await sink.clickhouse.command("SYSTEM START MERGES clicks")
+    return float((after - before) / blocks)
 
 
-async def measure(found: Stores, rows: int) -> list[Figure]:
-    """Both, one after the other."""
-    sink = SinkBench(found.guard, found.folder, found.env)
+def naive(world: World, rows: int) -> float:
+    """Rows a second of the naive sink, from its first record to its last row; as many of the topic's as it can in its time."""
+    command = [sys.executable, "-m", "bench.baselines.naive_sink", str(rows), str(NAIVE_S_MAX)]
+    env = {**clean_env(), **world.env}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * NAIVE_S_MAX, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the naive sink: {done.stderr}")
+    found = json.loads(done.stdout)
+    return float(found["rows"] / found["seconds"])
+
+
+async def measure_world(recorder: Recorder, world: World, server: int, rows: int) -> None:
+    """Repetitions in turn."""
+    sink = SinkBench(world.guard, world.folder, world.env)
     await sink.open()
     try:
-        values = enriched(sink, rows)
-        await asyncio.gather(*(sink.write_values(partition, each) for partition, each in values.items()))
-        sink.next_raw = {partition: len(each) for partition, each in values.items()}
-        whole = [each[n : n + BLOCK_ROWS] for each in values.values() for n in range(0, len(each), BLOCK_ROWS)]
-        direct = await measure_direct(sink.clickhouse, found.clickhouse.pid, whole)
-        return [direct, await measure_sink(sink, found.clickhouse.pid, sum(map(len, whole)))]
+        each = max(1, rows // (sink.partitions * BLOCK_ROWS)) * BLOCK_ROWS
+        step = tools()
+        directs: list[tuple[float, float]] = []
+        caught: list[Caught] = []
+        for _ in range(REPETITIONS):
+            values = await asyncio.to_thread(enriched, sink, each, step)
+            first = sink.next_raw[0]
+            await append(sink, values)
+            directs.append(await direct(sink, server, values))
+            caught.append(await catch_up(sink, server, first, each * sink.partitions))
+        figures(recorder, directs, caught)
+        with recorder.attempt("parts per block"):
+            recorder.figure("parts per block", [await parts_per_block(sink, server, step)])
+        with recorder.attempt("the naive sink"):
+            await sink.clickhouse.command("CREATE TABLE clicks_naive AS clicks")
+            found = await asyncio.to_thread(naive, world, min(recorder.scale(100_000, 20_000), each))
+            recorder.figure("naive: rows as lists, client.insert", [found], [rate for rate, _ in directs])
     finally:
         await sink.close()
 
 
-def show(figures: Sequence[Figure]) -> None:
-    """Print the table; the ratio is to ClickHouse alone."""
-    base = figures[0].rows_per_second
-    print_table(
-        ("backlog", "rows/s", "ratio", "ClickHouse CPU-s/million", "sink CPU-s/million"),
-        [
-            (
-                figure.name,
-                round(figure.rows_per_second),
-                f"{figure.rows_per_second / base:.2f}",
-                f"{figure.clickhouse_cpu:.1f}",
-                "" if figure.sink_cpu is None else f"{figure.sink_cpu:.1f}",
-            )
-            for figure in figures
-        ],
-    )
+def figures(recorder: Recorder, directs: Sequence[tuple[float, float]], caught: Sequence[Caught]) -> None:
+    """The rows of both."""
+    own = [rate for rate, _ in directs]
+    note = f"{SETTINGS.sink_inserts_at_once} connections, blocks of {BLOCK_ROWS:,} rows"
+    recorder.figure("ClickHouse's own ingest of the same blocks", own, note=note)
+    recorder.figure("backlog, exactly once", [each.rate for each in caught], own)
+    recorder.figure("CPU of the sink", [each.cpu_us for each in caught])
+    recorder.figure("CPU of ClickHouse", [each.clickhouse_us for each in caught], [cpu for _, cpu in directs])
+    recorder.figure("memory, peak", [each.peak_mb for each in caught])
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=240_000, help="rows of the backlog (default 240,000)")
-    rows = max(60_000, min(2_000_000, parser.parse_args().rows))
+def measure(recorder: Recorder) -> None:
+    """Everything about the sink."""
     with stores() as found:
-        show(asyncio.run(measure(found, rows)))
+        world = found.world("sink")
+        asyncio.run(measure_world(recorder, world, found.clickhouse.pid, recorder.scale(300_000, 60_000)))
 
 
 if __name__ == "__main__":
-    main()
+    main("sink", measure, __doc__)

@@ -1,62 +1,128 @@
-"""What the measurements on the real stack share: the broker and the server of the tests, and processor time."""
+"""What measurements on the real stack share: a broker and a ClickHouse server of the local stack, and worlds on them.
+
+A *world* is topics, stream and table of one measurement, made by `clickledger setup`; services run in it as processes.
+"""
 
 from __future__ import annotations
 
-import os
+import asyncio
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from bench.machine import LOAD_CORE, cpu_seconds, pin
 from clickledger.stack.guard import Guard
+from shared.kafka import Reader
+from shared.settings import KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse
-from tests.support.full_stack import clean_env
+from tests.support.full_stack import clean_env, start_service
+from tests.support.processes import Child
 from tests.support.stack import Names
 
+SETUP_S_MAX = 60.0
 
-class Stores(NamedTuple):
-    """A broker and a ClickHouse server, set up, and the environment in which services find both."""
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Topics, stream and table of one measurement."""
 
     guard: Guard
     folder: Path
-    clickhouse: LocalClickHouse
     env: Mapping[str, str]
+    """in which services find all of it"""
+    kafka: KafkaSettings
+    partitions: int
+
+    @property
+    def data(self) -> Path:
+        """The data folder of its services."""
+        return Path(self.env["CLICKLEDGER_DATA"])
+
+    def start(self, name: str, core: str = "", **settings: str) -> Child:
+        """Start a service and wait until it is ready; `settings` are `CLICKLEDGER_*` variables without that."""
+        more = {f"CLICKLEDGER_{key.upper()}": text for key, text in settings.items()}
+        child = start_service(self.guard, name, self.folder / f"{name}.log", {**self.env, **more})
+        if core:
+            pin(child.pid, core)
+        return child
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """The offset after the last record of each partition."""
+        return asyncio.run(self.ends(topic))
+
+    async def ends(self, topic: str) -> dict[int, int]:
+        """The same on a running loop."""
+        reader = Reader(self.kafka, topic, client_id="bench")
+        await reader.start()
+        try:
+            return await reader.end_offsets(range(self.partitions))
+        finally:
+            await reader.close()
+
+
+class Stores:
+    """A broker and a ClickHouse server."""
+
+    def __init__(self, guard: Guard, folder: Path) -> None:
+        self.guard, self.folder = guard, folder
+        self.brokers = LocalBrokers(guard, folder / "kafka")
+        self.clickhouse = LocalClickHouse(guard, folder / "clickhouse")
+
+    def close(self) -> None:
+        """End both."""
+        self.clickhouse.close()
+        self.brokers.close()
+
+    def pin_broker(self, core: str = LOAD_CORE) -> None:
+        """Keep the broker on one core, off the one of what is measured."""
+        pin(self.brokers.pid(), core)
+
+    def world(self, name: str, partitions: int = 6, database: str = "") -> World:
+        """Make topics, stream and table; `database`: a table that another world has made."""
+        names = Names(name)
+        folder = self.folder / name
+        folder.mkdir()
+        env = {
+            "CLICKLEDGER_KAFKA_BOOTSTRAP": self.brokers.bootstrap,
+            "CLICKLEDGER_CLICKHOUSE_URL": f"{self.clickhouse.url}/{database or names.database}",
+            "CLICKLEDGER_DATA": str(folder / "data"),
+            "CLICKLEDGER_PARTITIONS": str(partitions),
+            **names.env(),
+        }
+        setup = [sys.executable, "-m", "clickledger", "setup"]
+        done = subprocess.run(
+            setup, env={**clean_env(), **env}, capture_output=True, text=True, timeout=SETUP_S_MAX, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"clickledger setup: {done.stdout}{done.stderr}")
+        kafka = KafkaSettings(
+            kafka_bootstrap=self.brokers.bootstrap,
+            topic_raw=names.raw,
+            topic_enriched=names.enriched,
+            topic_catalog=names.catalog,
+            topic_webhooks=names.webhooks,
+        )
+        return World(self.guard, folder, env, kafka, partitions)
 
 
 @contextmanager
 def stores() -> Iterator[Stores]:
-    """Start both, make topics and table, and end everything afterwards."""
+    """Start both and end everything afterwards, what worlds have started included."""
     guard = Guard()
     try:
-        with tempfile.TemporaryDirectory(prefix="clickledger-bench-") as name:
-            folder = Path(name)
-            brokers = LocalBrokers(guard, folder / "kafka")
-            clickhouse = LocalClickHouse(guard, folder / "clickhouse")
+        with tempfile.TemporaryDirectory(prefix="clickledger-bench-", ignore_cleanup_errors=True) as name:
+            found = Stores(guard, Path(name))
             try:
-                env = {
-                    "CLICKLEDGER_KAFKA_BOOTSTRAP": brokers.bootstrap,
-                    "CLICKLEDGER_CLICKHOUSE_URL": f"{clickhouse.url}/clickledger",
-                    "CLICKLEDGER_DATA": str(folder / "data"),
-                    **Names("bench").env(),
-                }
-                setup = [sys.executable, "-m", "clickledger", "setup"]
-                subprocess.run(setup, env={**clean_env(), **env}, check=True, capture_output=True)
-                yield Stores(guard, folder, clickhouse, env)
+                yield found
             finally:
-                clickhouse.close()
-                brokers.close()
+                found.close()
     finally:
         guard.close()
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, all threads; Linux only, elsewhere 0."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+__all__ = ["Stores", "World", "cpu_seconds", "stores"]

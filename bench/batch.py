@@ -1,0 +1,80 @@
+"""Batches of 100 clicks, what a second worker costs, and the API's memory with all links and over millions of clicks.
+
+Server on core 0, load and broker on core 1; with two workers there is no core to spare, so processor time a click is compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from bench import fill, wrk
+from bench.api import LINKS, QUICK_LINKS, WARM_UP_S, Server, api, ask
+from bench.machine import pss_mb
+from bench.part import REPETITIONS, Recorder, main
+from bench.stack import World, stores
+from clickledger.stack.layout import worker_pids
+
+CONNECTIONS = 16
+FLAT_CLICKS, QUICK_FLAT_CLICKS = 3_000_000, 100_000
+FLAT_S_MAX = 120.0
+
+
+def measure(recorder: Recorder) -> None:
+    """Everything about batches, workers and memory."""
+    links = recorder.scale(LINKS, QUICK_LINKS)
+    seconds = recorder.scale(4.0, 1.0)
+    with stores() as found:
+        found.pin_broker()
+        world = found.world("batch")
+        asyncio.run(fill.put_tenant(world.kafka))
+        asyncio.run(fill.put_links(world.kafka, 0, links))
+        many, one = wrk.batches(links), wrk.single(links)
+        with api(world) as server:
+            with recorder.attempt("batches"):
+                batches(recorder, server, many, seconds, world.folder)
+            with recorder.attempt("memory"):
+                memory(recorder, server, many, one, world.folder)
+        with recorder.attempt("workers"):
+            workers(recorder, world, one, seconds)
+
+
+def batches(recorder: Recorder, server: Server, load: wrk.Load, seconds: float, folder: Path) -> None:
+    """Clicks a second in batches."""
+    wrk.run(load, server.port, CONNECTIONS, WARM_UP_S, server.pids, folder)
+    seen = [ask(server, load, CONNECTIONS, seconds, folder) for _ in range(REPETITIONS)]
+    recorder.figure("batches of 100", [each.clicks_per_second for each in seen])
+    recorder.figure("batches of 100: CPU", [each.cpu_us for each in seen])
+
+
+def memory(recorder: Recorder, server: Server, many: wrk.Load, one: wrk.Load, folder: Path) -> None:
+    """`Pss`, which counts pages of the memory-mapped catalog that are in use by this process."""
+    (pid,) = server.pids
+    wrk.run(one, server.port, 64, 2.0, server.pids, folder)
+    before = pss_mb(pid)
+    recorder.figure("memory with all links: Pss", [before], note=f"{recorder.scale(LINKS, QUICK_LINKS):,} links")
+    wanted = recorder.scale(FLAT_CLICKS, QUICK_FLAT_CLICKS)
+    taken, spent = 0, 0.0
+    while taken < wanted and spent < FLAT_S_MAX:
+        step_s = recorder.scale(5.0, 1.0)
+        taken += ask(server, many, CONNECTIONS, step_s, folder).good
+        spent += step_s
+    recorder.figure("memory after more clicks: Pss", [pss_mb(pid)], [before], f"{taken:,} clicks more")
+
+
+def workers(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> None:
+    """Processor time a click with one worker process and with two."""
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(REPETITIONS):
+        for count in (1, 2):
+            with api(world, api_workers=str(count)) as server:
+                pids = [*server.pids, *worker_pids(world.data, "api")]
+                both = server._replace(pids=pids)
+                wrk.run(load, both.port, 64, WARM_UP_S, pids, world.folder)
+                found[count].append(ask(both, load, 64, seconds, world.folder).cpu_us)
+    recorder.figure("1 worker: CPU", found[1])
+    recorder.figure("2 workers: CPU", found[2], found[1], "the parent process included, all on the server's core")
+
+
+if __name__ == "__main__":
+    main("batch", measure, __doc__)
