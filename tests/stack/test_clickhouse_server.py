@@ -467,6 +467,20 @@ def test_grafanas_first_question(reader: ClickHouseHttp) -> None:
     assert b"".join(decompress_blocks([packed])) == b"\x01\x01\x01x\x05UInt8\x01"
 
 
+def test_answers_do_not_wait_for_the_clients_acknowledgement(clickhouse_server: LocalClickHouse) -> None:
+    """On a kept connection the fastest of some short queries takes less than the 40 ms that TCP may delay one."""
+    parts = urlsplit(clickhouse_server.url)
+    connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 0), timeout=WAIT_S)
+    took_s = []
+    for _ in range(30):
+        began = time.monotonic()
+        connection.request("POST", "/", b"SELECT 1", {"X-ClickHouse-Key": OWNER_PASSWORD})
+        assert connection.getresponse().read() == b"1\n"
+        took_s.append(time.monotonic() - began)
+    connection.close()
+    assert min(took_s) < 0.03
+
+
 def test_stop_finishes_inserts_and_kill_loses_nothing_acknowledged(guard: Guard, tmp_path: Path) -> None:
     """SIGTERM ends with 0 after the running insert; after SIGKILL every acknowledged row is there and tokens still hold."""
     server = LocalClickHouse(guard, tmp_path)
