@@ -6,13 +6,18 @@ import http.client
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
+from rich import filesize
+from rich.progress import Progress
+
+from clickledger.deliveries.recount import RowCounter
 from reporting.edr.columns import Compression, Format, Shape
+from reporting.edr.selection import ROWS
 from shared.errors import OperatorError, TransientError
 
 PIECE_BYTES: Final = 256 << 10
@@ -31,10 +36,30 @@ def shape_of(file: Path) -> Shape:
     raise ValueError(f"{file.name}: end the name with .csv, .ndjson or .parquet (and .gz or .zst), or give --format")
 
 
-def fetch(
-    url: str, key: str, parameters: Mapping[str, str], file: Path, advance: Callable[[int], None]
-) -> dict[str, str]:
-    """Write the answer to `file`, replacing it; `advance` hears of the bytes. The answer's headers, in lower case.
+class ExportBar:
+    """A progress bar's task: rows where their number is known and they can be counted on the way, else bytes."""
+
+    def __init__(self, bar: Progress, shape: Shape) -> None:
+        self._bar, self._task = bar, bar.add_task("export", total=None, size="")
+        self._counter = None if shape.format is Format.PARQUET else RowCounter(shape)
+        self._bytes = 0
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """The answer begins."""
+        if self._counter is not None and ROWS.lower() in headers:
+            self._bar.update(self._task, total=int(headers[ROWS.lower()]))
+
+    def take(self, piece: bytes) -> None:
+        """The next bytes."""
+        self._bytes += len(piece)
+        if self._counter is not None and not self._bar.disable:
+            self._counter.feed(piece)
+            self._bar.update(self._task, completed=self._counter.rows)
+        self._bar.update(self._task, size=filesize.decimal(self._bytes))
+
+
+def fetch(url: str, key: str, parameters: Mapping[str, str], file: Path, bar: ExportBar) -> dict[str, str]:
+    """Write the answer to `file`, replacing it; `bar` hears of it. The answer's headers, in lower case.
 
     Raises OperatorError for a refusal, TransientError where trying again may help; `file` is then as it was.
     """
@@ -46,7 +71,7 @@ def fetch(
     try:
         with closing(connection):
             connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
-            headers = _receive(connection.getresponse(), working, advance)
+            headers = _receive(connection.getresponse(), working, bar)
         working.replace(file)
     except (OSError, http.client.HTTPException) as exc:
         if isinstance(exc, OSError) and exc.filename is not None:
@@ -57,16 +82,18 @@ def fetch(
     return headers
 
 
-def _receive(response: http.client.HTTPResponse, working: Path, advance: Callable[[int], None]) -> dict[str, str]:
+def _receive(response: http.client.HTTPResponse, working: Path, bar: ExportBar) -> dict[str, str]:
     if response.status != http.client.OK:
         raise _refusal(response)
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    bar.begin(headers)
     with working.open("xb") as out:
         while piece := response.read(PIECE_BYTES):
             out.write(piece)
-            advance(len(piece))
+            bar.take(piece)
         out.flush()
         os.fsync(out.fileno())
-    return {name.lower(): value for name, value in response.getheaders()}
+    return headers
 
 
 def _refusal(response: http.client.HTTPResponse) -> OperatorError | TransientError:

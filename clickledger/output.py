@@ -12,13 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TransferSpeedColumn,
 )
 from rich.table import Table
 
@@ -46,13 +45,13 @@ def progress() -> Progress:
 
 
 def transfer() -> Progress:
-    """The same for bytes whose number is not known before."""
+    """The same for a file whose size is not known before: the part of it that has come, where its rows are known."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        TaskProgressColumn(text_format_no_percentage=""),
+        TextColumn("{task.fields[size]}"),
         TimeElapsedColumn(),
         console=console(stderr=True),
         disable=not sys.stderr.isatty(),

@@ -20,11 +20,12 @@ from enricher.catalog_gate import CatalogGate
 from enricher.feed import Feed
 from enricher.metrics import SERVICE, Alarm
 from enricher.producing import Producing
-from enricher.refill import Request, group_id, pending_requests
+from enricher.refill import Request, pending_requests
 from enricher.row import Tools
 from enricher.worker import OPERATOR_RETRY_S, PartitionWorker
 from shared.alarms import Alarms
 from shared.catalog import Catalog
+from shared.enriched import enricher_group
 from shared.errors import ClickledgerError, ClientBroken, NotOwned, OffsetLost, OperatorError, TransientError
 from shared.kafka import Assignment, Committed, Consumer, Producer
 from shared.metrics import catalog_age, catalog_version, errors
@@ -116,7 +117,7 @@ class Member:
         self._consumer = Consumer(
             kafka,
             kafka.topic_raw,
-            group_id(stream.id),
+            enricher_group(stream.id),
             instance_id=instance_id,
             start_offset=stream.start_offset,
             on_assigned=self._on_assigned,

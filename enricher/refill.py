@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from shared.catalog import Catalog, CatalogWriter, Kind
+from shared.enriched import enricher_group
 from shared.errors import TransientError
 from shared.kafka import Admin, Committed, Producer
 from shared.settings import KafkaSettings
@@ -50,11 +51,6 @@ class Outcome(NamedTuple):
     partition: int
     next_offset: int
     """The committed offset when the request was seen done: at or after the rewound one."""
-
-
-def group_id(stream: str) -> str:
-    """The consumer group of the enrichers of a stream: derived, so that no setting can split or merge groups."""
-    return f"clickledger-enricher-{stream}"
 
 
 def control_key(stream: str, partition: int, request_id: str) -> str:
@@ -193,6 +189,6 @@ async def _committed(
     admin: Admin, kafka: KafkaSettings, stream: str, partitions: list[int]
 ) -> dict[int, Committed | None]:
     try:
-        return await admin.committed(group_id(stream), kafka.topic_raw, partitions)
+        return await admin.committed(enricher_group(stream), kafka.topic_raw, partitions)
     except TransientError:
         return {}  # unknown for now: asked again until the deadline

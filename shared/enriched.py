@@ -100,6 +100,11 @@ class Track:
         return None
 
 
+def enricher_group(stream: str) -> str:
+    """The consumer group of the enrichers of a stream: derived, so that no setting can split or merge groups."""
+    return f"clickledger-enricher-{stream}"
+
+
 def _track(expected: int, offset: int) -> Track:
     return Track(expected, offset, offset, expected)
 
@@ -329,11 +334,20 @@ class Enriched:
         return found
 
     async def _without_records(self, bounds: Mapping[int, _Bounds]) -> dict[int, Track]:
-        """Tracks of the partitions that are empty: from the stream's start, or from what is raw and not enriched yet."""
+        """Tracks of the partitions that are empty.
+
+        They begin at the stream's start or, where all records have expired, at what the enricher writes next. That is what
+        it committed: records so old were acknowledged long ago, and whatever was not committed is written again.
+        """
         empty = {p: end for p, (first, end) in bounds.items() if first == end}
-        expired = any(empty.values())
-        ends = await self._raw_ends() if expired else {}
-        return {p: _track(ends.get(p, 0) if end else self.stream.start(p), end) for p, end in empty.items()}
+        expired = [p for p, end in empty.items() if end]
+        nexts = await self._raw_ends() if expired else {}
+        if expired:
+            group, topic = enricher_group(self.stream.id), self.kafka.topic_raw
+            nexts |= await self._open_reader.committed(
+                group, topic, expired
+            )  # less, where raw clicks are not enriched yet
+        return {p: _track(nexts.get(p, 0) if end else self.stream.start(p), end) for p, end in empty.items()}
 
     async def _tracks_at(self, offsets: Mapping[int, int], bounds: Mapping[int, _Bounds]) -> dict[int, Track]:
         """Tracks that begin at these offsets of clicks.enriched, with whatever stands there."""

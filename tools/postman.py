@@ -129,11 +129,11 @@ def collection() -> dict[str, Any]:
     folders = [
         {
             "name": document["info"]["title"],
-            "item": [item for each in _operations(document) for item in _items(base, *each)],
+            "item": [item for each in operations_of(document) for item in _items(base, *each)],
         }
         for base, document in found.items()
     ]
-    operations = {f"{m} {path}" for document in found.values() for m, path, _ in _operations(document)}
+    operations = {f"{m} {path}" for document in found.values() for m, path, _ in operations_of(document)}
     if unknown := CASES.keys() - operations:
         raise ValueError(f"no such operations: {', '.join(sorted(unknown))}")
     about = "Generated from OpenAPI by `python -m tools.postman`. Set the keys: `.clickledger/ready.json` has those of the local stack."
@@ -144,7 +144,8 @@ def collection() -> dict[str, Any]:
     }
 
 
-def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def operations_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Method, path and description of each operation of an OpenAPI document."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield method.upper(), path, operation

@@ -55,7 +55,7 @@ def export(
 
     Example: clickledger edr export --cursor earliest --status accepted clicks.parquet
     """
-    from clickledger.edr_export import fetch
+    from clickledger.edr_export import ExportBar, fetch
     from clickledger.output import transfer
 
     if bool(first) == bool(cursor):
@@ -72,14 +72,15 @@ def export(
         "to": end,
         "time": "" if cursor else clock.value,
         "cursor": cursor,
-        "promotion": promotion,
+        "promotion_id": promotion,
         "link": link,
         "status": status,
     }
     parameters = {name: text for name, text in asked.items() if text}
     with transfer() as bar:
-        task = bar.add_task("export", total=None)
-        headers = fetch(found_url, found_key, parameters, file, lambda size: bar.advance(task, size))
+        if not bar.disable:
+            parameters["count"] = "true"
+        headers = fetch(found_url, found_key, parameters, file, ExportBar(bar, shape))
     typer.echo(f"{file}: {file.stat().st_size:,} bytes")
     if cursor:
         typer.echo(f"next cursor: {headers['x-next-cursor']} ({int(headers['x-cursor-remaining']):,} behind it)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
         ("test", try_out),
         ("deliveries", deliveries),
         ("replay", replay),
+        ("reseal", reseal),
     ):
         group.command(name)(command)
     app.add_typer(group, name="webhooks", help="Webhooks: events of clicks, sent to a URL of yours.")
@@ -202,6 +204,21 @@ def replay(
     typer.echo(f"{found['id']}: {found['from']} to {found['to']}")
 
 
+def reseal(data: DataOption = None) -> None:
+    """Seal every webhook with the first key of CLICKLEDGER_SECRET_KEY, so that the former key is not needed any more.
+
+    For the operator: it writes to the catalog. Give all processes `NEW,FORMER` before, and `NEW` alone after.
+
+    Example: CLICKLEDGER_SECRET_KEY=$NEW,$FORMER clickledger webhooks reseal
+    """
+    from clickledger.located import locate
+    from clickledger.webhook_seals import reseal_all
+    from shared.settings import SecretSettings, load
+
+    count = asyncio.run(reseal_all(locate(data), load(SecretSettings)))
+    typer.echo(f"{count:,} webhooks sealed")
+
+
 def _fields(
     status: list[str] | None,
     promotion: list[str] | None,
@@ -215,7 +232,7 @@ def _fields(
     """The part of a body that both making and changing have."""
     from clickledger.webhooks import read_headers
 
-    given = {"status": status, "promotion": promotion, "link": link, "bots": bots}
+    given = {"status": status, "promotion_id": promotion, "link": link, "bots": bots}
     wanted = {name: value for name, value in given.items() if value is not None}
     body: dict[str, Any] = {"filter": wanted} if wanted else {}
     if batch is not None:

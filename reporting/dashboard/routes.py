@@ -65,7 +65,7 @@ def router(state: State) -> APIRouter:
 def _add_pages(routes: APIRouter, assets: Assets) -> None:
     @routes.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
-        return RedirectResponse(HOME, HTTPStatus.TEMPORARY_REDIRECT)
+        return RedirectResponse(HOME, HTTPStatus.TEMPORARY_REDIRECT, headers=SECURITY)
 
     @routes.get(HOME, include_in_schema=False)
     async def page(request: Request) -> Response:

@@ -16,7 +16,7 @@ from reporting.documentation import REFUSALS, Responses, answer
 from reporting.edr import pulls
 from reporting.edr.answer import ExportAnswer, Planned
 from reporting.edr.columns import Compression, Format, Shape
-from reporting.edr.selection import Clock, TimeRange, query_of, time_range
+from reporting.edr.selection import ROWS, Clock, Spans, TimeRange, count_of, query_of, time_range
 from reporting.parameters import strict_router
 from reporting.problems import Refused
 from reporting.state import State
@@ -45,6 +45,7 @@ _RESPONSES: Final[Responses] = REFUSALS | {
         "headers": {
             NEXT_CURSOR: {**_TEXT, "description": "Where the next pull begins; only with `cursor`"},
             REMAINING: {**_TEXT, "description": "Raw offsets that are stored behind it already; only with `cursor`"},
+            ROWS: {**_TEXT, "description": "Rows that were counted a moment before; only with `count`"},
         },
     },
     410: {
@@ -74,9 +75,7 @@ def router(state: State) -> APIRouter:
                 max_length=CURSOR_CHARS_MAX, description="Instead of times: earliest, latest or X-Next-Cursor's value"
             ),
         ] = "",
-        promotion: Annotated[
-            str, Query(max_length=FILTER_CHARS_MAX, description="Only this promotion, by its id")
-        ] = "",
+        promotion_id: Annotated[str, Query(max_length=FILTER_CHARS_MAX, description="Only this promotion")] = "",
         link: Annotated[
             str, Query(max_length=FILTER_CHARS_MAX, description="Only this link: short URL as sent, or host/path")
         ] = "",
@@ -90,6 +89,7 @@ def router(state: State) -> APIRouter:
             Compression | None,
             Query(description="Of the file; inside of Parquet [by Accept-Encoding; zstd inside of Parquet]"),
         ] = None,
+        count: Annotated[bool, Query(description="Count the rows first, in a query of its own: `X-Rows`")] = False,  # noqa: FBT002 # a query parameter
     ) -> Response:
         reader = reader_of(state, request)
         if request.scope["http_version"] == "1.0":
@@ -97,7 +97,7 @@ def router(state: State) -> APIRouter:
                 HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 cannot tell that a body is whole: use HTTP/1.1"
             )
         shape, headers = _shape(form, compression, request.headers.get("accept-encoding", ""))
-        wanted = _filter(reader.tenant, promotion, link, status, bots)
+        wanted = _filter(reader.tenant, promotion_id, link, status, bots)
         may_read = partial(still_reads, state, request, reader.tenant)
 
         if cursor and (first or end or clock is not Clock.RECEIVED_AT):
@@ -106,9 +106,11 @@ def router(state: State) -> APIRouter:
 
         async def plan() -> Planned:
             reader_of(state, request)  # it may have waited long for its turn
-            if times is None:
-                return await _plan_pull(state, shape, wanted, cursor, headers)
-            return Planned(query_of(shape, wanted, times), headers)
+            where, more = (times, headers) if times else await _plan_pull(state, cursor, headers)
+            if count:
+                ((rows,),) = await state.exports.clickhouse.query(*count_of(wanted, where))
+                more = {**more, ROWS: str(rows)}
+            return Planned(query_of(shape, wanted, where), more)
 
         return ExportAnswer(state.exports, reader.tenant, may_read, plan)
 
@@ -124,7 +126,7 @@ def _times(clock: Clock, first: str, end: str) -> TimeRange:
         raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
 
 
-async def _plan_pull(state: State, shape: Shape, wanted: Filter, cursor: str, headers: Mapping[str, str]) -> Planned:
+async def _plan_pull(state: State, cursor: str, headers: Mapping[str, str]) -> tuple[Spans, Mapping[str, str]]:
     exports = state.exports
     record = state.catalog.stream(exports.topic_raw)
     if record is None:
@@ -139,14 +141,14 @@ async def _plan_pull(state: State, shape: Shape, wanted: Filter, cursor: str, he
         text = f"{exc}: nothing is left out in silence. The earliest cursor is {exc.earliest}"
         raise Refused(HTTPStatus.GONE, text[:4_096], {EARLIEST_CURSOR: str(exc.earliest)}) from exc
     more = {NEXT_CURSOR: str(pull.next), REMAINING: str(pull.remaining)}
-    return Planned(query_of(shape, wanted, pull.spans), {**headers, **more})
+    return pull.spans, {**headers, **more}
 
 
-def _filter(tenant: str, promotion: str, link: str, status: str, bots: str) -> Filter:
+def _filter(tenant: str, promotion_id: str, link: str, status: str, bots: str) -> Filter:
     try:
         return Filter.of(
             statuses=status.split(",") if status else (),
-            promotions=(promotion,) if promotion else (),
+            promotions=(promotion_id,) if promotion_id else (),
             links=(link,) if link else (),
             bots=bots,
             tenant=tenant,

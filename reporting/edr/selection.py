@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 from reporting.edr.columns import NAMES, NAMES_OF_CLICKHOUSE, Shape, expressions
 from shared.rte import Filter
 
+ROWS: Final = "X-Rows"
+"""The header with what `count_of` counted."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _END: Final = datetime(2262, 1, 1, tzinfo=UTC)
 """Times that ClickHouse's DateTime64 can hold with any precision."""
@@ -96,11 +98,8 @@ def time_range(clock: Clock, first: str, end: str, now: datetime) -> TimeRange:
 
 def query_of(shape: Shape, wanted: Filter, where: TimeRange | Spans) -> Query:
     """The query of an export; `wanted` names a tenant."""
-    if isinstance(where, Spans):
-        condition, order, params = IN_SPANS, "\nORDER BY raw_partition, raw_offset", span_params(where)
-    else:
-        condition, order = _IN_TIME.format(time=where.clock.value), ""
-        params = {"first_ms": where.first_ms, "end_ms": where.end_ms}
+    condition, params = _condition(where)
+    order = "\nORDER BY raw_partition, raw_offset" if isinstance(where, Spans) else ""
     sql = (
         f"SELECT\n    {expressions(shape.format)}\nFROM\n(\n    SELECT {', '.join(NAMES)}\n    FROM edr\n"  # noqa: S608 # of constants
         f"    WHERE {_WANTED}\n        AND {condition}\n){order}"
@@ -108,6 +107,18 @@ def query_of(shape: Shape, wanted: Filter, where: TimeRange | Spans) -> Query:
     return Query(
         sql, {**filter_params(wanted), **params}, NAMES_OF_CLICKHOUSE[shape.format], shape.settings, shape.encoding
     )
+
+
+def count_of(wanted: Filter, where: TimeRange | Spans) -> tuple[str, dict[str, Any]]:
+    """The query that counts the same rows, and its parameters."""
+    condition, params = _condition(where)
+    return f"SELECT count() FROM edr WHERE {_WANTED}\n        AND {condition}", {**filter_params(wanted), **params}  # noqa: S608 # of constants
+
+
+def _condition(where: TimeRange | Spans) -> tuple[str, dict[str, Any]]:
+    if isinstance(where, Spans):
+        return IN_SPANS, span_params(where)
+    return _IN_TIME.format(time=where.clock.value), {"first_ms": where.first_ms, "end_ms": where.end_ms}
 
 
 def filter_params(wanted: Filter) -> dict[str, Any]:

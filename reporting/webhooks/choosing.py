@@ -110,6 +110,7 @@ class Choice:
         """Choose from a partition's entries, which go on at `mark`; none at Kafka offset `end` or behind it."""
         for entry in entries:
             if end is not None and entry.offset >= end:
+                mark = mark._replace(offset=max(mark.offset, end))  # Kafka left out what stood before it
                 break
             if entry.raw is None or not entry.value.startswith(self.wanted.prefix):
                 mark = mark._replace(offset=entry.offset + 1)

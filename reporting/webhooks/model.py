@@ -71,14 +71,14 @@ class FilterBody(_Body):
     """Which clicks are wanted: what is given must all hold, an empty list wants all."""
 
     status: Annotated[list[Literal["accepted", "duplicate", "rejected", "malformed"]], Field(max_length=4)] = []
-    promotion: _Texts = []
+    promotion_id: _Texts = []
     link: _Texts = Field([], description="short URLs as sent, or registered links (`host/path`)")
     bots: Literal["any", "yes", "no"] = Field("any", description="yes: bots only; no: no bots")
 
     def compiled(self, tenant: str) -> Filter:
         """As the stream's other readers have it."""
         return Filter.of(
-            statuses=self.status, promotions=self.promotion, links=self.link, bots=self.bots, tenant=tenant
+            statuses=self.status, promotions=self.promotion_id, links=self.link, bots=self.bots, tenant=tenant
         )
 
 

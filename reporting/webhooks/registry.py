@@ -149,7 +149,7 @@ class Registry:
         async with self._one:
             self._require_current()
             count = sum(1 for _ in self._catalog.scan(Kind.WEBHOOK, f"{tenant}/"))
-            if count >= self._settings.webhooks_per_tenant_max:
+            if 0 < self._settings.webhooks_per_tenant_max <= count:
                 raise Conflicting(f"The tenant has {count} webhooks, and at most so many are allowed")
             now_ms, webhook_id = _clock_ms(), f"wh_{secrets.token_hex(12)}"
             key = webhook_key(tenant, webhook_id)

@@ -8,6 +8,7 @@ from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from shared.kafka.admin import Admin
 from shared.kafka.client import (
     FETCH_WAIT_MS,
     Record,
@@ -83,6 +84,12 @@ class Reader:
         with mapped(f"offsets of {self.topic} at {time_ms}"):
             found = await self._consumer.offsets_for_times({TopicPartition(self.topic, p): time_ms for p in partitions})
         return {tp.partition: at.offset if at else None for tp, at in found.items()}
+
+    async def committed(self, group_id: str, topic: str, partitions: list[int]) -> dict[int, int]:
+        """Where a group stands; only partitions in which it committed something."""
+        async with Admin(self._settings) as admin:
+            found = await admin.committed(group_id, topic, partitions)
+        return {partition: committed.next_offset for partition, committed in found.items() if committed is not None}
 
     def assign(self, positions: Mapping[int, int]) -> None:
         """Read these partitions from these offsets on."""

@@ -17,12 +17,19 @@ class SecretSettings(Group):
     secret_key: SecretStr = Field(
         SecretStr(""),
         description="seals the dashboard's sessions and webhook secrets: the same at all processes, "
-        "at least 32 characters, as from `openssl rand -hex 32`; without it sessions end with the process",
+        "at least 32 characters, as from `openssl rand -hex 32`; without it sessions end with the process. "
+        "Several with commas: the first seals, all open",
     )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys, the one that seals first; none when nothing is set."""
+        return tuple(filter(None, (key.strip() for key in self.secret_key.get_secret_value().split(","))))
 
     @field_validator("secret_key")
     @classmethod
-    def _long_enough(cls, key: SecretStr) -> SecretStr:
-        if 0 < len(key.get_secret_value()) < CHARACTERS_MIN:
-            raise ValueError(f"has fewer than {CHARACTERS_MIN} characters: make one with openssl rand -hex 32")
-        return key
+    def _long_enough(cls, keys: SecretStr) -> SecretStr:
+        text = keys.get_secret_value()
+        if text and any(len(key.strip()) < CHARACTERS_MIN for key in text.split(",")):
+            raise ValueError(f"has a key of fewer than {CHARACTERS_MIN} characters: make one with openssl rand -hex 32")
+        return keys

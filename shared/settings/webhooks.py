@@ -14,7 +14,10 @@ class WebhookSettings(Group):
         0, ge=0, le=65_535, description="port of the deliverer's health and metrics; 0 picks a free one"
     )
     webhooks_per_tenant_max: int = Field(
-        100, ge=1, le=10_000, description="webhooks of one tenant; each may keep a connection and a batch in memory"
+        100,
+        ge=0,
+        le=10_000,
+        description="webhooks of one tenant; each may keep a connection and a batch in memory; 0 is any number",
     )
     webhooks_allow_networks: str = Field(
         "",

@@ -266,3 +266,20 @@ def test_the_files_of_the_page(service: ReportingService) -> None:
     for name in ("../routes.py", "..%2froutes.py", "login.html", "nothing.js", "vendor/"):
         assert service.ask("GET", f"/dashboard/static/x/{name}", {}).status == 404
     assert service.ask("GET", "/", {}).headers["location"] == "/dashboard"
+
+
+def test_nobody_frames_the_dashboard(service: ReportingService) -> None:
+    """Every answer of it, refusals and redirects too, forbids frames of other pages and whatever is not our own."""
+    page = service.ask("GET", "/dashboard", {})
+    (etag, name) = page.headers["etag"], page.body.decode().split('="/dashboard/static/')[1].partition('"')[0]
+    answers = [
+        *(page, service.ask("GET", "/dashboard", {"If-None-Match": etag}), service.ask("GET", "/", {})),
+        *(service.ask("GET", f"/dashboard/static/{path}", {}) for path in (name, "x/nothing.js")),
+        *(service.ask("GET", "/login", {}), log_in(service, key="wrong"), log_in(service, key=READER)),
+        *(service.ask("POST", "/logout", OURS), service.ask("POST", "/logout", {"Sec-Fetch-Site": "cross-site"})),
+    ]
+    assert {answer.status for answer in answers} == {200, 303, 304, 307, 401, 403, 404}
+    for answer in answers:
+        policy = answer.headers["content-security-policy"].split("; ")
+        assert {"frame-ancestors 'none'", "default-src 'none'"} <= set(policy)
+        assert answer.headers["x-frame-options"] == "DENY"

@@ -13,6 +13,7 @@ from reporting.turns import Turns
 from tests.support.catalog import SECRET, key_record
 from tests.support.reporting import READER, ReportingService, running
 from tests.support.wire_fuzz import exchange, take_apart
+from tools.postman import documents, operations_of
 
 BAD_QUERIES = (
     "from=yesterday",
@@ -35,6 +36,9 @@ BAD_QUERIES = (
     "from=2025-02-02&from=2025-02-02",
     "tenant=other",
 )
+
+OPERATIONS = {f"{method} {path}": about for method, path, about in operations_of(documents()["reports"])}
+"""Every operation of the OpenAPI document."""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,27 @@ def test_refusals_have_one_shape(
     found = service.ask(method, path, {"Authorization": f"Bearer {secret}"} if secret else {})
     assert (found.status, found.json["code"], set(found.json)) == (status, str(status), {"code", "description"})
     assert ("retry-after" in found.headers) == (status == 503)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_unknown_and_doubled_parameters_are_refused(service: ReportingService, operation: str) -> None:
+    """At every route of the OpenAPI document, by name, before anything is done; so a misspelt filter widens nothing."""
+    method, path = operation.split(" ")
+    known = OPERATIONS[operation].get("parameters", ())
+    wrong = {"tenant=other": "Unknown parameter 'tenant'", "From=x&x=1": "Unknown parameter 'From'"}
+    for name, shape in ((each["name"], each["schema"]) for each in known if each["in"] == "query"):
+        if shape.get("type") != "array":
+            wrong[f"{name}=1&{name}=2"] = f"'{name}' is given 2 times"
+        wrong[f"{name}_=1"] = f"Unknown parameter '{name}_'"
+    for query, says in wrong.items():
+        found = service.ask(method, f"{path}?{query}", {"Authorization": f"Bearer {READER}"}, b"{}")
+        assert (found.status, says in found.json["description"]) == (400, True), (query, found.body)
+
+
+def test_every_route_is_in_that_test(service: ReportingService) -> None:
+    """The running service describes these operations and no others."""
+    paths = service.get("/openapi.json", None)[1]["paths"]
+    assert {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods} == set(OPERATIONS)
 
 
 def test_a_revoked_key_and_a_catalog_that_is_not_ready(own_service: ReportingService) -> None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import openpyxl
 import pytest
 
 from clickledger.load.prove import compare
@@ -23,6 +25,8 @@ from shared.clickhouse import ClickHouse
 from tests.support.figures import Figure
 from tests.support.full_stack import FullStack, clean_env
 from tests.support.pipeline import eventually
+
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 
 class Cli:
@@ -37,9 +41,9 @@ class Cli:
         assert done.returncode == exit_status, f"{done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def run(self, *arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
-        """Run one command."""
-        env = {**clean_env(), "CLICKLEDGER_DATA": str(self.stack.data)}
+    def run(self, *arguments: str, timeout_s: float = 180, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run one command; `more` is for its environment."""
+        env = {**clean_env(), "CLICKLEDGER_DATA": str(self.stack.data), **more}
         command = [sys.executable, "-m", "clickledger", *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=timeout_s)
 
@@ -147,6 +151,7 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
 
     cli("send", "--count", "200", "--rate", "0", "--links", str(links), "--verify")
     (row,) = cli.json_lines("report", "ctr", "--promotion", name, "--format", "json")
+    reports_agree_in_every_format(cli, name)
     accepted = int(cli("sql", "--format", "TSV", f"SELECT count() FROM rte WHERE promotion_id = '{name}'"))
     assert row["clicks"] + row["bot_clicks"] == accepted > 190
     assert (row["ctr_delivered"], row["ctr_sent"]) == (row["clicks"] / 50, row["clicks"] / 100)
@@ -165,6 +170,27 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
     assert (row["ctr_sent"], row["ctr_delivered"]) == (row["clicks"] / 400, None)
     browsers = cli.json_lines("report", "breakdown", "--by", "browser,os", "--promotion", name, "--format", "json")
     assert sum(each["clicks_all"] for each in browsers) == accepted
+
+
+def reports_agree_in_every_format(cli: Cli, promotion_id: str) -> None:
+    """XLSX and CSV, asked for by `format` and by `Accept`, have JSON's columns and numbers."""
+    asked = f"/v1/reports/ctr?by=promotion,link&promotion_id={promotion_id}"
+    rows = json.loads(_fetched(cli, asked))["rows"]
+    assert len(rows) > 100
+    for body in (_fetched(cli, f"{asked}&format=xlsx"), _fetched(cli, asked, XLSX)):
+        head, *lines = openpyxl.load_workbook(io.BytesIO(body))["report"].iter_rows(values_only=True)
+        assert [dict(zip(head, line, strict=True)) for line in lines] == rows
+    for body in (_fetched(cli, f"{asked}&format=csv"), _fetched(cli, asked, "text/csv;q=0.9, */*")):
+        found = list(csv.DictReader(io.StringIO(body.decode())))
+        assert found == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+
+
+def _fetched(cli: Cli, path: str, accept: str = "*/*") -> bytes:
+    headers = {"Authorization": f"Bearer {cli.stack.ready['reports_key']}", "Accept": accept}
+    request = urllib.request.Request(cli.stack.ready["reports"] + path, headers=headers)  # noqa: S310  # our own URL
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        found: bytes = response.read()
+    return found
 
 
 def test_a_click_is_traced(cli: Cli) -> None:
@@ -217,6 +243,14 @@ def test_tail_shows_clicks(cli: Cli) -> None:
     position = ".".join(map(str, (event["data"]["stream"], *before)))
     again = cli.json_lines("tail", "--after", position, "-n", "1", "--events", "--promotion", event["subject"])
     assert again[0]["data"]["stream"] == event["data"]["stream"]
+    (own,) = cli.json_lines("tail", "--since", "1h", "-n", "1", "--json", "--tenant", cli.stack.ready["tenant"])
+    assert own["tenant"] == cli.stack.ready["tenant"]
+    with pytest.raises(subprocess.TimeoutExpired) as nothing:  # it waits for clicks that are not wanted
+        cli.run("tail", "--since", "1h", "-n", "1", "--tenant", "nobody", "--promotion", event["subject"], timeout_s=8)
+    assert not nothing.value.stdout
+    coloured = cli.run("tail", "--since", "1h", "-n", "1", "--promotion", event["subject"], FORCE_COLOR="1").stdout
+    assert re.search("\x1b\\[32maccepted", coloured), "green"
+    assert re.search(f"\x1b\\[1;36m{event['subject']}", coloured)
     for wrong in (("--status", "lost"), ("--bots", "maybe"), ("--after", "s.x"), ("--after", "s.1", "--since", "1h")):
         cli("tail", *wrong, exit_status=2)
 

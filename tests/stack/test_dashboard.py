@@ -219,8 +219,53 @@ def test_the_figures_are_those_of_the_reports_and_of_the_table(visit: Callable[.
     strip = page.get_by_role("region", name="current and proved")
     for name, text in (("Last audit", "clean"), ("Gaps", "none"), ("Kafka", "answers"), ("ClickHouse", "answers")):
         expect(strip.locator(f"dt:text-is('{name}') + dd")).to_contain_text(text)
-    sent = page.locator("#funnel strong").all_inner_texts()
-    assert number(sent[0]) == sum(each.sent for each in demo_data.PROMOTIONS)
+    counted = [row for row in promotions if row["sent"] and row["delivered"] is not None]
+    steps = [sum(row[name] for row in counted) for name in ("sent", "delivered", "unique_recipients")]
+    assert [number(text) for text in page.locator("#funnel strong").all_inner_texts()] == steps
+    assert steps[:2] == [sum(getattr(each, name) for each in demo_data.PROMOTIONS) for name in ("sent", "delivered")]
+    assert steps[2] > 0
+
+
+def test_the_health_strip_is_the_stacks(visit: Callable[..., Visitor], stack: FullStack) -> None:
+    """Freshness, lag, audit, gaps and spools of page and API are what table, audit and command line say."""
+    page = opened(visit(), stack)
+    found = report(stack, "/v1/health")
+    sql = """
+        SELECT dateDiff('millisecond', received_at, inserted_at) AS ms FROM clicks
+        WHERE tenant = 'default' AND source IN ('api', 'batch') AND inserted_at >= now64(3) - INTERVAL 15 MINUTE
+    """
+    delays = sorted(int(row["ms"]) for row in query(stack, sql))
+    p50, p99 = (delays[int(len(delays) * level)] for level in (0.5, 0.99))
+    assert found["freshness"] == {"window_s": 900, "rows": len(delays), "p50_ms": p50, "p99_ms": p99}
+    audit = query(
+        stack, "SELECT verdict, findings, toUnixTimestamp64Milli(audited_at) AS ms FROM audits ORDER BY audited_at"
+    )
+    at_ms = datetime.fromisoformat(found["audit"]["at"]).timestamp() * 1000
+    assert (found["audit"]["state"], found["audit"]["findings"]) == (audit[-1]["verdict"], int(audit[-1]["findings"]))
+    assert round(at_ms) == int(audit[-1]["ms"])
+    assert found["gaps"]["accepted"] == int(query(stack, "SELECT count() AS gaps FROM gaps")[0]["gaps"]) == 0
+    spools = [json.loads(line) for line in succeed(stack, "spool", "list", "--json").splitlines()]
+    assert found["spool"] == {"processes": len(spools), "holding": 0, "silent": 0}
+    strip = page.get_by_role("region", name="current and proved")
+    shown = {"Fresh": f"p50 {duration(p50)}, p99 {duration(p99)}", "Lag": "none", "Gaps": "none", "Spool": "empty"}
+    for name, text in shown.items():
+        expect(strip.locator(f"dt:text-is('{name}') + dd")).to_have_text(text)
+    frozen = stack.ready["pids"]["sink"]
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        sent_ms = now_ms()
+        post(stack.ready["api"], "/v1/clicks", stack.ready["key"], [{"short-url": LIVE_LINK}])
+        eventually(lambda: report(stack, "/v1/health")["lag"]["behind_ms"] > 0, "a lag while the sink stands")
+        least = report(stack, "/v1/health")["lag"]["behind_ms"]
+        assert 0 < least <= now_ms() - sent_ms
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    eventually(lambda: report(stack, "/v1/health")["lag"]["behind_ms"] == 0, "the end of the lag")
+
+
+def duration(ms: int) -> str:
+    """A time as the page shows it."""
+    return f"{ms} ms" if ms < 1_000 else f"{ms / 1_000:.1f} s" if ms < 60_000 else f"{round(ms / 60_000)} min"
 
 
 def rate(share: float) -> str:
@@ -469,3 +514,8 @@ def test_pictures(visit: Callable[..., Visitor], stack: FullStack, tmp_path: Pat
         page.locator("h1").click()
         page.screenshot(path=folder / f"dashboard-{scheme}.png", full_page=True, animations="disabled")
         assert (folder / f"dashboard-{scheme}.png").stat().st_size > 50_000
+    visitor = visit()
+    visitor.page.set_viewport_size({"width": 900, "height": 600})
+    visitor.page.goto(f"{visitor.base}/login")
+    visitor.page.screenshot(path=folder / "login.png", animations="disabled")
+    assert (folder / "login.png").stat().st_size > 5_000

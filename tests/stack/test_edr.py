@@ -157,17 +157,17 @@ def test_compression(reader: Client) -> None:
 @pytest.mark.parametrize(
     ("wanted", "rows"),
     [
-        ({"promotion": "p-2"}, 20),
-        ({"promotion": "=SUM(1)"}, 20),
-        ({"promotion": "' OR 1=1 --"}, 0),
-        ({"promotion": "\\"}, 0),
+        ({"promotion_id": "p-2"}, 20),
+        ({"promotion_id": "=SUM(1)"}, 20),
+        ({"promotion_id": "' OR 1=1 --"}, 0),
+        ({"promotion_id": "\\"}, 0),
         ({"link": "edr.example/a"}, 20),
-        ({"link": "http://edr.example/b", "promotion": "p-2"}, 20),
-        ({"promotion": "p-2", "status": "duplicate,rejected"}, 0),
-        ({"promotion": "p-2", "status": "accepted,duplicate", "bots": "no"}, 20),
-        ({"promotion": "p-2", "bots": "yes"}, 0),
-        ({"promotion": "p-2", "time": "clicked_at"}, 20),
-        ({"promotion": "p-2", "to": "2021-01-01T00:00:00Z"}, 0),
+        ({"link": "http://edr.example/b", "promotion_id": "p-2"}, 20),
+        ({"promotion_id": "p-2", "status": "duplicate,rejected"}, 0),
+        ({"promotion_id": "p-2", "status": "accepted,duplicate", "bots": "no"}, 20),
+        ({"promotion_id": "p-2", "bots": "yes"}, 0),
+        ({"promotion_id": "p-2", "time": "clicked_at"}, 20),
+        ({"promotion_id": "p-2", "to": "2021-01-01T00:00:00Z"}, 0),
     ],
 )
 def test_filters(reader: Client, wanted: dict[str, str], rows: int) -> None:
@@ -199,12 +199,21 @@ def test_bad_requests(reader: Client, asked: dict[str, str], says: str) -> None:
     assert (found.status, says in found.description) == (400, True), found.body
 
 
+def test_rows_are_counted_first(reader: Client) -> None:
+    """On request, in a header, of the same selection; of a time range and of a pull."""
+    for asked in ({"from_": "2020-01-01T00:00:00Z"}, {"cursor": "earliest"}):
+        for wanted in ({}, {"link": "edr.example/a"}, {"bots": "yes"}):
+            found = reader.get(format="ndjson", count="true", **asked, **wanted)
+            assert int(found.headers["x-rows"]) == len(found.json_rows)
+    assert "x-rows" not in reader.everything().headers
+
+
 def test_no_other_tenants_rows(reader: Client, bulk: Client) -> None:
     """A key reads its own tenant's rows, by time and by cursor, whoever's the position is."""
     assert {row["tenant"] for row in reader.everything(format="ndjson").json_rows} == {"default"}
     assert reader.get(cursor="made.0", format="ndjson").body == b""
     assert bulk.get(cursor="earliest", format="ndjson").body == b""
-    assert bulk.everything(format="ndjson", promotion="p2").body.count(b'"tenant":"bulk"') == BULK_ROWS // 20
+    assert bulk.everything(format="ndjson", promotion_id="p2").body.count(b'"tenant":"bulk"') == BULK_ROWS // 20
 
 
 def test_pulls_miss_nothing_and_repeat_nothing(stack: FullStack, reader: Client) -> None:
@@ -276,13 +285,14 @@ def test_a_reader_that_goes_away_ends_its_query(stack: FullStack, bulk: Client) 
         assert len(response.read(100_000)) == 100_000
         assert running(stack) == 1
     eventually(lambda: running(stack) == 0, "the end of the query")
-    assert bulk.everything(format="ndjson", promotion="p1").body.count(b"\n") == BULK_ROWS // 20
+    assert bulk.everything(format="ndjson", promotion_id="p1").body.count(b"\n") == BULK_ROWS // 20
 
 
-def test_a_slow_reader_costs_no_memory(stack: FullStack, bulk: Client) -> None:
+@pytest.mark.parametrize(("form", "size_min"), [("ndjson", 50_000_000), ("csv", 30_000_000), ("parquet", 30_000_000)])
+def test_a_slow_reader_costs_no_memory(stack: FullStack, bulk: Client, form: str, size_min: int) -> None:
     """The service reads from ClickHouse at the reader's pace: its memory does not grow with the export."""
     pid = stack.ready["pids"]["reporting"]
-    with bulk.asking(from_="2020-01-01T00:00:00Z", format="ndjson") as response:
+    with bulk.asking(from_="2020-01-01T00:00:00Z", format=form, compression="none") as response:
         response.read(1_000)
         before = resident_kb(pid)
         size, most = 1_000, before
@@ -290,7 +300,7 @@ def test_a_slow_reader_costs_no_memory(stack: FullStack, bulk: Client) -> None:
         while piece := response.read(1 << 20):
             size += len(piece)
             most = max(most, resident_kb(pid))
-    assert size > 50_000_000
+    assert size > size_min
     assert most - before < 32_000
 
 
@@ -337,7 +347,7 @@ def test_clickhouse_dies_in_the_middle(stack: FullStack, bulk: Client) -> None:
         os.kill(stack.ready["pids"]["clickhouse"], signal.SIGKILL)
         with pytest.raises(http.client.IncompleteRead):
             response.read()
-    found = bulk.everything(promotion="p1")
+    found = bulk.everything(promotion_id="p1")
     if found.status != 200:  # the supervisor starts it again, at some moment
         assert (found.status, found.headers["retry-after"]) == (503, "1")
-    eventually(lambda: is_whole(stack) and bulk.everything(promotion="p1").status == 200, "an export afterwards")
+    eventually(lambda: is_whole(stack) and bulk.everything(promotion_id="p1").status == 200, "an export afterwards")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import http.client
 import io
 import itertools
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +30,7 @@ from clickledger.deliveries.target import Target, open_target
 from clickledger.stack.guard import Guard
 from tests.support.full_stack import FullStack
 from tests.support.pipeline import Sending, audit_is_clean, command_env, eventually, query, run, succeed
+from tests.support.raw_records import unlinked_click, write
 
 EVERY = ("--every", "1s")
 _LINK = "short_url,promotion_id\nhttp://other.example/a,theirs\n"
@@ -194,6 +199,42 @@ async def test_a_folder_survives_kills(stack: FullStack, tmp_path: Path) -> None
     assert (refused.returncode, "tenant default" in refused.stderr) == (1, True)
 
 
+def test_a_loop_delivers_each_interval(stack: FullStack, tmp_path: Path) -> None:
+    """It goes on by itself until SIGTERM; a click that is stored late is in a later set, and no older file changes."""
+    to = tmp_path / "loop"
+    options = ("--to", str(to), "--format", "ndjson", "--every", "2s")
+    command = [sys.executable, "-m", "clickledger", "edr", "deliver", *options]
+
+    def sets() -> list[Path]:
+        return sorted(to.glob("edr-*/manifest.json"))
+
+    with subprocess.Popen(command, env=command_env(stack), stdout=subprocess.PIPE, text=True) as loop:
+        try:
+            eventually(lambda: len(sets()) >= 2, "two sets")
+            before = {path: path.read_bytes() for path in to.glob("edr-*/*")}
+            newest = sets()[-1].parent.name
+            late = unlinked_click("default", "http://late.example/x", 1, age_ms=2 * 86_400_000)
+            asyncio.run(write(stack.ready["kafka"], "clicks.raw", [(1, late)]))
+            eventually(
+                lambda: any(json.loads(path.read_bytes())["rows"] for path in sets()[2:]), "the late click's set"
+            )
+        finally:
+            loop.send_signal(signal.SIGTERM)
+            told = loop.communicate(timeout=60)[0]
+    assert loop.returncode == -signal.SIGTERM
+    assert all(path.parent.name in told for path in sets()[:2])
+    assert {path: path.read_bytes() for path in before} == before
+    last_delivery(stack, *options)
+    with open_target(str(to)) as target:
+        rows, _ = asyncio.run(check(target))
+    assert sorted(rows) == stored(stack, "default")
+    found = [
+        path for path in to.glob("edr-*/*.ndjson.gz") if b"http://late.example/x" in gzip.decompress(path.read_bytes())
+    ]
+    assert len(found) == 1
+    assert found[0].parent.name > newest
+
+
 async def test_an_object_store_survives_kills(
     stack: FullStack, bucket: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +259,22 @@ def test_a_bucket_that_is_not_there(stack: FullStack, bucket: tuple[str, dict[st
         command, env={**command_env(stack), **bucket[1]}, capture_output=True, text=True, check=False, timeout=100
     )
     assert (done.returncode, done.stderr.count("\n"), "404 Not Found" in done.stderr) == (1, 1, True), done.stderr
+
+
+def test_an_export_shows_how_far_it_is(stack: FullStack, tmp_path: Path) -> None:
+    """On a terminal the bar reaches 100 % of the rows that were counted first, packed or not; of Parquet it has no percentage."""
+    for name, has_percentage in (("a.csv", True), ("a.csv.gz", True), ("a.ndjson.zst", True), ("a.parquet", False)):
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "clickledger", "edr", "export", "--cursor", "earliest", str(tmp_path / name)]
+        done = subprocess.run(command, env=command_env(stack), stdout=subprocess.PIPE, stderr=theirs, check=True)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := os.read(ours, 1 << 16):
+                shown += piece
+        os.close(ours)
+        assert (b"100%" in shown) == has_percentage, shown
+        assert b"next cursor" in done.stdout
 
 
 def test_export_to_a_file(stack: FullStack, tmp_path: Path) -> None:

@@ -199,7 +199,10 @@ def export(ours: Tenant, end: str) -> None:
     if end not in ("", "/below"):
         return  # the filter compares text with text
     everything = f"{EXPORT}?from=2020-01-01T00:00:00Z"
-    for name, theirs, nothing in (("promotion", THEIR_PROMOTION, NO_PROMOTION), ("link", THEIRS + end, NOTHING + end)):
+    for name, theirs, nothing in (
+        ("promotion_id", THEIR_PROMOTION, NO_PROMOTION),
+        ("link", THEIRS + end, NOTHING + end),
+    ):
         found = same(
             ours, lambda who, value, name=name: who.ask("GET", f"{everything}&{name}={quote(value)}"), theirs, nothing
         )  # type: ignore[misc]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from enricher.refill import group_id
+from shared.enriched import enricher_group
 from shared.kafka import Admin
 from shared.settings import KafkaSettings
 from tests.support.figures import Figure
@@ -60,7 +60,7 @@ def gap_alarms(stack: FullStack) -> float:
 async def committed(kafka: KafkaSettings, stream: str) -> dict[int, int]:
     """Up to where the enricher is done for good: below its commit it never writes again unless it is asked to."""
     async with Admin(kafka) as admin:
-        found = await admin.committed(group_id(stream), kafka.topic_raw, sorted(PARTITIONS))
+        found = await admin.committed(enricher_group(stream), kafka.topic_raw, sorted(PARTITIONS))
     return {partition: position.next_offset for partition, position in found.items() if position is not None}
 
 

@@ -21,8 +21,8 @@ from tests.support.brokers import LocalBrokers
 from tests.support.catalog import key_record
 from tests.support.enrichers import now_ms
 from tests.support.processes import WAIT_S
-from tests.support.streaming import Event, StreamStack, resident_bytes
-from tests.support.topics import delete_records
+from tests.support.streaming import Event, StreamStack, connections_to, resident_bytes
+from tests.support.topics import delete_records, end_offsets
 from tools.schemas import enriched_schema, event_schema
 
 
@@ -207,6 +207,8 @@ async def test_five_hundred_clients_on_one_reader(
         assert stack.reporting is not None
         await eventually(lambda: stack.counted("clickledger_reporting_rte_clients") == 0)
         before = resident_bytes(stack.reporting.pid)
+        broker = int(kafka_bootstrap.rpartition(":")[2])
+        connections = connections_to(stack.reporting.pid, broker)
         async with contextlib.AsyncExitStack() as opened:
             clients = [
                 await opened.enter_async_context(stack.client(f"?bots={('any', 'no')[n % 2]}", receive_bytes=65_536))
@@ -221,6 +223,8 @@ async def test_five_hundred_clients_on_one_reader(
             for found in await asyncio.gather(*(client.clicks(200) for client in reading)):
                 assert [event.place[1] for event in found] == list(range(200))
             assert stack.counted("clickledger_reporting_rte_clients") == 500
+            assert stack.counted("clickledger_reporting_rte_catchups") == 0, "nobody has a reader of its own"
+            assert 0 < connections_to(stack.reporting.pid, broker) <= connections, "one reader serves them all"
             assert resident_bytes(stack.reporting.pid) - before < 150 << 20
         await eventually(lambda: stack.counted("clickledger_reporting_rte_clients") == 0)
     finally:
@@ -266,7 +270,7 @@ async def test_a_killed_enricher_repeats_nothing(stack: StreamStack) -> None:
                 stack.written[partition] += 400
             found += await events.clicks(100)
             child.kill()
-        stack.start()
+        child = stack.start()
         found += await events.clicks(sum(stack.written) - len(found))
     exactly_once(stack, found)
     for event in found[:50]:
@@ -274,3 +278,19 @@ async def test_a_killed_enricher_repeats_nothing(stack: StreamStack) -> None:
     for records in (await stack.enriched()).values():
         for record in records[:50]:
             enriched.validate(orjson.loads(record.value))
+    assert child.stop() == 0
+    await clicks_behind_expired_ones(stack)
+
+
+async def clicks_behind_expired_ones(stack: StreamStack) -> None:
+    """Clicks that are not enriched yet when reporting starts, on a partition whose records have all expired, are seen."""
+    for partition, end in (await end_offsets(stack.kafka, stack.kafka.topic_enriched)).items():
+        await delete_records(stack.kafka, stack.kafka.topic_enriched, partition, end)
+    assert stack.reporting is not None
+    stack.reporting.kill()
+    first = stack.written[1]
+    await stack.send(1, stack.clicks(1, 50))
+    await stack.start_reporting()
+    async with stack.client() as events:
+        stack.start()
+        assert [event.place for event in await events.clicks(50)] == [(1, first + n) for n in range(50)]

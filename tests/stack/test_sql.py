@@ -32,7 +32,10 @@ QUESTIONS = dict(re.findall(r"^### ([^\n]*\?)\n\n```sql\n(.*?)```", PAGE, re.MUL
 CLICKS = list(sql_rows.rows(OURS, 4_000, seed=3))
 COUNTED = [row for row in CLICKS if row["status"] == "accepted"]
 HUMAN = [row for row in COUNTED if not row["is_bot"]]
-DIMENSIONS = ("campaign_id", "link_name", "browser", "os", "device_type", "country", "bot_reason", "source")
+DIMENSIONS = (
+    *("campaign_id", "deployment_id", "link_name", "browser", "os", "device", "device_brand", "device_type"),
+    *("resolution", "country", "bot_reason", "source"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,9 @@ def test_clicks_by_dimension(tenant: ClickHouseHttp, dimension: str) -> None:
         f" FROM clicks_by_dimension WHERE dimension = '{dimension}' ORDER BY day, promotion_id, value"
     )
     assert ask(tenant, sql) == expected
+    assert ask(tenant, "SELECT DISTINCT dimension FROM clicks_by_dimension ORDER BY 1") == [
+        [n] for n in sorted(DIMENSIONS)
+    ]
 
 
 def test_ctr_daily(tenant: ClickHouseHttp) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from clickledger.cli import run_command
+from reporting.webhooks.api import BODY_BYTES_MAX
 from tests.support.full_stack import spawn_service
 from tests.support.processes import Child
 from tests.support.stack import Names
@@ -51,7 +52,7 @@ def deliverer(bench: WebhookBench) -> Child:
 def test_an_event_arrives_signed(bench: WebhookBench, endpoint: Endpoint) -> None:
     """From the moment of the 201 every wanted click is one request: a CloudEvent, signed, with the headers asked for."""
     bench.emit(3)
-    made = bench.create(endpoint.url, filter={"promotion": ["spring"], "bots": "no"}, headers={"X-Team": "blue"})
+    made = bench.create(endpoint.url, filter={"promotion_id": ["spring"], "bots": "no"}, headers={"X-Team": "blue"})
     ids = bench.emit(4)
     bench.emit(2, promotion_id="autumn")
     bench.emit(2, is_bot=True)
@@ -70,6 +71,29 @@ def test_an_event_arrives_signed(bench: WebhookBench, endpoint: Endpoint) -> Non
     assert {(entry["outcome"], entry["status"], entry["attempt"]) for entry in bench.deliveries(made)} == {
         ("delivered", 204, 1)
     }
+
+
+def test_filters_by_status_and_link(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """Only these statuses, and only these links, as they were sent or as they are registered; all must hold."""
+    links = ["go.example/b", "http://sent.example/x"]
+    made = bench.create(endpoint.url, filter={"status": ["rejected", "malformed"], "link": links})
+    assert made["filter"] == {"status": ["rejected", "malformed"], "promotion_id": [], "link": links, "bots": "any"}
+    ids = bench.emit(2, status="rejected", link="go.example/b")
+    bench.emit(2, status="accepted", link="go.example/b")
+    bench.emit(2, status="rejected", link="go.example/c")
+    ids += bench.emit(1, status="malformed", short_url="http://sent.example/x")
+    bench.until_taken(endpoint, ids)
+    assert endpoint.ids() == dict.fromkeys(ids, 1)
+    assert {got.events[0]["type"].rpartition(".")[2] for got in endpoint.taken} == {"rejected", "malformed"}
+
+
+def test_bodies_are_bounded(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """One that is too large is 413 at every route that takes one, and changes nothing."""
+    made = bench.create(endpoint.url)
+    large = {"url": endpoint.url, "description": "x" * BODY_BYTES_MAX}
+    for method, path in (("POST", ""), ("PATCH", f"/{made['id']}"), ("POST", f"/{made['id']}/replay")):
+        assert (bench.ask(method, path, large)[0], path) == (413, path)
+    assert bench.view(made)["description"] == ""
 
 
 def test_batches(bench: WebhookBench, endpoint: Endpoint) -> None:
@@ -301,6 +325,31 @@ def test_secrets_are_nowhere(bench: WebhookBench, endpoint: Endpoint) -> None:
     )
     for secret in (made["secret"], "misplaced-url-token", "misplaced-header-value", SECRET_KEY):
         assert secret.encode() not in said
+
+
+def test_the_key_is_replaced(
+    bench: WebhookBench, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`webhooks reseal` writes all secrets under the first key, or, where one does not open, nothing; and back again."""
+    made = bench.create(endpoint.url)
+    new = "the key that follows it, as long as it must be: 456789"
+    for name, text in bench.env.items():
+        monkeypatch.setenv(name, text)
+
+    def reseal(*keys: str) -> int:
+        monkeypatch.setenv("CLICKLEDGER_SECRET_KEY", ",".join(keys))
+        return run_command(["webhooks", "reseal"])
+
+    assert reseal(new) == 1
+    assert made["id"] in capsys.readouterr().err
+    assert bench.view(made)["url"] == endpoint.url
+    assert reseal(new, SECRET_KEY) == 0
+    assert capsys.readouterr().out == "1 webhooks sealed\n"
+    bench.until(lambda: bench.view(made)["url"] is None, "the service with the former key not to open it")
+    assert reseal(SECRET_KEY, new) == 0
+    bench.until(lambda: bench.view(made)["url"] == endpoint.url, "it to open again")
+    bench.until_taken(endpoint, bench.emit(1))
+    endpoint.taken[-1].verify(made["secret"])
 
 
 @pytest.mark.parametrize("service", ["reporting", "deliverer"])

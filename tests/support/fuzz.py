@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
+from http import HTTPStatus
 from typing import Any
 
+import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import APIOperation, Case, CheckFunction, GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.support.wire_fuzz import take_apart
 
@@ -23,7 +19,9 @@ SCHEMA_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 WITHOUT_INPUT = ("/livez", "/readyz", "/v1/health", "/v1/login-links")
 """Paths to which no request can contradict the description."""
 NEVER_ENDING = {"/v1/rte": {"Last-Event-ID": "other.0"}}
-"""Paths whose good answer has no end, with a header that makes it another one."""
+"""Paths whose good answer has no end, with a header that makes it another one; asked with it and without."""
+LINE_BY_LINE = ("/campaignapi/resources/v3/shortlinkclicks", "/v1/clicks", "/v1/links", "/v1/promotions")
+"""Paths that refuse a bad body with 499, or each bad line by itself within a 200, as published."""
 BUG = "Internal server error"
 """What an unhandled error is answered with; every other 500 says more."""
 
@@ -52,27 +50,46 @@ def check_schema(port: int, mode: GenerationMode, keys: dict[str, str], other_ke
     """Every operation of the document at `/openapi.json`, with the path's key."""
     base = f"http://127.0.0.1:{port}"
     schema = schemathesis.openapi.from_url(f"{base}/openapi.json")
-    checks: list[CheckFunction] = [
-        *(not_a_server_error, status_code_conformance, content_type_conformance),
-        *(response_schema_conformance, response_headers_conformance),
-    ]
     operations = [found.ok() for found in schema.get_all_operations()]
     assert len(operations) == sum(len(methods) for methods in schema.raw_schema["paths"].values())
     for operation in operations:
         if mode is GenerationMode.NEGATIVE and operation.path in WITHOUT_INPUT:
             continue
-        check_operation(operation, mode, base, keys.get(operation.path, other_key), checks)
+        fields = {"Authorization": f"Bearer {keys.get(operation.path, other_key)}"}
+        check_operation(operation, mode, base, fields)
+        if operation.path in NEVER_ENDING:
+            check_operation(operation, mode, base, fields | NEVER_ENDING[operation.path])
+
+
+def checks_off(operation: APIOperation[Any, Any, Any, Any]) -> list[CheckFunction]:
+    """Checks of schemathesis that are not run; all others of its default are.
+
+    That what the document allows is accepted: it says "text" where a time, zone, position, URL or id is wanted, whose rules
+    no schema can state; that they are refused with 400 is tested by name elsewhere. That what it forbids is refused, but
+    for bodies: in a query everything is text (`null` is a promotion's name, one value is a list), and a header that is
+    forbidden is Authorization most often, which we replace.
+    """
+    judged = bool(operation.body) and operation.path not in LINE_BY_LINE
+    return [positive_data_acceptance, *([] if judged else [negative_data_rejection])]
 
 
 def check_operation(
-    operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, base: str, key: str, checks: list[CheckFunction]
+    operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, base: str, fields: dict[str, str]
 ) -> None:
-    """Requests to one operation."""
+    """Requests to one operation; of a good answer without end only the head is looked at."""
 
     @settings(quick, max_examples=SCHEMA_EXAMPLES)
     @given(case=operation.as_strategy(generation_mode=mode))
     def run(case: Case) -> None:
-        fields = {"authorization": f"Bearer {key}", **NEVER_ENDING.get(operation.path, {})}
-        case.call_and_validate(base_url=base, headers=fields, checks=checks)
+        request = case.as_transport_kwargs(base_url=base, headers=fields)
+        with requests.request(**request, stream=True, timeout=30) as response:
+            if operation.path in NEVER_ENDING and response.status_code == HTTPStatus.OK:
+                response._content = b""  # read already, for whoever asks
+            case.validate_response(
+                response,
+                headers=fields,
+                excluded_checks=checks_off(operation),
+                transport_kwargs={"base_url": base, "headers": fields},
+            )
 
     run()

@@ -29,6 +29,8 @@ class MemoryReader:
     firsts: dict[int, int] = field(default_factory=dict)
     """What retention left."""
     raw_ends: dict[int, int] = field(default_factory=dict)
+    nexts: dict[int, int] = field(default_factory=dict)
+    """What the enricher committed, where it did."""
     failing: bool = False
     at: dict[int, int] = field(default_factory=dict)
 
@@ -47,6 +49,11 @@ class MemoryReader:
         if topic == "clicks.raw":
             return {p: self.raw_ends.get(p, max(self.written[p], default=-1) + 1) for p in partitions}
         return {p: len(self.written[p]) for p in partitions}
+
+    async def committed(self, group_id: str, topic: str, partitions: list[int]) -> dict[int, int]:
+        """Of the enricher."""
+        assert (group_id, topic) == ("clickledger-enricher-s", "clicks.raw")
+        return {p: self.nexts[p] for p in partitions if p in self.nexts}
 
     def assign(self, positions: Mapping[int, int]) -> None:
         """Read from here on."""

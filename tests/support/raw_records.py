@@ -30,12 +30,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def unlinked_click(tenant: str, short_url: str, partition: int) -> Bytes:
-    """A well-formed raw record without a link, as a producer writes it that does not know our catalog."""
-    transaction_id = uuid7_with_partition(now_ms(), partition, os.urandom(8)).encode()
+def unlinked_click(tenant: str, short_url: str, partition: int, age_ms: int = 0) -> Bytes:
+    """A well-formed raw record without a link, as a producer writes it that does not know our catalog; so long ago."""
+    received_at_ms = now_ms() - age_ms
+    transaction_id = uuid7_with_partition(received_at_ms, partition, os.urandom(8)).encode()
     value = encode_raw(
         transaction_id=transaction_id,
-        received_at_ms=now_ms(),
+        received_at_ms=received_at_ms,
         origin=raw_origin(tenant, "", "importer", Source.API),
         suspect=False,
         clicked_at_ignored=False,

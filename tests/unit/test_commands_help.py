@@ -49,6 +49,7 @@ _COMMANDS = [
     "webhooks test",
     "webhooks deliveries",
     "webhooks replay",
+    "webhooks reseal",
 ]
 
 

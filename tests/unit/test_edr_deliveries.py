@@ -6,9 +6,13 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,11 +54,18 @@ def test_accepted_gaps_are_no_positions() -> None:
     assert (second["positions"], second["gaps"]) == (4, [])
 
 
-@given(st.lists(st.text('a"\r\n,', max_size=6), min_size=1, max_size=9), st.booleans(), st.integers(1, 9))
+@given(
+    st.lists(st.text('a"\r\n,', max_size=6), min_size=1, max_size=9), st.sampled_from(Compression), st.integers(1, 9)
+)
 def test_a_files_rows_are_counted(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str], packed: bool, chunk: int
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], compression: Compression, chunk: int
 ) -> None:
     """However quotes and ends of lines lie in the texts, and wherever a piece of the file ends; a cut file is an error."""
+    pack: Callable[[bytes], bytes] = {
+        Compression.NONE: bytes,
+        Compression.GZIP: lambda content: gzip.compress(content[:5]) + gzip.compress(content[5:]),
+        Compression.ZSTD: zstandard.ZstdCompressor().compress,
+    }[compression]
     written = io.StringIO()
     csv.writer(written, quoting=csv.QUOTE_ALL).writerows([["name"], *([text] for text in texts)])
     file = tmp_path_factory.mktemp("recount") / "file"
@@ -62,13 +73,36 @@ def test_a_files_rows_are_counted(
         (Format.CSV, written.getvalue().encode()),
         (Format.NDJSON, "".join(json.dumps({"name": text}) + "\n" for text in texts).encode()),
     ):
-        file.write_bytes(gzip.compress(content) if packed else content)
-        shape = Shape(form, Compression.GZIP if packed else Compression.NONE)
+        file.write_bytes(pack(content))
+        shape = Shape(form, compression)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("clickledger.deliveries.recount._CHUNK", chunk)
             assert rows_in(file, shape) == len(texts)
-    if packed:
-        file.write_bytes(gzip.compress(content)[:-9])
+    if compression is not Compression.NONE:
+        file.write_bytes(pack(content)[:-3])
+        with pytest.raises(EOFError):
+            rows_in(file, shape)
+        file.write_bytes(b"no such compression")
+        with pytest.raises(OSError, match="not what it should be"):
+            rows_in(file, shape)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 14, 15, 16, 300])
+def test_a_parquet_files_rows_are_counted(tmp_path: Path, rows: int) -> None:
+    """By its index, however many columns and groups of rows it lists; without a whole index it is an error."""
+    file, shape = tmp_path / "x.parquet", Shape(Format.PARQUET, Compression.ZSTD)
+    columns = {"n": pa.array(range(rows)), "text": pa.array(["x"] * rows), "is": pa.array([True] * rows)}
+    pq.write_table(pa.table(columns), file, row_group_size=1)
+    assert rows_in(file, shape) == rows
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    for broken in (
+        b"",
+        whole[:-1],
+        b"PAR1",
+        whole[:4] + b"\x15\x02" * (length // 2) + (length // 2 * 2).to_bytes(4, "little") + b"PAR1",
+    ):
+        file.write_bytes(broken)
         with pytest.raises(EOFError):
             rows_in(file, shape)
 

@@ -121,6 +121,18 @@ async def test_where_a_reader_may_begin() -> None:
     assert str(enriched.position) == "s.25.3.7"
 
 
+async def test_late_clicks_of_an_expired_partition_are_seen() -> None:
+    """All its records have expired and raw clicks are not enriched yet: they come, from the first one on, and once."""
+    reader = MemoryReader({0: [0, 1, 2]}, {0: 3}, raw_ends={0: 6}, nexts={0: 3})
+    for begin in (reading(reader).begin_latest, reading(reader).begin_earliest):
+        enriched: Enriched = begin.__self__
+        await begin()
+        assert str(enriched.position) == "s.3"
+        reader.written[0] = [0, 1, 2, 3, 4, 3, 4, 5]
+        assert offsets(await all_of(enriched)) == [3, 4, 5]
+        reader.written[0] = [0, 1, 2]
+
+
 async def test_a_gap_stands_until_it_is_filled_or_accepted() -> None:
     """Nothing jumps: the partition stands, the others go on; a refill or an accepted gap lets it go on without a hole."""
     reader = MemoryReader({0: [0, 1, 4, 5], 1: [0, 1]})

@@ -14,7 +14,9 @@ def test_the_collection_is_current() -> None:
 
 def test_every_operation_is_in_it() -> None:
     """No route of either service is missing."""
-    operations = {f"{m} {p}" for document in postman.documents().values() for m, p, _ in postman._operations(document)}
+    operations = {
+        f"{m} {p}" for document in postman.documents().values() for m, p, _ in postman.operations_of(document)
+    }
     items = [item["name"].partition(": ")[0] for folder in postman.collection()["item"] for item in folder["item"]]
     assert set(items) == operations
 

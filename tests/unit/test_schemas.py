@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from shared.rte import event_of
 from tools import schemas
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+VENDORED = Path(__file__).parents[1] / "vendor/asyncapi"
 SCHEMAS = {
     "click-enriched": (schemas.enriched_schema(), "enriched-v1.json"),
     "click-raw": (schemas.raw_schema(), "raw_v1.json"),
@@ -61,6 +64,19 @@ def test_the_raw_document_demands_what_the_decoder_demands(field: Any) -> None:
         assert not validator(schemas.raw_schema()).is_valid(changed)
         with pytest.raises(MalformedRaw):
             decode_raw(orjson.dumps(changed))
+
+
+def test_the_asyncapi_document_is_one() -> None:
+    """By the official schema of AsyncAPI 3.0, which is what its note says, and which finds a fault."""
+    schema_bytes = gzip.decompress((VENDORED / "3.0.0.json.gz").read_bytes())
+    note = (VENDORED / "VENDORED.txt").read_text(encoding="utf-8")
+    assert f"{len(schema_bytes)} unpacked" in note
+    assert hashlib.sha256(schema_bytes).hexdigest() in note
+    official = jsonschema.Draft7Validator(orjson.loads(schema_bytes))
+    document = yaml.safe_load((schemas.DOCS / "asyncapi.yaml").read_text("utf-8"))
+    official.validate(document)
+    document["operations"]["consumeEnriched"]["action"] = "devour"
+    assert not official.is_valid(document)
 
 
 def test_references_of_the_asyncapi_document_resolve() -> None:

@@ -39,6 +39,18 @@ def test_nobody_else_opens_it(other: SecretBox) -> None:
         other.decrypt(SecretBox(SETTINGS, "test").encrypt(b"secret"))
 
 
+def test_a_key_is_replaced() -> None:
+    """While both are given the new one seals and both open; then the former key is not needed, and does not open."""
+    former, both, new = (
+        SecretBox(SecretSettings(secret_key=SecretStr(keys)), "test")
+        for keys in ("k" * 32, f"{'n' * 32}, {'k' * 32}", "n" * 32)
+    )
+    assert both.decrypt(former.encrypt(b"secret")) == b"secret"
+    assert new.decrypt(both.encrypt(both.decrypt(former.encrypt(b"secret")))) == b"secret"
+    with pytest.raises(NotOurs):
+        former.decrypt(both.encrypt(b"secret"))
+
+
 def test_a_label_belongs_to_its_secret() -> None:
     """What was sealed for one record does not open for another one."""
     box = SecretBox(SETTINGS, "test")
@@ -64,8 +76,9 @@ def test_any_text_is_refused_and_not_a_crash(text: str) -> None:
 
 
 def test_a_short_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that can be guessed stops the start, and is not printed."""
-    monkeypatch.setenv("CLICKLEDGER_SECRET_KEY", "hunter2")
-    with pytest.raises(OperatorError, match="CLICKLEDGER_SECRET_KEY: has fewer than 32") as refused:
-        load(SecretSettings)
-    assert "hunter2" not in str(refused.value)
+    """A key that can be guessed stops the start, beside others too, and is not printed."""
+    for keys in ("hunter2", f"{'k' * 32},hunter2", f"{'k' * 32},"):
+        monkeypatch.setenv("CLICKLEDGER_SECRET_KEY", keys)
+        with pytest.raises(OperatorError, match="CLICKLEDGER_SECRET_KEY: has a key of fewer than 32") as refused:
+            load(SecretSettings)
+        assert "hunter2" not in str(refused.value)

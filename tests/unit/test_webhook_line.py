@@ -295,7 +295,7 @@ async def test_changes_take_effect_at_the_next_attempt() -> None:
     rig.topic.add("a", "b")
     task = asyncio.create_task(rig.line.run())
     await rig.wait(lambda: len(rig.endpoint.sent) >= 1)
-    rig.line.change(webhook_of(filter=FilterBody(promotion=["none"])), CONFIDENTIAL)
+    rig.line.change(webhook_of(filter=FilterBody(promotion_id=["none"])), CONFIDENTIAL)
     await rig.wait(lambda: rig.line.progress.mark(0).offset == 2)
     rig.topic.add("c")
     rig.line.change(webhook_of(reset=1, start={0: Mark(3)}), CONFIDENTIAL)

@@ -119,6 +119,15 @@ def test_a_window_of_time_and_its_end() -> None:
     assert not is_over(Progress(STREAM, {}))
 
 
+def test_a_range_whose_last_records_kafka_left_out() -> None:
+    """What begins behind the range's end proves that nothing of it is left: the place is its end, and is reached."""
+    choice = Choice(wanted())
+    choice.take(0, Mark(0), [entry(0, 0), entry(7, 1)], 4)
+    assert (choice.count, choice.marks[0]) == (1, Mark(4, 1))
+    choice.take(1, Mark(9, 5), [entry(9, 5)], 4)
+    assert choice.marks[1] == Mark(9, 5)
+
+
 def test_a_record_of_progress_comes_back() -> None:
     """Whatever is in it."""
     pending = Pending("id", {0: Mark(5, 6)}, 3, "a1", 2, 10, 20)
