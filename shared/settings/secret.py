@@ -18,7 +18,7 @@ class SecretSettings(Group):
         SecretStr(""),
         description="seals the dashboard's sessions and webhook secrets: the same at all processes, "
         "at least 32 characters, as from `openssl rand -hex 32`; without it sessions end with the process. "
-        "Several with commas: the first seals, all open",
+        "Several with commas (a key has none): the first seals, all open",
     )
 
     @property

@@ -332,7 +332,7 @@ def test_the_key_is_replaced(
 ) -> None:
     """`webhooks reseal` writes all secrets under the first key, or, where one does not open, nothing; and back again."""
     made = bench.create(endpoint.url)
-    new = "the key that follows it, as long as it must be: 456789"
+    new = "the key that follows it as long as it must be: 456789"
     for name, text in bench.env.items():
         monkeypatch.setenv(name, text)
 
@@ -358,7 +358,7 @@ def test_without_its_key_a_service_does_not_start(
 ) -> None:
     """Once a webhook exists, without the key or with another one the process ends and says what it needs."""
     bench.create("https://hooks.example/", enabled=False)
-    for number, key in enumerate(("", "another key, which is long enough too: 0123")):
+    for number, key in enumerate(("", "another key that is long enough too: 0123456789")):
         env = bench.env | {"CLICKLEDGER_DATA": str(tmp_path / "data"), "CLICKLEDGER_SECRET_KEY": key}
         child = spawn_service(guard, service, tmp_path / f"{number}.log", env)
         bench.until(lambda child=child: not child.alive, f"{service} to end")  # type: ignore[misc]

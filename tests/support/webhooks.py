@@ -31,7 +31,7 @@ from tests.support.topics import delete_records, end_offsets
 
 T = TypeVar("T")
 PARTITIONS = 3
-SECRET_KEY = "a key of these tests, and of no others: 0123456789"
+SECRET_KEY = "a key of these tests and of no others: 0123456789"
 KEYS = {"acme": "webhooks-secret-of-acme", "rival": "webhooks-secret-of-rival"}
 QUICK = {
     "CLICKLEDGER_WEBHOOKS_ALLOW_NETWORKS": "127.0.0.0/8",
