@@ -111,7 +111,7 @@ class Filter:
             raise ValueError(f"status: {unknown} is not one of {', '.join(sorted(known))}")
         if bots not in _BOTS:
             raise ValueError(f"bots: {bots[:80]!r} is not one of {', '.join(_BOTS)}")
-        return cls(wanted, _bounded("promotion", promotions), _bounded("link", links), _BOTS[bots], tenant)
+        return cls(wanted, _bounded("promotion_id", promotions), _bounded("link", links), _BOTS[bots], tenant)
 
     def matches(self, record: Mapping[str, Any]) -> bool:
         """Whether an enriched record is wanted."""

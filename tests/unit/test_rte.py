@@ -103,7 +103,7 @@ def test_what_a_filter_names_must_all_hold(given: dict[str, Any], wanted: bool) 
     [
         ({"statuses": ["ok"]}, "status: ok is not one of accepted, duplicate, malformed, rejected"),
         ({"bots": "maybe"}, "bots: 'maybe' is not one of any, yes, no"),
-        ({"promotions": map(str, range(FILTER_VALUES_MAX + 1))}, "promotion: 101 values"),
+        ({"promotions": map(str, range(FILTER_VALUES_MAX + 1))}, "promotion_id: 101 values"),
         ({"links": [""]}, "link: a value has 1 to"),
         ({"links": ["x" * (FILTER_CHARS_MAX + 1)]}, "link: a value has 1 to"),
     ],
