@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from ingest_api.answers import RETRY_AFTER, Refusal
-from ingest_api.authorize import Caller, find_headers
+from ingest_api.authorize import find_headers
 from ingest_api.handler import (
     WANTED,
+    Acceptance,
     HandlerState,
     Headers,
     PendingClick,
-    accept,
     admit,
     caller_agent,
     rate_headers,
@@ -119,7 +119,8 @@ def handle_batch(
         return state.answers.refuse(clicks.refusal, clicks.detail, rate)
     taken = state.throttle.take(caller.key_id, caller.rate_limit, len(clicks), now_ms)
     agent = caller_agent(found) if caller.is_agent_source else b""
-    lines = _check_lines(state, caller, clicks[: taken.granted], agent, now_ms)
+    acceptance = Acceptance(state, caller, caller.batch_origin, agent, now_ms, ())
+    lines = _check_lines(state, clicks[: taken.granted], acceptance)
     over = RefusedLine(Refusal.THROTTLED, state.answers.body(Refusal.THROTTLED))
     lines.extend([over] * (len(clicks) - taken.granted))
     rate = rate_headers(caller, taken)
@@ -140,17 +141,17 @@ def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] 
 
 
 def _check_lines(
-    state: HandlerState, caller: Caller, clicks: Sequence[bytes | Click | Refused], agent: bytes, now_ms: int
+    state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance
 ) -> list[PendingClick | RefusedLine]:
-    """Check each click by itself. Those without key all go to one partition, so that the batch is few batches there."""
-    partition = state.next_partition()
+    """Check each click by itself."""
     lines: list[PendingClick | RefusedLine] = []
+    bytes_max = state.body_bytes_max
     for unread in clicks:
-        click = _read(unread, state.body_bytes_max)
+        click = _read(unread, bytes_max)
         if isinstance(click, Refused):
             lines.append(RefusedLine(click.refusal, state.answers.body(click.refusal, click.detail)))
             continue
-        line = accept(state, caller, click, caller.batch_origin, click.idempotency_key, agent, now_ms, (), partition)
+        line = acceptance.judge(click, click.idempotency_key)
         lines.append(RefusedLine(line, state.answers.body(line)) if isinstance(line, Refusal) else line)
     return lines
 

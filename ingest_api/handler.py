@@ -23,11 +23,11 @@ from ingest_api.authorize import (
     parse_networks,
 )
 from ingest_api.parse import Click, Refused, check_content, is_idempotency_key, parse_click
-from ingest_api.resolve import LinkCatalog, find_link, judge_clicked_at, judge_link
+from ingest_api.resolve import FoundLink, LinkCatalog, find_link, judge_clicked_at, judge_link
 from ingest_api.throttle import FailureLimiter, Taken, Throttle
-from shared.events import encode_raw
+from shared.events import join_raw, raw_middle
 from shared.http.answer import Answer, Header
-from shared.ids import RANDOM_BYTES, keyed_id, partition_of, uuid7_with_partition
+from shared.ids import Tails, keyed_id, partition_of, uuid7_head
 from shared.settings import ApiSettings
 
 Headers = Sequence[Header]
@@ -100,7 +100,7 @@ class HandlerState:
         self.settings = settings
         self.topic_raw = topic_raw
         self.next_partition = next_partition
-        self.random_bytes = random_bytes
+        self.tails = Tails(random_bytes)
         self.body_bytes_max = settings.api_body_bytes_max
         self.ahead_ms_max = settings.api_clicked_at_ahead_ms_max
         self.trusted_proxies = parse_networks(settings.api_trusted_proxies)
@@ -180,7 +180,7 @@ def handle(
     if isinstance(click, Refused):
         return state.answers.refuse(click.refusal, click.detail, rate)
     agent = caller_agent(found) if caller.is_agent_source else b""
-    pending = accept(state, caller, click, caller.origin, idempotency_key, agent, now_ms, rate, state.next_partition())
+    pending = Acceptance(state, caller, caller.origin, agent, now_ms, rate).judge(click, idempotency_key)
     return state.answers.refuse(pending, "", rate) if isinstance(pending, Refusal) else pending
 
 
@@ -212,53 +212,94 @@ def _refuse_stranger(state: HandlerState, refusal: Refusal, found: Found, peer: 
     return state.answers.refuse(refusal)
 
 
-def accept(
-    state: HandlerState,
-    caller: Caller,
-    click: Click,
-    origin: bytes,
-    idempotency_key: str | None,
-    agent: bytes,
-    now_ms: int,
-    rate: tuple[Header, ...],
-    partition: int,
-) -> PendingClick | Refusal:
-    """The last checks, link and retention, then the raw record.
+class Acceptance:
+    """The last checks of a request's clicks, link and retention, then their raw records; what they share is made once.
 
-    `agent` is empty or a JSON string; `partition` is where the click goes unless its key says otherwise.
+    Clicks without key all go to one partition, so that a batch is few batches there.
     """
-    catalog = state.catalog
-    link = find_link(catalog, caller.tenant, click.short_url)
-    if isinstance(link, Refusal):
-        return link
-    clicked_at, ignored = judge_clicked_at(
-        click.clicked_at, now_ms=now_ms, retention_ms=caller.retention_ms, ahead_ms_max=state.ahead_ms_max
+
+    __slots__ = (
+        "_agent",
+        "_caller",
+        "_head",
+        "_links",
+        "_now_ms",
+        "_origin",
+        "_partition",
+        "_partitions_at_creation",
+        "_rate",
+        "_state",
     )
-    refusal = judge_link(link.record, clicked_at, caller.retention_ms)
-    if refusal is not None:
-        return refusal
-    if idempotency_key is None:
-        transaction_id = uuid7_with_partition(now_ms, partition, state.random_bytes(RANDOM_BYTES))
-    else:
-        stream = catalog.stream(state.topic_raw)
-        if stream is None:
-            return Refusal.CATALOG_NOT_READY
-        transaction_id = keyed_id(caller.tenant, idempotency_key, stream["partitions_at_creation"])
-        partition = partition_of(transaction_id)
-    key = transaction_id.encode()
-    suspect = idempotency_key is not None
-    value = encode_raw(
-        transaction_id=key,
-        received_at_ms=now_ms,
-        origin=origin,
-        suspect=suspect,
-        clicked_at_ignored=ignored,
-        catalog_version=catalog.version,
-        link=link.raw,
-        click=click.raw,
-        caller_user_agent=agent,
-    )
-    return PendingClick(partition, key, value, now_ms, suspect, Answer(200, accepted_body(key), rate))
+
+    def __init__(
+        self,
+        state: HandlerState,
+        caller: Caller,
+        origin: bytes,
+        agent: bytes,
+        now_ms: int,
+        rate: tuple[Header, ...],
+    ) -> None:
+        """`origin` is the caller's for this kind of request; `agent` is empty or a JSON string; `rate` for answers."""
+        self._state = state
+        self._caller = caller
+        self._origin = origin
+        self._agent = agent
+        self._now_ms = now_ms
+        self._rate = rate
+        self._partition = state.next_partition()
+        self._head = uuid7_head(now_ms, self._partition)
+        self._partitions_at_creation: int | None = None
+        self._links: dict[str, tuple[FoundLink | Refusal, Refusal | None]] = {}
+
+    def judge(self, click: Click, idempotency_key: str | None) -> PendingClick | Refusal:
+        """Check one click: what to publish, or why not."""
+        link, refusal = self._links.get(click.short_url) or self._find(click.short_url)
+        if isinstance(link, Refusal):
+            return link
+        ignored = False
+        if click.clicked_at is not None:
+            refusal, ignored = self._judge_late(link, click.clicked_at)
+        if refusal is not None:
+            return refusal
+        if idempotency_key is None:
+            partition, key = self._partition, self._head + self._state.tails.take()
+        else:
+            keyed = self._keyed(idempotency_key)
+            if isinstance(keyed, Refusal):
+                return keyed
+            partition, key = keyed
+        suspect = idempotency_key is not None
+        middle = raw_middle(self._now_ms, self._origin, self._state.catalog.version, suspect, ignored, self._agent)
+        value = join_raw(key, middle, link.raw, click.raw)
+        return PendingClick(partition, key, value, self._now_ms, suspect, Answer(200, accepted_body(key), self._rate))
+
+    def _find(self, short_url: str) -> tuple[FoundLink | Refusal, Refusal | None]:
+        """The link, and why a click on it without `clicked-at` would not be recorded; remembered for this request."""
+        link = find_link(self._state.catalog, self._caller.tenant, short_url)
+        refusal = (
+            None if isinstance(link, Refusal) else judge_link(link.record, self._now_ms, self._caller.retention_ms)
+        )
+        self._links[short_url] = link, refusal
+        return link, refusal
+
+    def _judge_late(self, link: FoundLink, value: str | float) -> tuple[Refusal | None, bool]:
+        """Why a click with this `clicked-at` is not recorded, and whether the value was ignored."""
+        retention_ms = self._caller.retention_ms
+        clicked_at, ignored = judge_clicked_at(
+            value, now_ms=self._now_ms, retention_ms=retention_ms, ahead_ms_max=self._state.ahead_ms_max
+        )
+        return judge_link(link.record, clicked_at, retention_ms), ignored
+
+    def _keyed(self, idempotency_key: str) -> tuple[int, bytes] | Refusal:
+        """Partition and transaction-id of a click with a key."""
+        if self._partitions_at_creation is None:
+            stream = self._state.catalog.stream(self._state.topic_raw)
+            if stream is None:
+                return Refusal.CATALOG_NOT_READY
+            self._partitions_at_creation = stream["partitions_at_creation"]
+        transaction_id = keyed_id(self._caller.tenant, idempotency_key, self._partitions_at_creation)
+        return partition_of(transaction_id), transaction_id.encode()
 
 
 def refuse_unpublished(state: HandlerState, pending: PendingClick, refusal: Refusal = Refusal.NOT_DURABLE) -> Answer:

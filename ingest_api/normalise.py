@@ -8,7 +8,6 @@ decoded, no trailing slash, no query, no fragment. The key of a key is the key. 
 from __future__ import annotations
 
 import re
-import sys
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -24,7 +23,8 @@ CACHED_CHARS_MAX: Final = 256
 """Remembered results of the slow path: at most 8,192 of at most 256 characters, about 6 MB a process."""
 
 _CONTROLS: Final = "".join(map(chr, (*range(0x20), 0x7F)))
-_WHITE_SPACE: Final = "".join(chr(c) for c in range(sys.maxunicode + 1) if chr(c).isspace())
+_WHITE_SPACE: Final = " \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What `str.isspace` says yes to, besides controls; written out, since asking for each character takes a tenth of a second."""
 _ZERO_WIDTH: Final = (
     "\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
@@ -39,11 +39,12 @@ _AT_PATH_END: Final = "/'`" + _LINKIFIED
 """What `_AT_END` would take from a finished key: else the key of a key could be another key."""
 
 _CANONICAL: Final = re.compile(
-    r"(?:https?://)?"
-    r"((?:[a-z0-9]+(?:-[a-z0-9]+)*\.)*[a-z]+"  # no `xn--`, no last label that could be a number
-    r"(?:/[A-Za-z0-9_~-]+)+)",
+    r"(?:https?://)?+"
+    r"((?:[a-z0-9]++(?:-[a-z0-9]++)*+\.)*+[a-z]++"  # no `xn--`, no last label that could be a number
+    r"(?:/[A-Za-z0-9_~-]++)++)",
 )
-"""The common shape, whose key is the text after the scheme: an eighth of the parser's time."""
+"""The common shape, whose key is the text after the scheme: a tenth of the parser's time. What follows a run is never a
+character of the run, so nothing is ever given back: possessive, which saves the engine the bookkeeping."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PORT_FOLLOWS: Final = re.compile(r":[0-9]+(?:[/\\?#]|$)")
 _AUTHORITY: Final = re.compile(r"[/\\]*([^/\\?#]*)")
@@ -64,7 +65,7 @@ class Normalised(NamedTuple):
 
 def is_blank(text: str) -> bool:
     """Whether nothing but white space, controls and zero-width characters is there."""
-    return not text.strip(_BLANK)
+    return not text or not ("!" <= text[0] <= "~" or text.strip(_BLANK))
 
 
 def normalise(text: str) -> Normalised:

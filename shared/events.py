@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -26,6 +27,9 @@ HEADER_SUSPECT: Final = "suspect"
 """Kafka header, value `1`: a copy of this click may exist (Idempotency-Key, spool, reprocess)."""
 HEADER_RAW_OFFSET: Final = "raw_offset"
 """Kafka header of an enriched record: the offset of its raw record, 8 bytes, big endian."""
+
+MIDDLES_MAX: Final = 128
+"""Remembered middles of raw records: of the keys that report at one moment; at most 3 KB each, with an agent."""
 
 _RAW_OFFSET: Final = struct.Struct(">Q")
 
@@ -123,6 +127,39 @@ def raw_origin(tenant: str, key_id: str, node: str, source: Source) -> bytes:
     )
 
 
+@lru_cache(maxsize=MIDDLES_MAX)
+def raw_middle(
+    received_at_ms: int,
+    origin: bytes,
+    catalog_version: int,
+    suspect: bool,  # noqa: FBT001 remembered by position, which is twice as fast
+    clicked_at_ignored: bool,  # noqa: FBT001
+    caller_user_agent: bytes = b"",
+    replay_of: bytes = b"null",
+) -> bytes:
+    """What stands in a raw record between its transaction-id and its link: the same for many clicks of a moment.
+
+    `origin` comes from `raw_origin`; `caller_user_agent` is empty or a JSON string; `replay_of` is `null` or a JSON array.
+    """
+    return (
+        b'","received_at":%d,%b,"suspect":%b,"replay_of":%b,"clicked_at_ignored":%b,%b"catalog_version":%d,"link":'
+        % (
+            received_at_ms,
+            origin,
+            b"true" if suspect else b"false",
+            replay_of,
+            b"true" if clicked_at_ignored else b"false",
+            b'"caller_user_agent":%b,' % caller_user_agent if caller_user_agent else b"",
+            catalog_version,
+        )
+    )
+
+
+def join_raw(transaction_id: bytes, middle: bytes, link: bytes, click: bytes) -> bytes:
+    """The value of a raw record; `middle` is a `raw_middle`, `link` and `click` are JSON objects, kept byte for byte."""
+    return b'{"v":1,"transaction_id":"%b%b%b,"click":%b}' % (transaction_id, middle, link, click)
+
+
 def encode_raw(
     *,
     transaction_id: bytes,
@@ -136,27 +173,10 @@ def encode_raw(
     replay_of: bytes = b"null",
     caller_user_agent: bytes = b"",
 ) -> bytes:
-    """The value of a raw record.
-
-    `origin` comes from `raw_origin`; `link` and `click` are valid JSON objects and go in byte for byte; `replay_of` is
-    `null` or a JSON array; `caller_user_agent` is empty or a JSON string.
-    """
-    return (
-        b'{"v":1,"transaction_id":"%b","received_at":%d,%b,"suspect":%b,"replay_of":%b,"clicked_at_ignored":%b,%b'
-        b'"catalog_version":%d,"link":%b,"click":%b}'
-        % (
-            transaction_id,
-            received_at_ms,
-            origin,
-            b"true" if suspect else b"false",
-            replay_of,
-            b"true" if clicked_at_ignored else b"false",
-            b'"caller_user_agent":%b,' % caller_user_agent if caller_user_agent else b"",
-            catalog_version,
-            link,
-            click,
-        )
-    )
+    """The value of one raw record; see `raw_middle` and `join_raw`."""
+    flags = (suspect, clicked_at_ignored)
+    middle = raw_middle(received_at_ms, origin, catalog_version, *flags, caller_user_agent, replay_of)
+    return join_raw(transaction_id, middle, link, click)
 
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'

@@ -74,7 +74,8 @@ class Catalog:
 
     def link(self, key: str) -> bytes | None:
         """The link record registered under exactly this key (host/path)."""
-        return self._get(b"link:" + key.encode())
+        link: bytes | None = self._txn.get(db_key(b"link:" + key.encode()), None, self._store.records)
+        return link
 
     def resolve(self, key: str) -> Match | None:
         """The link of a URL key: the exact one, else the longest registered prefix of whole path segments."""

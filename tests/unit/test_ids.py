@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.ids import PARTITIONS_MAX, RANDOM_BYTES, created_at_ms, keyed_id, partition_of, uuid7_with_partition
+from shared.ids import (
+    PARTITIONS_MAX,
+    RANDOM_BYTES,
+    TAILS_AT_ONCE,
+    Tails,
+    created_at_ms,
+    keyed_id,
+    partition_of,
+    uuid7_head,
+    uuid7_with_partition,
+)
 
 PARTITIONS = st.integers(0, PARTITIONS_MAX - 1)
 RANDOM = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
@@ -21,6 +32,15 @@ def test_a_timed_id_carries_time_and_partition(now_ms: int, partition: int, rand
     assert str(parsed) == text
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert (created_at_ms(text), partition_of(text)) == (now_ms, partition)
+
+
+def test_tails_are_given_once() -> None:
+    """Each end of an id comes from random bytes of its own, across what is made ahead, and completes an id."""
+    numbers = itertools.count()
+    tails = Tails(lambda count: b"".join(next(numbers).to_bytes(8, "big") for _ in range(count // RANDOM_BYTES)))
+    taken = [tails.take() for _ in range(2 * TAILS_AT_ONCE)]
+    assert sorted(taken) == [b"8000-%012x" % number for number in range(2 * TAILS_AT_ONCE)]
+    assert uuid.UUID((uuid7_head(1, 2) + taken[0]).decode()).version == 7
 
 
 @given(st.text(min_size=1), st.text(min_size=1), st.integers(1, PARTITIONS_MAX))

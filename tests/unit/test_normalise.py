@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +121,9 @@ def test_key_of_a_key(text: str) -> None:
     """The key of a key is the key: what is shown to an operator can be looked up again."""
     key = normalise(text).key
     assert not key or len(key) > URL_BYTES_MAX or normalise(key).key == key
+
+
+def test_every_white_space() -> None:
+    """Nothing but white space of any kind is blank."""
+    white_space = "".join(chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace())
+    assert all(is_blank(character) for character in white_space)

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from ingest_api.answers import Refusal
 from ingest_api.parse import (
+    _LINE_TYPES,
     BATCH_TYPE,
     DEPTH_MAX,
     Click,
     Refused,
     check_content,
+    check_fields,
     is_idempotency_key,
+    is_plain,
     parse_click,
     parse_items,
     parse_line,
@@ -383,3 +386,43 @@ def test_any_clicked_at(value: object) -> None:
     """Any value is a time or none."""
     moment = clicked_at_ms(value)
     assert moment is None or isinstance(moment, int)
+
+
+NAME = st.sampled_from(
+    ["short-url", "user-agent", "clicked-at", "idempotency-key", "x", "", "short\\u002durl", '\\"', "{["]
+)
+SCALAR = st.sampled_from(
+    ["1", "1.5", "true", "null", '""', '"a"', '"\\\\"', '"\\""', '"\\u0022"', '"{[:,"', '"short-url"']
+)
+
+
+def _object(pairs: list[tuple[str, str]]) -> str:
+    """An object's text; a name may stand in it more than once."""
+    return "{" + ", ".join(f'"{name}" :{value}' for name, value in pairs) + "}"
+
+
+VALUE = st.recursive(
+    SCALAR,
+    lambda inner: (
+        st.lists(inner, max_size=2).map(lambda items: f"[{','.join(items)}]")
+        | st.lists(st.tuples(NAME, inner), max_size=2).map(_object)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.lists(st.tuples(NAME, SCALAR | VALUE), max_size=5).map(_object))
+@example('{"x":' + "[" * 40 + "]" * 40 + "}")
+@example('{"x":' + "[" * 40 + "]" * 40 + ',"x":"a"}')
+@example('{"short-url":1,"short-url":"a"}')
+@example('{"x":1,"short-url":null,"short-url":null}')
+def test_plain_has_nothing_to_find(text: str) -> None:
+    """What the quick look takes for plain, the thorough check finds nothing in; flat clicks without escapes are plain."""
+    raw = text.encode()
+    fields = orjson.loads(raw)
+    found = check_fields(fields, raw, _LINE_TYPES)
+    if is_plain(fields, raw, _LINE_TYPES):
+        assert found is None
+    elif found is None:
+        is_flat = raw.count(b"{") + raw.count(b"[") == 1
+        assert not is_flat or b'\\"' in raw or len(fields) < raw.count(b":")
