@@ -109,12 +109,12 @@ class BotRules:
 
     def reason(self, agent: str, *, is_spider: bool) -> str:
         """Name of the first rule that matches, '' for none. `is_spider`: the rule of user-agents."""
-        if is_app_library(agent):
-            return ""
         match = self._rules.extract(agent)
-        if match is not None:
-            return self._names[int(match.family)]
-        return "user-agents:spider" if is_spider else ""
+        if match is None and not is_spider:
+            return ""
+        if is_app_library(agent):  # asked last: few agents come here, and it takes ten times as long as all rules
+            return ""
+        return "user-agents:spider" if match is None else self._names[int(match.family)]
 
 
 def load_bot_rules() -> BotRules:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from enricher.addresses import Privacy
+from enricher.texts import ID_BYTES_MAX, text_of, time_ms_of
 from shared.errors import OperatorError, TransientError
 
 DAY_MS: Final = 24 * 3600 * 1000
@@ -17,7 +18,7 @@ RETENTION_DAYS_DEFAULT: Final = 90
 RETENTION_DAYS_MAX: Final = 36_500
 """A hundred years: more than any row lives, less than a time column holds."""
 KEPT_MAX: Final = 100_000
-"""Decoded promotions kept, about 50 MB."""
+"""Decoded promotions kept, about 50 MB, and as many tenants: raw records may name any number that do not exist."""
 
 
 class Tenant(NamedTuple):
@@ -28,11 +29,11 @@ class Tenant(NamedTuple):
 
 
 class Promotion(NamedTuple):
-    """What a promotion's record says about the campaign; '' or None where it says nothing."""
+    """What a promotion's record says about the campaign, safe to store; '' or None where it says nothing."""
 
-    campaign_id: Any
-    deployment_id: Any
-    sent_at_ms: Any
+    campaign_id: str
+    deployment_id: str
+    sent_at_ms: int | None
 
 
 UNKNOWN_PROMOTION: Final = Promotion("", "", None)
@@ -65,7 +66,7 @@ class Directory:
     def version(self) -> int:
         """The catalog version that answers come from; drops what an older version said."""
         version = self._catalog.version
-        if version != self._version or len(self._promotions) > KEPT_MAX:
+        if version != self._version or len(self._promotions) > KEPT_MAX or len(self._tenants) > KEPT_MAX:
             self._tenants.clear()
             self._promotions.clear()
             self._version = version
@@ -105,4 +106,8 @@ def _tenant(tenant: str, record: Mapping[str, Any]) -> Tenant:
 
 
 def _promotion(record: Mapping[str, Any]) -> Promotion:
-    return Promotion(record.get("campaign_id"), record.get("deployment_id"), record.get("sent_at"))
+    return Promotion(
+        text_of(record.get("campaign_id"), ID_BYTES_MAX),
+        text_of(record.get("deployment_id"), ID_BYTES_MAX),
+        time_ms_of(record.get("sent_at")),
+    )

@@ -19,16 +19,12 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from enricher.agents import given_agent
 from enricher.directory import Directory, Tenant
 from enricher.malformed import malformed_row
 from enricher.raw_bytes import keep_raw
 from enricher.row import (
     CATALOG_VERSION_MAX,
-    EMPTY,
-    ID_BYTES_MAX,
     RECEIVED_AHEAD_MS_MAX,
-    TIME_MS_MAX,
     TIME_MS_MIN,
     UUID,
     EnrichedRecord,
@@ -41,10 +37,9 @@ from enricher.row import (
     put_position,
     replay_of_text,
     retention_ms_of,
-    text_of,
-    time_ms_of,
+    rules_columns,
 )
-from enricher.texts import bounded
+from enricher.texts import ID_BYTES_MAX, TIME_MS_MAX, text_of, time_ms_of
 from shared.clicked_at import clicked_at_ms
 from shared.errors import OperatorError, TransientError
 from shared.events import MalformedRaw, RawClick, Reason, Source, Status, decode_raw
@@ -106,13 +101,22 @@ def check_record(raw: RawRecord, click: RawClick, now_ms: int) -> None:
         raise MalformedRaw(Reason.TIME_INVALID, f"received_at {click.received_at_ms}")
     if not -1 <= click.catalog_version <= CATALOG_VERSION_MAX:
         raise MalformedRaw(Reason.FIELD_INVALID, f"catalog_version {click.catalog_version}")
-    for name in ("tenant", "key_id", "node"):
-        value = getattr(click, name)
-        if len(value) * 4 > ID_BYTES_MAX and len(value.encode()) > ID_BYTES_MAX:
-            raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is longer than {ID_BYTES_MAX} bytes")
+    if len(click.tenant) + len(click.key_id) + len(click.node) > ID_BYTES_MAX // 4:
+        _check_ids(click)
+    body = click.click
     for name in ("short-url", "user-agent", "ip-address"):
-        if not isinstance(click.click.get(name), str | None):
+        if type(body.get(name, "")) not in _TEXT_OR_NULL:
             raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is not a string")
+
+
+_TEXT_OR_NULL: Final = (str, type(None))
+
+
+def _check_ids(click: RawClick) -> None:
+    """Whether each fits its column; only asked when all of them together, of four bytes a character, might not."""
+    for name, value in (("tenant", click.tenant), ("key_id", click.key_id), ("node", click.node)):
+        if len(value.encode()) > ID_BYTES_MAX:
+            raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is longer than {ID_BYTES_MAX} bytes")
 
 
 def _check_catalog(click: RawClick, directory: Directory, catalog_end: int | None) -> None:
@@ -134,126 +138,109 @@ class Context(NamedTuple):
 
 
 def _run_steps(raw: RawRecord, click: RawClick, tools: Tools, now_ms: int) -> Row:
-    row = dict(EMPTY)
+    row = Row()
     put_position(row, raw, now_ms)
     context = Context(click, tools.directory.tenant(click.tenant), tools, now_ms)
     for step in STEPS:
         step(row, context)
-    if row["reason"]:
-        row["status"] = Status.REJECTED
-        row["suspect"] = False
-        row["raw"] = keep_raw(raw.value or b"", privacy_of(context.tenant), tools.raw_bytes_max)
+    if row.click["reason"]:
+        row.click["status"] = Status.REJECTED
+        row.click["suspect"] = False
+        row.put_end(raw=keep_raw(raw.value or b"", privacy_of(context.tenant), tools.raw_bytes_max))
     return row
 
 
 def put_origin(row: Row, context: Context) -> None:
     """Who reported the click and which way it came; `accepted` until a later step finds a reason."""
-    click = context.click
-    row["transaction_id"] = click.transaction_id
-    row["status"] = Status.ACCEPTED
-    row["tenant"] = click.tenant
-    row["key_id"] = click.key_id
-    row["source"] = click.source
-    row["node"] = click.node
-    row["catalog_version"] = click.catalog_version
-    row["replay_of"] = replay_of_text(click.replay_of)
-    row["agent_rules"] = context.tools.agents.agent_rules
-    row["bot_rules"] = context.tools.agents.bot_rules
-    row["geo_rules"] = context.tools.addresses.version
+    click, columns = context.click, row.click
+    columns["transaction_id"] = click.transaction_id
+    columns["status"] = Status.ACCEPTED
+    columns["tenant"] = click.tenant
+    columns["key_id"] = click.key_id
+    columns["source"] = click.source
+    columns["node"] = click.node
+    columns["catalog_version"] = click.catalog_version
+    columns["replay_of"] = replay_of_text(click.replay_of)
+    agents = context.tools.agents
+    row.rules = rules_columns(agents.agent_rules, agents.bot_rules, context.tools.addresses.version)
     if click.suspect:
-        row["suspect"] = True
-        row["click_digest"] = _digest(click.click)
+        columns["suspect"] = True
+        row.put_end(click_digest=_digest(click.click))
 
 
 def put_times(row: Row, context: Context) -> None:
     """When it was received, clicked (contract.md, Retention) and may be deleted."""
-    click, retention_ms = context.click, retention_ms_of(context.tenant)
+    click, columns, retention_ms = context.click, row.click, retention_ms_of(context.tenant)
     received_at_ms = click.received_at_ms
-    row["received_at"] = row["clicked_at"] = received_at_ms
-    row["clicked_at_ignored"] = click.clicked_at_ignored
+    columns["received_at"] = columns["clicked_at"] = received_at_ms
+    columns["clicked_at_ignored"] = click.clicked_at_ignored
     given = click.click.get("clicked-at")
     if given not in (None, "") and not click.clicked_at_ignored:
         given_ms = clicked_at_ms(given)
         least_ms = max(received_at_ms - CLICKED_BEHIND_MS_MAX, 0)
         if given_ms is not None and least_ms <= given_ms <= received_at_ms + CLICKED_AHEAD_MS_MAX:
-            row["clicked_at"] = given_ms
+            columns["clicked_at"] = given_ms
         else:
-            row["clicked_at_ignored"] = True
-    row["expires_at"] = expires_at_ms(received_at_ms, retention_ms, context.now_ms)
+            columns["clicked_at_ignored"] = True
+    columns["expires_at"] = expires_at_ms(received_at_ms, retention_ms, context.now_ms)
 
 
 def put_link(row: Row, context: Context) -> None:
     """What was clicked: the link that travels in the record. Another tenant's link is none."""
-    click, link = context.click, context.click.link
-    row["short_url"] = bounded(click.click.get("short-url") or "", URL_BYTES_MAX)
-    row["link"] = text_of(link.get("link"), URL_BYTES_MAX)
-    row["promotion_id"] = text_of(link.get("promotion_id"), ID_BYTES_MAX)
-    row["link_name"] = text_of(link.get("link_name"), NAME_BYTES_MAX)
-    row["recipient"] = text_of(link.get("recipient"), NAME_BYTES_MAX)
-    row["long_url"] = text_of(link.get("long_url"), LONG_URL_BYTES_MAX)
-    row["sent_at"] = time_ms_of(link.get("sent_at"))
+    click, link, columns = context.click, context.click.link, row.click
+    columns["short_url"] = text_of(click.click.get("short-url"), URL_BYTES_MAX)
+    columns["link"] = text_of(link.get("link"), URL_BYTES_MAX)
+    columns["promotion_id"] = text_of(link.get("promotion_id"), ID_BYTES_MAX)
+    columns["link_name"] = text_of(link.get("link_name"), NAME_BYTES_MAX)
+    columns["recipient"] = text_of(link.get("recipient"), NAME_BYTES_MAX)
+    columns["long_url"] = text_of(link.get("long_url"), LONG_URL_BYTES_MAX)
+    columns["sent_at"] = time_ms_of(link.get("sent_at"))
     if context.tenant is None:
-        row["reason"] = Reason.TENANT_UNKNOWN
-    elif not row["link"] or link.get("tenant", click.tenant) != click.tenant:
-        row["reason"] = Reason.UNKNOWN_LINK
-    elif not row["promotion_id"]:
-        row["reason"] = Reason.PROMOTION_MISSING
+        columns["reason"] = Reason.TENANT_UNKNOWN
+    elif not columns["link"] or link.get("tenant", click.tenant) != click.tenant:
+        columns["reason"] = Reason.UNKNOWN_LINK
+    elif not columns["promotion_id"]:
+        columns["reason"] = Reason.PROMOTION_MISSING
 
 
 def put_promotion(row: Row, context: Context) -> None:
     """The campaign and deployment of the promotion, from the catalog. A promotion without a record has none."""
-    if not row["promotion_id"]:
+    columns = row.click
+    if not columns["promotion_id"]:
         return
-    promotion = context.tools.directory.promotion(row["tenant"], row["promotion_id"])
-    row["campaign_id"] = text_of(promotion.campaign_id, ID_BYTES_MAX)
-    row["deployment_id"] = text_of(promotion.deployment_id, ID_BYTES_MAX)
-    if row["sent_at"] is None:
-        row["sent_at"] = time_ms_of(promotion.sent_at_ms)
+    promotion = context.tools.directory.promotion(columns["tenant"], columns["promotion_id"])
+    columns["campaign_id"] = promotion.campaign_id
+    columns["deployment_id"] = promotion.deployment_id
+    if columns["sent_at"] is None:
+        columns["sent_at"] = promotion.sent_at_ms
 
 
 def put_agent(row: Row, context: Context) -> None:
     """Browser, system, device and bot of the user agent; the caller's own header only where the key asked for it."""
-    given = given_agent(context.click.click.get("user-agent")) or given_agent(context.click.caller_user_agent)
-    if not given:
-        return
-    agent = context.tools.agents.parse(given)
-    row["user_agent"] = given
-    row["browser"] = agent.browser
-    row["browser_version"] = agent.browser_version
-    row["os"] = agent.os
-    row["os_version"] = agent.os_version
-    row["device"] = agent.device
-    row["device_brand"] = agent.device_brand
-    row["device_type"] = agent.device_type
-    row["resolution"] = agent.resolution
-    row["is_bot"] = agent.is_bot
-    row["bot_reason"] = agent.bot_reason
+    click, agents = context.click, context.tools.agents
+    row.agent = agents.columns(click.click.get("user-agent")) or agents.columns(click.caller_user_agent) or row.agent
 
 
 def put_address(row: Row, context: Context) -> None:
     """The address after the tenant's privacy mode, its kind and its place."""
     given = context.click.click.get("ip-address")
-    if not given:
-        return
-    located = context.tools.addresses.locate(given, privacy_of(context.tenant))
-    row["ip"] = located.ip
-    row["ip_kind"] = located.ip_kind
-    row["country"], row["region"], row["city"], row["asn"] = located.place
+    if given:
+        row.address = context.tools.addresses.columns(given, privacy_of(context.tenant))
 
 
 def judge_reprocessed(row: Row, context: Context) -> None:
     """Reprocessed clicks pass the checks that the API makes on others: disabled, expired, retention."""
-    click, link = context.click, context.click.link
-    if click.source is not Source.REPROCESS or row["reason"]:
+    click, link, columns = context.click, context.click.link, row.click
+    if click.source is not Source.REPROCESS or columns["reason"]:
         return
     expires_at_ms = time_ms_of(link.get("expires_at"))
-    sent_at_ms = row["sent_at"] or time_ms_of(link.get("registered_at"))
+    sent_at_ms = columns["sent_at"] or time_ms_of(link.get("registered_at"))
     if link.get("disabled") is True:
-        row["reason"] = Reason.LINK_DISABLED
-    elif expires_at_ms is not None and row["clicked_at"] >= expires_at_ms:
-        row["reason"] = Reason.LINK_EXPIRED
-    elif sent_at_ms is not None and row["clicked_at"] > sent_at_ms + retention_ms_of(context.tenant):
-        row["reason"] = Reason.RETENTION_PASSED
+        columns["reason"] = Reason.LINK_DISABLED
+    elif expires_at_ms is not None and columns["clicked_at"] >= expires_at_ms:
+        columns["reason"] = Reason.LINK_EXPIRED
+    elif sent_at_ms is not None and columns["clicked_at"] > sent_at_ms + retention_ms_of(context.tenant):
+        columns["reason"] = Reason.RETENTION_PASSED
 
 
 def _digest(click: Mapping[str, Any]) -> str:

@@ -9,10 +9,7 @@ import orjson
 from enricher.raw_bytes import keep_raw
 from enricher.row import (
     CATALOG_VERSION_MAX,
-    EMPTY,
-    ID_BYTES_MAX,
     RECEIVED_AHEAD_MS_MAX,
-    TIME_MS_MAX,
     TIME_MS_MIN,
     UUID,
     RawRecord,
@@ -24,14 +21,15 @@ from enricher.row import (
     replay_of_text,
     retention_ms_of,
 )
-from enricher.texts import bounded
+from enricher.texts import ID_BYTES_MAX, TIME_MS_MAX, bounded
 from shared.events import MalformedRaw, RawClick, Reason, Status, decode_position
 
 
 def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: int, reason: Reason) -> Row:
     """The row of a record that is no click: its position, its bytes, and what little is known of it."""
-    row = dict(EMPTY)
+    row = Row()
     put_position(row, raw, now_ms)
+    columns = row.click
     hint, replay_of = _hints(raw.value, tools.raw_bytes_max)
     tenant = tools.directory.tenant(hint) if hint else None
     received_at_ms = next(
@@ -39,20 +37,20 @@ def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: 
         for ms in (click.received_at_ms if click else 0, raw.timestamp_ms, now_ms)
         if ms == now_ms or TIME_MS_MIN <= ms <= min(TIME_MS_MAX, now_ms + RECEIVED_AHEAD_MS_MAX)
     )
-    row["transaction_id"] = ids_of_malformed(raw, click)[0]
-    row["status"] = Status.MALFORMED
-    row["reason"] = reason
-    row["received_at"] = row["clicked_at"] = received_at_ms
-    row["expires_at"] = expires_at_ms(received_at_ms, retention_ms_of(tenant), now_ms)
-    row["tenant"] = hint
-    row["replay_of"] = replay_of
-    row["catalog_version"] = -1
+    columns["transaction_id"] = ids_of_malformed(raw, click)[0]
+    columns["status"] = Status.MALFORMED
+    columns["reason"] = reason
+    columns["received_at"] = columns["clicked_at"] = received_at_ms
+    columns["expires_at"] = expires_at_ms(received_at_ms, retention_ms_of(tenant), now_ms)
+    columns["tenant"] = hint
+    columns["replay_of"] = replay_of
+    columns["catalog_version"] = -1
     if click is not None:
-        row["key_id"] = bounded(click.key_id, ID_BYTES_MAX)
-        row["node"] = bounded(click.node, ID_BYTES_MAX)
-        row["source"] = click.source
-        row["catalog_version"] = max(-1, min(click.catalog_version, CATALOG_VERSION_MAX))
-    row["raw"] = keep_raw(raw.value or b"", privacy_of(tenant), tools.raw_bytes_max)
+        columns["key_id"] = bounded(click.key_id, ID_BYTES_MAX)
+        columns["node"] = bounded(click.node, ID_BYTES_MAX)
+        columns["source"] = click.source
+        columns["catalog_version"] = max(-1, min(click.catalog_version, CATALOG_VERSION_MAX))
+    row.put_end(raw=keep_raw(raw.value or b"", privacy_of(tenant), tools.raw_bytes_max))
     return row
 
 

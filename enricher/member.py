@@ -273,7 +273,7 @@ class Member:
             behind = self._consumer.lag(partition)
             if behind is not None:
                 metrics.lag.labels(str(partition)).set(behind)
-        for name, cached in (("agents", self._tools.agents), ("addresses", self._tools.addresses)):
-            hits, misses = cached.cache_hits_misses
-            metrics.cache.labels(name, "hit").set(hits)
-            metrics.cache.labels(name, "miss").set(misses)
+        addresses = self._tools.addresses.remembered.values()
+        for name, some in (("agents", [self._tools.agents.remembered]), ("addresses", addresses)):
+            metrics.cache.labels(name, "hit").set(sum(each.hits for each in some))
+            metrics.cache.labels(name, "miss").set(sum(each.misses for each in some))

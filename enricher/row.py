@@ -1,5 +1,9 @@
 """The row under construction: its bounds, and its bytes. What `enrich` and `malformed` share.
 
+A row is JSON, joined of parts: what differs from click to click is encoded for each row; what an agent or an address
+says, and the versions of the rules, stand ready as bytes. A test proves that the parts are together what encoding the
+whole row would give.
+
 The row can always be stored: strings are bounded and valid UTF-8, integers fit their columns, times are between 2001
 and 2100, the id is a UUID.
 """
@@ -8,14 +12,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from enricher.addresses import AddressBook, Privacy
-from enricher.agents import AgentParser
+from enricher.addresses import NO_ADDRESS_COLUMNS, AddressBook, Privacy
+from enricher.agents import NO_AGENT_COLUMNS, AgentParser
 from enricher.directory import DAY_MS, RETENTION_DAYS_DEFAULT, Directory, Tenant
-from enricher.texts import bounded
+from enricher.texts import TIME_MS_MAX, bounded
 from shared.events import (
     ENRICHED_FIELDS,
     ENRICHED_VERSION,
@@ -28,15 +33,11 @@ from shared.events import (
 
 TIME_MS_MIN: Final = 1_000_000_000_000
 """9 September 2001: below it, a number is more likely seconds than milliseconds."""
-TIME_MS_MAX: Final = 4_102_444_800_000
-"""1 January 2100: the table's TTL counts in 32 bits of seconds, which end in 2106."""
 RECEIVED_AHEAD_MS_MAX: Final = 30 * DAY_MS
 """How far ahead of ours an API machine's clock may be before its time is no time: a wrong clock must not cost clicks."""
 KEPT_AFTER_ENRICHING_MS: Final = 7 * DAY_MS
 """design.md 2.4: rows live at least this long, so that sealing runs ahead of expiry."""
 
-ID_BYTES_MAX: Final = 256
-"""Ids (tenant, key, promotion): low-cardinality columns; a longer one is not ours, and cutting would alias another."""
 RAW_BYTES_MAX: Final = 600_000
 """Larger records are not ours (a body has at most 16 KiB); with base64 the row still fits a Kafka batch of 1 MiB."""
 ROW_BYTES_MAX: Final = 150_000
@@ -80,13 +81,54 @@ class Tools(NamedTuple):
     """Bytes of a raw record beyond which it is malformed and cut."""
 
 
-Row = dict[str, Any]
+def _empty(first: str, last: str) -> dict[str, Any]:
+    """The columns from `first` to `last`, each with the value it has when nothing is known."""
+    nothing: dict[str, Any] = {"string": "", "integer": 0, "boolean": False, "integer?": None}
+    names = [field.name for field in ENRICHED_FIELDS]
+    some = ENRICHED_FIELDS[names.index(first) : names.index(last) + 1]
+    return {field.name: nothing[field.json_type] for field in some}
 
-EMPTY: Final[Mapping[str, Any]] = {
-    field.name: {"string": "", "integer": 0, "boolean": False, "integer?": None}[field.json_type]
-    for field in ENRICHED_FIELDS
-}
-"""Every key of the enriched record, in order, with the value it has when nothing is known."""
+
+_EMPTY_CLICK: Final[Mapping[str, Any]] = _empty("v", "sent_at")
+"""The columns before the agent's."""
+_EMPTY_END: Final[Mapping[str, Any]] = _empty("click_digest", "raw")
+"""The columns after the rules'."""
+
+
+@lru_cache(maxsize=64)
+def rules_columns(agent_rules: str = "", bot_rules: str = "", geo_rules: str = "") -> bytes:
+    """The columns of the rules' versions as they stand in a row, without braces."""
+    return orjson.dumps({"agent_rules": agent_rules, "bot_rules": bot_rules, "geo_rules": geo_rules})[1:-1]
+
+
+class Row:
+    """A row under construction, at first without knowledge of anything."""
+
+    __slots__ = ("address", "agent", "click", "end", "rules")
+
+    def __init__(self) -> None:
+        self.click = dict(_EMPTY_CLICK)
+        """The columns from `v` to `sent_at`, in order."""
+        self.agent = NO_AGENT_COLUMNS
+        """From `user_agent` to `bot_reason`, as JSON without braces."""
+        self.address = NO_ADDRESS_COLUMNS
+        """From `ip` to `asn`, likewise."""
+        self.rules = rules_columns()
+        """From `agent_rules` to `geo_rules`, likewise."""
+        self.end: Mapping[str, Any] = _EMPTY_END
+        """`click_digest` and `raw`."""
+
+    def put_end(self, **columns: str) -> None:
+        """Set `click_digest` or `raw`."""
+        self.end = {**self.end, **columns}
+
+    def encode(self) -> bytes:
+        """The row as JSON."""
+        end = _END_OF_MOST if self.end is _EMPTY_END else orjson.dumps(self.end)[1:]
+        return b"%b,%b,%b,%b,%b" % (orjson.dumps(self.click)[:-1], self.agent, self.address, self.rules, end)
+
+
+_END_OF_MOST: Final = orjson.dumps(_EMPTY_END)[1:]
 
 
 def raw_bytes_max(batch_bytes_max: int) -> int:
@@ -99,26 +141,29 @@ def raw_bytes_max(batch_bytes_max: int) -> int:
 
 def put_position(row: Row, raw: RawRecord, now_ms: int) -> None:
     """Where the raw record stands; `now_ms` is when it is enriched."""
-    row["v"] = ENRICHED_VERSION
-    row["stream"] = raw.stream
-    row["raw_partition"] = raw.partition
-    row["raw_offset"] = raw.offset
-    row["enriched_at"] = now_ms
+    click = row.click
+    click["v"] = ENRICHED_VERSION
+    click["stream"] = raw.stream
+    click["raw_partition"] = raw.partition
+    click["raw_offset"] = raw.offset
+    click["enriched_at"] = now_ms
 
 
 def encode_row(raw: RawRecord, row: Row) -> EnrichedRecord:
-    """The Kafka record of a finished row. The keys stand in order already, as `encode_enriched` would write them."""
+    """The Kafka record of a finished row."""
+    click = row.click
     headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw.offset))]
-    if row["suspect"] or row["replay_of"]:  # a replay is compared with others of its row, whatever became of it
+    if click["suspect"] or click["replay_of"]:  # a replay is compared with others of its row, whatever became of it
         headers.append((HEADER_SUSPECT, b"1"))
-    is_late = row["received_at"] < raw.timestamp_ms <= row["enriched_at"]
+    received_at_ms = click["received_at"]
+    is_late = received_at_ms < raw.timestamp_ms <= click["enriched_at"]
     return EnrichedRecord(
-        key=row["transaction_id"].encode(),
-        value=orjson.dumps(row),
+        key=click["transaction_id"].encode(),
+        value=row.encode(),
         headers=headers,
-        timestamp_ms=raw.timestamp_ms if is_late else row["received_at"],  # Kafka's retention counts from it
-        status=row["status"],
-        reason=row["reason"] or Reason.NONE,
+        timestamp_ms=raw.timestamp_ms if is_late else received_at_ms,  # Kafka's retention counts from it
+        status=click["status"],
+        reason=click["reason"] or Reason.NONE,
     )
 
 
@@ -140,15 +185,3 @@ def expires_at_ms(received_at_ms: int, retention_ms: int, now_ms: int) -> int:
 def replay_of_text(replay_of: tuple[str, int, int] | None) -> str:
     """`stream/partition/offset` of the row that was reprocessed, '' when the record is no replay."""
     return bounded("/".join(map(str, replay_of)), REPLAY_OF_BYTES_MAX) if replay_of else ""
-
-
-def text_of(value: object, bytes_max: int) -> str:
-    """A stored text or number as a bounded string; '' for anything else."""
-    if isinstance(value, str):
-        return bounded(value, bytes_max)
-    return str(value) if type(value) in (int, float) else ""
-
-
-def time_ms_of(value: object) -> int | None:
-    """A time in milliseconds that the table can hold, else None."""
-    return value if type(value) is int and 0 <= value <= TIME_MS_MAX else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enricher.addresses import NO_ADDRESS, AddressBook, Place, Privacy, parse_address, place_of, truncated
+from enricher.addresses import (
+    NO_ADDRESS,
+    AddressBook,
+    Place,
+    Privacy,
+    _kind_of_special,
+    kind_of,
+    parse_address,
+    place_of,
+    truncated,
+)
 from enricher.places import COUNTRY_FILE, PlaceFiles
 from shared.errors import OperatorError
 from tests.support.enriching import address_book
@@ -56,8 +67,8 @@ def test_every_form_gives_address_kind_and_country(text: str, ip: str, kind: str
     assert (located.ip, located.ip_kind, located.place.country) == (ip, kind, country)
 
 
-@pytest.mark.parametrize("text", [None, "", "  ", '""'])
-def test_nothing_given_is_no_address(text: str | None) -> None:
+@pytest.mark.parametrize("text", ["", "  ", '""'])
+def test_nothing_given_is_no_address(text: str) -> None:
     """An absent or blank address has no kind, unlike an invalid one."""
     assert address_book().locate(text, Privacy.STORE) == NO_ADDRESS
 
@@ -82,6 +93,22 @@ def test_dropped_privacy_keeps_kind_and_country_only() -> None:
     """`drop` stores no part of the address."""
     located = address_book().locate("203.199.178.211", Privacy.DROP)
     assert (located.ip, located.ip_kind, located.place.country) == ("", "public", "IN")
+
+
+@given(st.ip_addresses())
+def test_the_short_way_to_a_kind_agrees_with_the_networks(address: Any) -> None:
+    """What the first bits alone decide, the lists of networks decide as well."""
+    assert kind_of(address) == _kind_of_special(address)
+
+
+def test_the_short_way_leaves_out_every_special_network() -> None:
+    """Both ends of each first octet and first hextet."""
+    for octet in range(256):
+        for rest in (0, 1, 2**24 - 2, 2**24 - 1):
+            assert kind_of(address := IPv4Address((octet << 24) + rest)) == _kind_of_special(address)
+    for hextet in range(2**16):
+        for rest in (0, 2**112 - 1):
+            assert kind_of(other := IPv6Address((hextet << 112) + rest)) == _kind_of_special(other)
 
 
 @given(st.ip_addresses())
@@ -150,6 +177,6 @@ def test_answers_are_remembered() -> None:
     """The second look-up of an address costs no database access."""
     files = PlaceFiles([COUNTRY_FILE])
     book = AddressBook(files)
-    first = book.locate("8.8.8.8", Privacy.STORE)
+    first = book.columns("8.8.8.8", Privacy.STORE)
     files.close()
-    assert book.locate("8.8.8.8", Privacy.STORE) is first
+    assert book.columns("8.8.8.8", Privacy.STORE) is first

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enricher.agents import NO_AGENT, Agent, given_agent, resolution_of
+from enricher.agents import Agent, given_agent, resolution_of
 from enricher.bot_rules import OWN_RULES
 from tests.support.enriching import agent_parser
 
@@ -25,7 +25,7 @@ def parse(text: str) -> Agent:
 def test_placeholders_are_not_given(text: str | None) -> None:
     """What apps send instead of an agent is stored as nothing and parsed as nothing."""
     assert given_agent(text) == ""
-    assert agent_parser().parse("") == NO_AGENT
+    assert agent_parser().columns(text) == b""
 
 
 def test_the_published_example_is_trimmed_and_parsed() -> None:
@@ -235,11 +235,11 @@ def test_rule_sets_carry_their_versions() -> None:
 
 def test_finished_answers_are_remembered() -> None:
     """The second time an agent is seen costs a look-up, not a parse."""
-    agent = given_agent(CHROME + " once")
-    first = agent_parser().parse(agent)
-    hits, misses = agent_parser().cache_hits_misses
-    assert agent_parser().parse(agent) is first
-    assert agent_parser().cache_hits_misses == (hits + 1, misses)
+    parser = agent_parser()
+    first = parser.columns(CHROME + " once")
+    hits, misses = parser.remembered.hits, parser.remembered.misses
+    assert parser.columns(CHROME + " once") is first
+    assert (parser.remembered.hits, parser.remembered.misses) == (hits + 1, misses)
 
 
 @given(st.text(max_size=3000))
