@@ -19,6 +19,8 @@ TENANT = "acme"
 KEY = "bench-secret"
 RATE_LIMIT = 16_777_215
 PROMOTION = "spring"
+POOL = 2_000
+"""Agents and addresses that come again and again."""
 AGENT = (
     "Mozilla/5.0 (Linux; Android 14; Pixel {}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/12{}.0.{}.144 "
     "Mobile Safari/537.36"
@@ -115,20 +117,18 @@ async def append(
             await own.close()
 
 
-def raw_clicks(partition: int, count: int, agents: int, first: int, version: int) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of raw records as the API writes them, from so many different agents, beginning with click `first`."""
+def raw_clicks(partition: int, count: int, first: int, version: int, new: int = 5) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of raw records as the API writes them, beginning with click `first`.
+
+    Of a hundred clicks `new` come from an agent and an address that were never seen before, the others from a pool of 2,000.
+    """
     at_ms = now_ms()
     links = [link_record(n, at_ms) for n in range(1000)]
-    known = [orjson.dumps(agent_of(n)) for n in range(min(agents, 100_000))]
     origin = raw_origin(TENANT, "bench", "node-1", Source.API)
+    known = [_visitor(n) for n in range(POOL)]
     for n in range(first, first + count):
         transaction_id = uuid7_with_partition(at_ms, partition, os.urandom(8)).encode()
-        agent = known[n % agents] if agents <= len(known) else orjson.dumps(agent_of(n))
-        click = b'{"short-url":"http://%b","user-agent":%b,"ip-address":"%b"}' % (
-            link_of(n % 1000).encode(),
-            agent,
-            address_of(n).encode(),
-        )
+        visitor = _visitor(POOL + n) if n % 100 < new else known[n % POOL]
         value = encode_raw(
             transaction_id=transaction_id,
             received_at_ms=at_ms,
@@ -137,6 +137,10 @@ def raw_clicks(partition: int, count: int, agents: int, first: int, version: int
             clicked_at_ignored=False,
             catalog_version=version,
             link=links[n % 1000],
-            click=click,
+            click=b'{"short-url":"http://%b",%b}' % (link_of(n % 1000).encode(), visitor),
         )
         yield transaction_id, value
+
+
+def _visitor(number: int) -> bytes:
+    return b'"user-agent":%b,"ip-address":"%b"' % (orjson.dumps(agent_of(number)), address_of(number).encode())

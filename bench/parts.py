@@ -39,8 +39,11 @@ PARTS = (
     Part("sink", "Sink: rows per second on a backlog", 300, 60),
     Part("freshness", "Freshness at 1,000 clicks/s", 300, 75),
     Part("endtoend", "End to end: processor time of each process", 420, 75),
+    Part("growth", "Growth: ten times the links, rows, partitions", 900, 90),
     Part("start", "Start and restart", 300, 75),
+    Part("backlog", "Backlog", 480, 60),
     Part("takeover", "Takeover after kill -9", 300, 75),
+    Part("kafka", "Kafka's own limit with aiokafka", 120, 30),
 )
 
 

@@ -75,7 +75,7 @@ def enriched(sink: SinkBench, each: int, step: Tools) -> dict[int, list[Value]]:
     at_ms = fill.now_ms()
 
     def made(partition: int, first: int) -> Iterator[Value]:
-        for offset, (key, value) in enumerate(fill.raw_clicks(partition, each, 2_000, first, 0), first):
+        for offset, (key, value) in enumerate(fill.raw_clicks(partition, each, first, 0), first):
             out = enrich(RawRecord(sink.stream, partition, offset, key, value, at_ms), step, at_ms)
             yield offset, out.key, out.value, False
 

@@ -27,7 +27,7 @@ from tests.support.stack import Names
 SETUP_S_MAX = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class World:
     """Topics, stream and table of one measurement."""
 

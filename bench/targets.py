@@ -104,6 +104,7 @@ BACKLOG = tuple(
     for name, unit in (("enricher", "events/s"), ("sink", "rows/s"))
     for spec in (
         Spec("backlog", f"{name}: rate", unit),
+        Spec("backlog", f"{name}: CPU", f"us of CPU {'an event' if name == 'enricher' else 'a row'}"),
         Spec("backlog", f"{name}: second half", unit, _times(0.9), "first half"),
         Spec("backlog", f"{name}: memory at the end", "MB", _at_most_times(1.1), "at a third"),
         Spec("backlog", f"{name}: rebalances", "times", _most(0)),
