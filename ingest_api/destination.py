@@ -32,7 +32,8 @@ CLOSE_S_MAX: Final = 2.0
 RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 1.0
 """Clicks are refused or spooled meanwhile: a try each second costs little."""
-SUSPECT_HEADER: Final = (("suspect", b"1"),)
+SUSPECT_HEADERS: Final = [("suspect", b"1")]
+NO_HEADERS: Final[list[tuple[str, bytes]]] = []
 
 
 class Publishable(Spoolable, Protocol):
@@ -75,11 +76,8 @@ class KafkaDestination:
         producer = self.producer()
         batch = producer.new_batch()
         for click in clicks:
-            headers = SUSPECT_HEADER if click.suspect else ()
-            if (
-                batch.append(timestamp=click.timestamp_ms, key=click.key, value=click.value, headers=list(headers))
-                is None
-            ):
+            headers = SUSPECT_HEADERS if click.suspect else NO_HEADERS
+            if batch.append(timestamp=click.timestamp_ms, key=click.key, value=click.value, headers=headers) is None:
                 raise DataError(f"{len(clicks)} clicks do not fit one batch of {self._topic}/{partition}")
         try:
             await producer.send_batch(self._topic, partition, batch, timeout_ms=self._ack_timeout_ms)

@@ -9,7 +9,6 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 from ingest_api.answers import Answers, Refusal
@@ -17,8 +16,11 @@ from ingest_api.batch import BATCH_PATHS, PendingBatch, handle_batch
 from ingest_api.handler import (
     PATHS,
     HandlerState,
+    JudgedHead,
     PendingClick,
     handle,
+    judge_body,
+    judge_head,
     precheck,
     refuse_oversized,
     refuse_unpublished,
@@ -75,8 +77,8 @@ class _Path(ABC):
 
     def take(self, exchange: Exchange) -> Answer | None:
         """See `Endpoint`."""
-        body = bytes(exchange.body)
-        return self.answer(exchange.method, exchange.target, exchange.headers, body, exchange.peer, exchange.reply)
+        body, peer = bytes(exchange.body), exchange.connection.peer
+        return self.answer(exchange.method, exchange.target, exchange.headers, body, peer, exchange.reply)
 
     @abstractmethod
     def answer(
@@ -92,17 +94,36 @@ class ClickPath(_Path):
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
     ) -> Answer | None:
         """See `HotPath`."""
-        result = handle(self._state, method, target, headers, body, peer, clock_ms())
+        return self._submit(handle(self._state, method, target, headers, body, peer, clock_ms()), reply)
+
+    def take(self, exchange: Exchange) -> Answer | None:
+        """See `Endpoint`. A head that came before on this connection is only judged again when that no longer holds."""
+        known = exchange.head
+        if known is None:
+            return super().take(exchange)
+        state, now_ms, judged = self._state, clock_ms(), known.memo
+        if not isinstance(judged, JudgedHead) or not judged.holds(state.catalog, now_ms):
+            method, target, peer = exchange.method, exchange.target, exchange.connection.peer
+            found = judge_head(state, method, target, exchange.headers, peer, now_ms)
+            if isinstance(found, Answer):
+                return self._tallies.answer(found)
+            judged = known.memo = found
+        return self._submit(judge_body(state, judged, bytes(exchange.body), now_ms), exchange.reply)
+
+    def _submit(self, result: Answer | PendingClick, reply: Reply) -> Answer | None:
         if not isinstance(result, PendingClick):
             return self._tallies.answer(result)
-        refusal = self._commit.submit(result, partial(self._settle, reply))
+        refusal = self._commit.submit(result, self._settle, reply)
         if refusal is None:
             return None
         return self._tallies.answer(refuse_unpublished(self._state, result, refusal))
 
     def _settle(self, reply: Reply, click: PendingClick, refusal: Refusal | None) -> None:
-        answer = click.answer if refusal is None else refuse_unpublished(self._state, click, refusal)
-        reply(self._tallies.answer(answer))
+        if refusal is None:
+            self._tallies.accepted += 1
+            reply(click.answer)
+        else:
+            reply(self._tallies.answer(refuse_unpublished(self._state, click, refusal)))
 
 
 class BatchPath(_Path):
@@ -123,7 +144,7 @@ class BatchPath(_Path):
             return self._tallies.answer(result)
         waiting = _BatchWait(result, lambda answer: reply(self._count(waiting, answer)))
         for index, click in enumerate(result.clicks):
-            refusal = self._commit.submit(click, partial(waiting.settle, index))
+            refusal = self._commit.submit(click, waiting.settle, index)
             if refusal is not None:
                 waiting.outcomes[index] = refusal
                 waiting.missing -= 1

@@ -7,6 +7,7 @@ The body of a caller who is not authenticated is not parsed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from os import urandom
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -158,28 +159,61 @@ def handle(
     now_ms: int,
 ) -> Answer | PendingClick:
     """Check one click and give its answer, or the click to publish with the answer to give once it is durable."""
+    judged = judge_head(state, method, target, headers, peer, now_ms)
+    return judged if isinstance(judged, Answer) else judge_body(state, judged, body, now_ms)
+
+
+class JudgedHead(NamedTuple):
+    """What the head of a click's request says, all that its header fields have a part in."""
+
+    caller: Caller
+    idempotency_key: str | None
+    agent: bytes
+    """The caller's own User-Agent as a JSON string, where the key asks for it."""
+    refused: Refused | None
+    """What is to be refused for its type or its key, after throttle and size."""
+    catalog_version: int
+    """Of the catalog that the caller was found in."""
+
+    def holds(self, catalog: ClickCatalog, now_ms: int) -> bool:
+        """Whether it would be judged the same now: same catalog, and neither it nor the secret has ended."""
+        ends_at_ms = self.caller.expires_at_ms
+        is_same = catalog.version == self.catalog_version and catalog.is_ready
+        return is_same and (ends_at_ms is None or now_ms < ends_at_ms)
+
+
+def judge_head(
+    state: HandlerState, method: bytes, target: bytes, headers: Headers, peer: str, now_ms: int
+) -> JudgedHead | Answer:
+    """The part of the checks that only needs the head; whoever has the same head again may keep it while it holds."""
     if target not in PATHS and target.partition(b"?")[0] not in PATHS:
         return state.answers.refuse(Refusal.PATH_UNKNOWN)
     found = find_headers(headers, WANTED)
     caller = admit(state, method, found, peer, now_ms)
     if isinstance(caller, Answer):
         return caller
+    refused = check_content(found.get(b"content-type", ()), found.get(b"content-encoding", ()))
+    key = read_idempotency_key(found.get(b"idempotency-key", ()))
+    if isinstance(key, Refusal):
+        refused, key = refused or Refused(key), None
+    agent = caller_agent(found) if caller.is_agent_source else b""
+    return JudgedHead(caller, key, agent, refused, state.catalog.version)
+
+
+def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) -> Answer | PendingClick:
+    """The rest of the checks: throttle, size and what the head is refused for, then the body."""
+    caller, idempotency_key, agent, refused, _ = head
     taken = state.throttle.take(caller.key_id, caller.rate_limit, 1, now_ms)
     if not taken.granted:
         return throttled(state, caller, taken)
     rate = rate_headers(caller, taken)
     if len(body) > state.body_bytes_max:
         return state.answers.refuse(Refusal.BODY_TOO_LARGE, "", rate, close=True)
-    refused = check_content(found.get(b"content-type", ()), found.get(b"content-encoding", ()))
     if refused is not None:
         return state.answers.refuse(refused.refusal, refused.detail, rate)
-    idempotency_key = read_idempotency_key(found.get(b"idempotency-key", ()))
-    if isinstance(idempotency_key, Refusal):
-        return state.answers.refuse(idempotency_key, "", rate)
     click = parse_click(body)
     if isinstance(click, Refused):
         return state.answers.refuse(click.refusal, click.detail, rate)
-    agent = caller_agent(found) if caller.is_agent_source else b""
     pending = Acceptance(state, caller, caller.origin, agent, now_ms, rate).judge(click, idempotency_key)
     return state.answers.refuse(pending, "", rate) if isinstance(pending, Refusal) else pending
 
@@ -312,8 +346,13 @@ def rate_headers(caller: Caller, taken: Taken) -> tuple[Header, ...]:
     return (
         caller.limit_header,
         (b"x-ratelimit-remaining", b"%d" % taken.remaining),
-        (b"x-ratelimit-reset", b"%d" % taken.reset_s),
+        _reset_header(taken.reset_s),
     )
+
+
+@lru_cache(maxsize=64)
+def _reset_header(reset_s: int) -> Header:
+    return b"x-ratelimit-reset", b"%d" % reset_s
 
 
 def throttled(state: HandlerState, caller: Caller, taken: Taken) -> Answer:

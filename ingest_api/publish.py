@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ingest_api.answers import Refusal
 from ingest_api.handler import PendingClick
@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 RECORD_OVERHEAD_BYTES: Final = 128
 """Upper bound of what Kafka adds to a record's value: key, header, varints (about 90)."""
 
-Settle = Callable[[PendingClick, Refusal | None], None]
-"""Told once per submitted click: None when it is durable, else why it is not, or not known to be."""
+Settle = Callable[[Any, PendingClick, Refusal | None], None]
+"""Told once per submitted click, with what was submitted beside it: None when it is durable, else why it is not, or not
+known to be."""
 
 
 class Destination(Protocol):
@@ -47,13 +48,13 @@ class Destination(Protocol):
 class _Group:
     """Clicks of one partition that travel together."""
 
-    __slots__ = ("bytes", "clicks", "partition", "settles", "since")
+    __slots__ = ("bytes", "clicks", "partition", "since", "waiting")
 
     def __init__(self, partition: int, now: float) -> None:
         self.partition = partition
         self.since = now
         self.clicks: list[PendingClick] = []
-        self.settles: list[Settle] = []
+        self.waiting: list[tuple[Settle, Any]] = []
         self.bytes = 0
 
 
@@ -111,19 +112,19 @@ class GroupCommit:
             self._current = 0
         return self._current
 
-    def submit(self, click: PendingClick, settle: Settle) -> Refusal | None:
-        """Take a click and call `settle` later, or refuse it now."""
-        size = len(click.value) + RECORD_OVERHEAD_BYTES
-        refusal = self._refusal(click, size)
+    def submit(self, click: PendingClick, settle: Settle, who: Any) -> Refusal | None:
+        """Take a click and call `settle` later with `who`, or refuse it now."""
+        partition, size = click.partition, len(click.value) + RECORD_OVERHEAD_BYTES
+        refusal = self._refusal(partition, size)
         if refusal is not None:
             return refusal
-        group = self._filling.get(click.partition)
+        group = self._filling.get(partition)
         if group is None or group.bytes + size > self._group_bytes_max:
             now = asyncio.get_running_loop().time()
-            group = self._filling[click.partition] = _Group(click.partition, now)
+            group = self._filling[partition] = _Group(partition, now)
             self._open.append(group)
         group.clicks.append(click)
-        group.settles.append(settle)
+        group.waiting.append((settle, who))
         group.bytes += size
         self.pending_clicks += 1
         self.pending_bytes += size
@@ -138,16 +139,16 @@ class GroupCommit:
         self._stopping = True
         await self._idle.wait()
 
-    def _refusal(self, click: PendingClick, size: int) -> Refusal | None:
+    def _refusal(self, partition: int, size: int) -> Refusal | None:
         if self._stopping:
             return Refusal.STOPPING
-        if click.partition >= self._partitions():
+        if partition >= self._partitions():
             return Refusal.CATALOG_NOT_READY
         if self._destination.why_not_ready():
             return Refusal.NOT_DURABLE
         if self.pending_clicks >= self._pending_clicks_max or self.pending_bytes + size > self._pending_bytes_max:
             return Refusal.OVERLOADED
-        if click.partition in self._late:
+        if partition in self._late:
             return Refusal.WAIT_TOO_LONG
         return None
 
@@ -199,9 +200,9 @@ class GroupCommit:
             self.pending_bytes -= group.bytes
         if refusal is None:
             self.clicks += len(group.clicks)
-        for click, settle in zip(group.clicks, group.settles, strict=True):
+        for click, (settle, who) in zip(group.clicks, group.waiting, strict=True):
             try:
-                settle(click, refusal)
+                settle(who, click, refusal)
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
         self._look()

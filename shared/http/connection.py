@@ -27,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from shared.http.answer import Answer
 from shared.http.exchange import Exchange
 from shared.http.lane import Cut, Lane
+from shared.http.repeat import HEAD_TRIES, Head
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -54,16 +55,16 @@ class Flow(FlowControl):
     def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
         super().__init__(transport)
         self._connection = connection
-        self._is_held = False
+        self.is_held = False
         """Somebody asked for no more requests, and nobody has asked for more since."""
 
     def may_parse(self) -> bool:
         """Whether more requests may come."""
-        return not self._is_held
+        return not self.is_held
 
     def pause_reading(self) -> None:
         """No more requests for now."""
-        self._is_held = True
+        self.is_held = True
         super().pause_reading()
 
     def pause_socket(self) -> None:
@@ -72,7 +73,7 @@ class Flow(FlowControl):
 
     def resume_reading(self) -> None:
         """More requests may come."""
-        self._is_held = False
+        self.is_held = False
         if self._connection.rest:
             self._connection.read_rest_soon()
         else:
@@ -92,6 +93,8 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.peer = ""
+        """The address at the other end, '' for a socket without one."""
         self.queue: deque[Exchange] = deque()
         self.reading: Exchange | None = None
         self.slow_waiting = 0
@@ -99,6 +102,7 @@ class Connection(HttpToolsProtocol):
         self.begun = 0  # requests that began in the last read
         self.head_read = 0  # bytes read of an unfinished header
         self.head_bytes = 0  # bytes of its finished fields
+        self.head_bytes_max = self.lane.limits.head_bytes_max
         self.slow_bytes = 0  # bytes of an ASGI request's body so far, which its application collects
         self.ended = False
         self.stopping = False
@@ -112,6 +116,11 @@ class Connection(HttpToolsProtocol):
         self.rest = b""
         """Read and not parsed yet."""
         self.rest_is_due = False
+        self.head: Head | None = None
+        self.head_tries = HEAD_TRIES
+        """How often a head may still be remembered in vain."""
+        self.completed: Exchange | None = None
+        """The last request for a hot path that was completed in this read."""
         self.held = 0
         """Bytes of unfinished requests, as the lane has counted them."""
 
@@ -120,6 +129,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection; one over the limit takes an idle one's place, or gets one refusal, or nothing."""
         super().connection_made(transport)
+        self.peer = self.client[0] if self.client else ""
         self.flow = Flow(self, transport)
         self.since = self.loop.time()
         self.lane.watch(self.loop, cast("set[Connection]", self.connections))
@@ -134,6 +144,7 @@ class Connection(HttpToolsProtocol):
             exchange.disconnect()
         self.queue.clear()
         self.ended = True
+        self.head = None
         self._forget_unfinished()
         if self.over_limit:
             self.lane.add_refused(-1)
@@ -320,18 +331,21 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _resume_reading(self) -> None:
-        if len(self.queue) < self.lane.limits.pipeline_max and not self.flow.write_paused and not self.ended:
+        """Read on if reading was stopped and nothing is in the way any more."""
+        if not self.flow.is_held or self.flow.write_paused or self.ended:
+            return
+        if len(self.queue) < self.lane.limits.pipeline_max:
             self.flow.resume_reading()
 
     def _write(self, exchange: Exchange, answer: Answer) -> None:
         transport = self.transport
         if transport.is_closing():
             return
-        self.server_state.total_requests += 1
-        last = self.stopping and self.is_idle
-        close = last or answer.close or not exchange.keep_alive
-        defaults = self.server_state.default_headers
-        transport.write(self.lane.encode(answer, defaults, close=close, head_only=exchange.method == b"HEAD"))
+        server = self.server_state
+        server.total_requests += 1
+        close = not exchange.keep_alive or answer.close or (self.stopping and self.is_idle)
+        head_only = exchange.method == b"HEAD"
+        transport.write(self.lane.encode(answer, server.default_headers, close=close, head_only=head_only))
         if close:
             self._close(linger=exchange.unread)
         elif self.phase is BETWEEN:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
     from shared.http.connection import Connection
+    from shared.http.repeat import Head
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Exchange:
         "connection",
         "cycle",
         "endpoint",
+        "head",
         "headers",
         "keep_alive",
         "method",
@@ -73,18 +75,14 @@ class Exchange:
         self.keep_alive = keep_alive
         self.body: bytes | bytearray = b""
         self.size = 0
+        self.head: Head | None = None
+        """The remembered head that it came with, if it did."""
         self.answer: Answer | None = None
         self.prechecked = False
         self.taken = False
         self.unread = False
         self.cycle: RequestResponseCycle | None = None
         self.app: ASGI3Application | None = None
-
-    @property
-    def peer(self) -> str:
-        """The address at the other end of the connection, '' for a socket without one."""
-        client = self.connection.client
-        return client[0] if client else ""
 
     def _path(self) -> bytes:
         """The target for a log line: without its query, which may hold what nobody should read there."""
@@ -105,7 +103,7 @@ class Exchange:
         if self.endpoint is None:
             return None
         try:
-            return self.endpoint.precheck(self.method, self.headers, self.peer)
+            return self.endpoint.precheck(self.method, self.headers, self.connection.peer)
         except Exception:  # the process's edge: one request's bug must be answered, not spread
             logger.exception("unhandled error before the body of %s %s", self.method, self._path())
             self.connection.lane.count(bug)

@@ -15,6 +15,7 @@ import httptools
 from shared.http.connection import BETWEEN, BODY, HEAD, READ_AT_ONCE, Connection
 from shared.http.exchange import Exchange, Headers, head_without_upgrade
 from shared.http.lane import Lane
+from shared.http.repeat import HEAD_TRIES, Head, remember
 
 
 class _StopParsing(Exception):
@@ -47,6 +48,8 @@ class FastLaneProtocol(Connection):
         """Parse it, a large read in turns with the other connections."""
         if self.ended:
             return
+        if self.head is not None and self._take_known(self.head, data):
+            return
         if len(data) <= READ_AT_ONCE and not self.rest:
             self.parse(data)
             return
@@ -56,7 +59,12 @@ class FastLaneProtocol(Connection):
 
     def parse(self, data: bytes) -> None:
         """Parse; afterwards look at a request whose body has not come with its header, and count what is held."""
+        is_start = self.phase is BETWEEN
         self._feed(data)
+        completed, self.completed = self.completed, None
+        if completed is not None and is_start and self.begun == 1 and self.phase is BETWEEN and self.head_tries:
+            self.head_tries -= 1
+            self.head = remember(completed, data, self.head_bytes_max)
         if self.phase is not BETWEEN or self.rest:
             body = len(self.reading.body) if self.reading is not None else self.slow_bytes
             self.hold(len(self.rest) + max(self.head_read, self.head_bytes) + body)
@@ -80,8 +88,20 @@ class FastLaneProtocol(Connection):
             self._precheck(self.reading)
         elif self.phase is HEAD and self.begun <= 1 and not starts_in_body:
             self.head_read += len(data)
-            if self.head_read > self.lane.limits.head_bytes_max:
+            if self.head_read > self.head_bytes_max:
                 self._refuse_connection(self.lane.refusals.head_too_large)
+
+    def _take_known(self, head: Head, data: bytes) -> bool:
+        """Take a request that comes with the remembered head; False when it is for the parser."""
+        if self.phase is not BETWEEN or self.rest or self.over_limit:
+            return False
+        exchange = head.recognise(self, data)
+        if exchange is None:
+            return False
+        self.head_tries = HEAD_TRIES
+        self.since = self.loop.time()
+        self._take(exchange)
+        return True
 
     # The parser's callbacks
 
@@ -102,13 +122,17 @@ class FastLaneProtocol(Connection):
     def on_url(self, url: bytes) -> None:
         """A piece of the request target."""
         self.url += url
-        self._count_head(len(url))
+        self.head_bytes += len(url)
+        if self.head_bytes > self.head_bytes_max:
+            raise _HeadTooLarge
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field, or a trailer."""
         if self.phase is not HEAD:
             return  # a trailer: never a header field of this request or the next
-        self._count_head(len(name) + len(value) + 4)
+        self.head_bytes += len(name) + len(value) + 4
+        if self.head_bytes > self.head_bytes_max:
+            raise _HeadTooLarge
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -142,7 +166,7 @@ class FastLaneProtocol(Connection):
         reading.size += len(body)
         endpoint = reading.endpoint
         if endpoint is not None and reading.size > endpoint.body_bytes_max:
-            self._refuse_reading(reading.answer or endpoint.oversized(reading.method, reading.headers, reading.peer))
+            self._refuse_reading(reading.answer or endpoint.oversized(reading.method, reading.headers, self.peer))
             raise _StopParsing
         if reading.answer is None:
             reading.add(body)
@@ -158,7 +182,11 @@ class FastLaneProtocol(Connection):
             self.ended = self.ended or not self.cycle.keep_alive
             return
         self.reading = None
+        self.completed = exchange
         self.ended = not exchange.keep_alive
+        self._take(exchange)
+
+    def _take(self, exchange: Exchange) -> None:
         if not self.slow_waiting:
             exchange.take(self.lane.refusals.bug)
         if self.queue or exchange.answer is None:
@@ -198,11 +226,6 @@ class FastLaneProtocol(Connection):
         self.advance()
 
     # Malformed requests
-
-    def _count_head(self, size: int) -> None:
-        self.head_bytes += size
-        if self.head_bytes > self.lane.limits.head_bytes_max:
-            raise _HeadTooLarge
 
     def _parsing_failed(self, error: httptools.HttpParserError) -> None:
         if self.ended:

@@ -30,6 +30,9 @@ COMMON_FIELDS: tuple[tuple[bytes, bytes], ...] = (
 )
 """Every answer is JSON, is about one request only, and is never to be guessed at."""
 
+HEADS_MAX = 256
+"""Beginnings of answers that are kept at most, of about 200 bytes each."""
+
 Endpoints = Mapping[bytes, Endpoint]
 """Raw request target (without a query) -> endpoint."""
 
@@ -87,27 +90,30 @@ class Cut(StrEnum):
 
 
 class AnswerEncoder:
-    """Answers as bytes; status line and default header fields are joined once per status and second."""
+    """Answers as bytes; what answers of one status and length begin with is joined once per second."""
 
     def __init__(self) -> None:
         self._defaults: list[tuple[bytes, bytes]] | None = None
-        self._heads: dict[int, bytes] = {}
+        self._heads: dict[tuple[int, int], bytes] = {}
 
     def encode(self, answer: Answer, defaults: list[tuple[bytes, bytes]], *, close: bool, head_only: bool) -> bytes:
         """Return the whole response. `defaults` (date, …) is a new list whenever it changed."""
-        if defaults is not self._defaults:
+        status, body, fields = answer[:3]
+        if defaults is not self._defaults or len(self._heads) > HEADS_MAX:
             self._defaults = defaults
             self._heads.clear()
-        head = self._heads.get(answer.status)
+        head = self._heads.get((status, len(body)))
         if head is None:
-            head = self._heads[answer.status] = STATUS_LINE[answer.status] + b"".join(
-                b"%b: %b\r\n" % field for field in (*defaults, *COMMON_FIELDS)
+            length = (b"content-length", b"%d" % len(body))
+            head = self._heads[status, len(body)] = STATUS_LINE[status] + b"".join(
+                b"%b: %b\r\n" % field for field in (*defaults, *COMMON_FIELDS, length)
             )
-        parts = [head, b"content-length: %d\r\n" % len(answer.body)]
-        parts += [b"%b: %b\r\n" % field for field in answer.headers]
+        parts = [head]
+        for name, value in fields:
+            parts += (name, b": ", value, b"\r\n")
         parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
         if not head_only:
-            parts.append(answer.body)
+            parts.append(body)
         return b"".join(parts)
 
 

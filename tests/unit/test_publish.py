@@ -47,7 +47,7 @@ class Settled:
     def __init__(self) -> None:
         self.outcomes: dict[bytes, Refusal | None] = {}
 
-    def __call__(self, click: PendingClick, refusal: Refusal | None) -> None:
+    def __call__(self, _who: None, click: PendingClick, refusal: Refusal | None) -> None:
         """Each click once."""
         assert click.value not in self.outcomes
         self.outcomes[click.value] = refusal
@@ -87,7 +87,7 @@ async def test_clicks_of_one_moment_share_a_batch() -> None:
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination)
     for number in range(10):
-        assert commit.submit(click(b"%d" % number, commit.next_partition()), settled) is None
+        assert commit.submit(click(b"%d" % number, commit.next_partition()), settled, None) is None
     await turns()
     assert [len(clicks) for _, clicks, _ in destination.appends] == [10]
     assert commit.next_partition() != destination.appends[0][0]
@@ -103,7 +103,7 @@ async def test_groups_wait_while_two_are_under_way() -> None:
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, group_ms=60_000)
     for number in range(6):
-        commit.submit(click(b"%d" % number, commit.next_partition()), settled)
+        commit.submit(click(b"%d" % number, commit.next_partition()), settled, None)
         await turns()
     assert [len(clicks) for _, clicks, _ in destination.appends] == [1, 1]
     destination.acknowledge(0)
@@ -119,7 +119,7 @@ async def test_the_timer_sends_what_has_waited() -> None:
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, group_ms=1)
     for number in range(4):
-        commit.submit(click(b"%d" % number, commit.next_partition()), settled)
+        commit.submit(click(b"%d" % number, commit.next_partition()), settled, None)
         await turns()
     await until(lambda: len(destination.appends) >= 3)
     assert len({partition for partition, _, _ in destination.appends}) == len(destination.appends)
@@ -134,7 +134,7 @@ async def test_one_group_per_partition_under_way() -> None:
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, group_ms=1)
     for number in range(3):
-        commit.submit(click(b"%d" % number, 4), settled)
+        commit.submit(click(b"%d" % number, 4), settled, None)
         await turns()
     await asyncio.sleep(0.01)
     assert len(destination.appends) == 1
@@ -151,7 +151,7 @@ async def test_groups_are_cut_at_their_byte_limit() -> None:
     size = 1_000 + RECORD_OVERHEAD_BYTES
     commit = commit_to(destination, group_bytes_max=3 * size, group_ms=1)
     for number in range(7):
-        commit.submit(click(b"%d" % number * 1_000, 2), settled)
+        commit.submit(click(b"%d" % number * 1_000, 2), settled, None)
     for index, expected in enumerate([3, 3, 1]):
         await until(lambda index=index: len(destination.appends) == index + 1)
         assert len(destination.appends[index][1]) == expected
@@ -166,13 +166,13 @@ async def test_refuses_beyond_its_bounds(limits: dict[str, int]) -> None:
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, **limits)
     for number in range(3):
-        assert commit.submit(click(b"%d" % number, 0), settled) is None
-    assert commit.submit(click(b"x", 0), settled) is Refusal.OVERLOADED
+        assert commit.submit(click(b"%d" % number, 0), settled, None) is None
+    assert commit.submit(click(b"x", 0), settled, None) is Refusal.OVERLOADED
     await turns()
-    assert commit.submit(click(b"x", 0), settled) is Refusal.OVERLOADED
+    assert commit.submit(click(b"x", 0), settled, None) is Refusal.OVERLOADED
     destination.acknowledge(0)
     await turns()
-    assert commit.submit(click(b"y", 0), settled) is None
+    assert commit.submit(click(b"y", 0), settled, None) is None
     await turns()
     destination.acknowledge(1)
     await commit.drain()
@@ -194,13 +194,13 @@ async def test_every_failure_is_told(error: Exception, refusal: Refusal) -> None
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination)
     destination.error = error
-    commit.submit(click(b"a", 0), settled)
-    commit.submit(click(b"b", 0), settled)
+    commit.submit(click(b"a", 0), settled, None)
+    commit.submit(click(b"b", 0), settled, None)
     await turns()
     assert settled.outcomes == {b"a": refusal, b"b": refusal}
     assert (commit.pending_clicks, commit.clicks) == (0, 0)
     destination.error = None
-    commit.submit(click(b"c", 0), settled)
+    commit.submit(click(b"c", 0), settled, None)
     await turns()
     destination.acknowledge(0)
     await commit.drain()
@@ -213,12 +213,12 @@ async def test_refuses_what_cannot_become_durable() -> None:
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination)
     destination.why_not = "not connected"
-    assert commit.submit(click(b"a", 0), settled) is Refusal.NOT_DURABLE
+    assert commit.submit(click(b"a", 0), settled, None) is Refusal.NOT_DURABLE
     assert commit.why_not_ready() == "not connected"
     destination.why_not = ""
-    assert commit.submit(click(b"a", PARTITIONS), settled) is Refusal.CATALOG_NOT_READY
+    assert commit.submit(click(b"a", PARTITIONS), settled, None) is Refusal.CATALOG_NOT_READY
     await commit.drain()
-    assert commit.submit(click(b"a", 0), settled) is Refusal.STOPPING
+    assert commit.submit(click(b"a", 0), settled, None) is Refusal.STOPPING
     assert settled.outcomes == {}
 
 
@@ -228,7 +228,7 @@ async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once() ->
     destination, settled = HeldDestination(), Settled()
     commit = commit_while(lambda: count, destination)
     for index in range(PARTITIONS - 1):
-        commit.submit(click(b"%d" % index, commit.next_partition()), settled)
+        commit.submit(click(b"%d" % index, commit.next_partition()), settled, None)
         await turns()
         destination.acknowledge(index)
         await turns()
@@ -241,8 +241,8 @@ async def test_drain_waits_for_everything_taken() -> None:
     """A stop ends only when every click taken before it is settled."""
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination)
-    commit.submit(click(b"a", 0), settled)
-    commit.submit(click(b"b", 1), settled)
+    commit.submit(click(b"a", 0), settled, None)
+    commit.submit(click(b"b", 1), settled, None)
     draining = asyncio.ensure_future(commit.drain())
     await turns()
     assert not draining.done()
@@ -258,19 +258,19 @@ async def test_a_partition_that_waits_too_long_takes_no_more() -> None:
     """While a partition's oldest click has waited too long, further ones are refused at once; other partitions go on."""
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, group_ms=1, wait_ms_max=20)
-    assert commit.submit(click(b"sent", 0), settled) is None
+    assert commit.submit(click(b"sent", 0), settled, None) is None
     await until(lambda: len(destination.appends) == 1)
-    assert commit.submit(click(b"waits", 0), settled) is None
+    assert commit.submit(click(b"waits", 0), settled, None) is None
     refused = []
 
     def is_refused() -> bool:
-        refused.append(commit.submit(click(b"more %d" % len(refused), 0), settled))
+        refused.append(commit.submit(click(b"more %d" % len(refused), 0), settled, None))
         return refused[-1] is not None
 
     await until(is_refused)
     assert refused[-1] is Refusal.WAIT_TOO_LONG
-    assert commit.submit(click(b"elsewhere", 1), settled) is None
+    assert commit.submit(click(b"elsewhere", 1), settled, None) is None
     destination.acknowledge(0)
     await until(lambda: len(destination.appends) == 3)
-    assert commit.submit(click(b"again", 0), settled) is None
+    assert commit.submit(click(b"again", 0), settled, None) is None
     assert len(destination.appends[2][1] + destination.appends[1][1]) == len(refused) + 1

@@ -1,0 +1,116 @@
+"""Clicks over one connection: what is concluded from its head once, and when it is concluded again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from ingest_api.endpoints import ClickPath, clock_ms
+from ingest_api.handler import HandlerState, JudgedHead, PendingClick, judge_head
+from ingest_api.metrics import Tallies
+from ingest_api.publish import GroupCommit
+from tests.support.api import HEADERS, PATH, PEER, make_state
+from tests.support.catalog import (
+    EXAMPLE_BODY,
+    NOW_MS,
+    SECRET,
+    MemoryCatalog,
+    digest,
+    example_catalog,
+    key_record,
+    link_record,
+)
+from tests.support.wire import connect
+
+LINK = "shortdomain/dsltrack/employee/j460A8"
+REQUEST = b"POST %b HTTP/1.1\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (
+    PATH,
+    SECRET.encode(),
+    len(EXAMPLE_BODY),
+    EXAMPLE_BODY,
+)
+
+
+class AtOnce:
+    """Everything is durable at once."""
+
+    def why_not_ready(self) -> str:
+        """Always ready."""
+        return ""
+
+    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+        """Done."""
+
+
+def fresh_catalog() -> MemoryCatalog:
+    """The example's, with a link sent just now."""
+    catalog = example_catalog()
+    catalog.put("link", LINK, link_record(LINK, sent_at=clock_ms()))
+    return catalog
+
+
+def path_of(state: HandlerState) -> ClickPath:
+    """The click endpoint over this state."""
+    bounds = {"group_bytes_max": 1_000_000, "pending_bytes_max": 1_000_000, "pending_clicks_max": 1_000}
+    return ClickPath(state, GroupCommit(AtOnce(), partitions=lambda: 6, **bounds), Tallies(), state.body_bytes_max)
+
+
+async def outcomes(path: ClickPath, changes: Sequence[object]) -> list[bytes]:
+    """What the same request is answered over one connection, made again after each change."""
+    connection, wire = connect({PATH: path})
+    for change in changes:
+        if callable(change):
+            change()
+        connection.data_received(REQUEST)
+        for _ in range(6):
+            await asyncio.sleep(0)
+    return [b"id" if b"transaction-id" in answer else answer[9:12] for answer in wire.written]
+
+
+async def test_a_revocation_ends_what_was_concluded() -> None:
+    """A key that was revoked between two requests with the same head gets 401 for the next one."""
+    catalog = fresh_catalog()
+    state = make_state(catalog)
+    revoke = lambda: catalog.put("key", "k1", key_record(revoked=True))  # noqa: E731 one step of a table
+    assert await outcomes(path_of(state), [None, None, None, revoke, None]) == [b"id"] * 3 + [b"401"] * 2
+
+
+async def test_a_catalog_that_is_not_ready_is_told() -> None:
+    """The same for a catalog that got too old: 500, to be tried again, and 200 when it is back."""
+    catalog = fresh_catalog()
+    lose, regain = (lambda: setattr(catalog, "is_ready", False)), (lambda: setattr(catalog, "is_ready", True))
+    steps = [None, None, None, lose, regain]
+    assert await outcomes(path_of(make_state(catalog)), steps) == [b"id"] * 3 + [b"500", b"id"]
+
+
+async def test_every_click_is_throttled() -> None:
+    """Each request takes from its key's limit, known or not."""
+    catalog = fresh_catalog()
+    catalog.put("key", "k1", key_record(rate_limit=4))
+    state = make_state(catalog, api_throttle_window_ms=3_600_000)
+    assert await outcomes(path_of(state), [None] * 6) == [b"id"] * 4 + [b"429"] * 2
+
+
+@pytest.mark.parametrize(
+    ("expires_at_ms", "version", "is_ready", "holds"),
+    [
+        (None, 0, True, True),
+        (NOW_MS + 1, 0, True, True),
+        (NOW_MS, 0, True, False),
+        (None, 1, True, False),
+        (None, 0, False, False),
+    ],
+)
+def test_what_was_concluded_holds(expires_at_ms: int | None, version: int, is_ready: bool, holds: bool) -> None:
+    """Until the secret expires, the catalog changes in any way, or it is not ready."""
+    catalog = example_catalog()
+    catalog.put(
+        "key", "k1", key_record(secrets=[{"digest": digest(SECRET), "created_at": 0, "expires_at": expires_at_ms}])
+    )
+    judged = judge_head(make_state(catalog), b"POST", PATH, HEADERS, PEER, NOW_MS - 1)
+    assert isinstance(judged, JudgedHead)
+    catalog.version += version
+    catalog.is_ready = is_ready
+    assert judged.holds(catalog, NOW_MS) is holds
