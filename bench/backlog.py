@@ -90,14 +90,14 @@ def work_off(child: Child, progress: Callable[[], int], before: int, total: int)
     return Course(samples, len(assignments(child)) - 1)
 
 
-async def fill_raw(world: World, each: int, first: int = 0) -> None:
-    """Append `each` records to every partition of the raw topic, which has `first` of them."""
+async def fill_raw(world: World, each: int, first: int = 0, new: int = 5) -> None:
+    """Append `each` records to every partition of the raw topic, which has `first` of them; `new`: see `fill.raw_clicks`."""
     version = await fill.put_tenant(world.kafka)
     producer = Producer(world.kafka, "bench")
     await producer.start()
     try:
         for partition in range(world.partitions):
-            pairs = fill.raw_clicks(partition, each, first + partition * SPREAD, version)
+            pairs = fill.raw_clicks(partition, each, first + partition * SPREAD, version, new)
             await fill.append(world.kafka, world.kafka.topic_raw, partition, pairs, producer)
     finally:
         await producer.close()

@@ -72,8 +72,8 @@ def pss_mb(pid: int) -> float:
     return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
-def rss_mb(pid: int, *, peak: bool = False) -> float:
-    """Resident memory of a process; `peak`: the greatest so far."""
+def rss_mb(pid: int | str, *, peak: bool = False) -> float:
+    """Resident memory of a process, `self` is this one; `peak`: the greatest so far."""
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     found = re.search(rf"^{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) * 1024 / 1e6 if found else 0.0

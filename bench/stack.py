@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.machine import LOAD_CORE, cpu_seconds, pin
+from bench.machine import LOAD_CORE, pin
 from clickledger.stack.guard import Guard
 from shared.kafka import Reader
 from shared.settings import KafkaSettings
@@ -123,6 +123,3 @@ def stores() -> Iterator[Stores]:
                 found.close()
     finally:
         guard.close()
-
-
-__all__ = ["Stores", "World", "cpu_seconds", "stores"]

@@ -50,11 +50,15 @@ BATCH = (
     Spec("batch", "memory after more clicks: Pss", "MB", _at_most_times(1.1), "before them"),
 )
 ENRICHER = (
-    Spec("enricher", "agents 95 % repeated", "events/s", _least(40_000), "naive, the same agents"),
-    Spec("enricher", "every agent new", "events/s", _least(8_000), "naive, every agent new"),
-    Spec("enricher", "naive: user_agents.parse, the same agents", "events/s"),
+    Spec("enricher", "process, agents 95 % repeated", "events/s", _least(40_000), "naive without Kafka"),
+    Spec("enricher", "process, agents 95 % repeated: CPU", "us of CPU an event"),
+    Spec("enricher", "process, every agent new", "events/s", _least(8_000), "naive without Kafka"),
+    Spec("enricher", "process, every agent new: CPU", "us of CPU an event"),
+    Spec("enricher", "loop without Kafka, agents 95 % repeated", "events/s", None, "naive"),
+    Spec("enricher", "loop without Kafka, every agent new", "events/s", None, "naive"),
+    Spec("enricher", "naive: user_agents.parse, agents 95 % repeated", "events/s"),
     Spec("enricher", "naive: user_agents.parse, every agent new", "events/s"),
-    Spec("enricher", "memory over new agents and addresses", "MB", _at_most_times(1.1), "with full caches"),
+    Spec("enricher", "memory over new agents and addresses", "MB", _at_most_times(1.1), "a fifth of them"),
 )
 SINK = (
     Spec("sink", "backlog, exactly once", "rows/s", _times(0.8), "ClickHouse's own ingest"),
