@@ -19,7 +19,7 @@ from tests.support.api_service import CLICKS
 from tests.support.full_stack import FullStack
 from tests.support.pipeline import query
 
-WAIT_S = 120.0
+WAIT_S = 180.0
 POLL_S = 0.05
 
 

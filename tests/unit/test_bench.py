@@ -11,6 +11,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import machine, open_loop, parts, wrk
+from bench.backlog import Course, Sample
 from bench.part import Recorder
 from bench.parts import PARTS, Ended
 from bench.report import line_of, load, number, page, read_lines, save
@@ -248,6 +249,19 @@ def test_without_wrk_it_names_the_package(run_parts: Callable[..., int], capsys:
 def test_a_part_that_does_not_exist_is_refused(run_parts: Callable[..., int]) -> None:
     """Exit status 2."""
     assert run_parts(lambda _name: FINISHED, "--only", "spelling") == 2
+
+
+# --- a backlog's course
+
+
+def test_a_course_is_read_from_its_looks() -> None:
+    """Rate from the first progress to the last, halves by records, memory by share, CPU a record."""
+    looks = [(0, 100, 50, 1.0), (1, 200, 60, 1.5), (2, 300, 61, 2.0), (4, 400, 62, 2.5), (6, 500, 63, 3.0)]
+    course = Course([Sample(*look) for look in looks], 0)
+    assert course.rate == pytest.approx(400 / 6)
+    assert course.halves == (pytest.approx(100), pytest.approx(50))
+    assert course.cpu_us == pytest.approx(2.0 / 400 * 1e6)
+    assert (course.mb_at(1 / 3), course.mb_at(1.0)) == (61, 63)
 
 
 # --- reading others' words
