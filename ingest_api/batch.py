@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from ingest_api.answers import RETRY_AFTER, Refusal
+from ingest_api.answers import RETRY_AFTER, Refusal, accepted_body
 from ingest_api.authorize import find_headers
 from ingest_api.handler import (
     WANTED,
     Acceptance,
+    Accepted,
     HandlerState,
     Headers,
-    PendingClick,
     admit,
     caller_agent,
     rate_headers,
@@ -48,26 +48,45 @@ class RefusedLine(NamedTuple):
     """Its result: `code` and `description`."""
 
 
+class Share(NamedTuple):
+    """Clicks of a batch that go to one partition together."""
+
+    partition: int
+    clicks: Sequence[Accepted]
+    places: Sequence[int]
+    """Where each stands in the batch's `clicks`."""
+
+    def halves(self) -> tuple[Share, Share]:
+        """The first half and the rest, of at least two clicks."""
+        middle = len(self.clicks) // 2
+        return (
+            Share(self.partition, self.clicks[:middle], self.places[:middle]),
+            Share(self.partition, self.clicks[middle:], self.places[middle:]),
+        )
+
+
 class PendingBatch:
     """A batch whose `clicks` must be published before `finish` gives its answer; `clicks` may be empty."""
 
-    def __init__(
-        self, state: HandlerState, lines: Sequence[PendingClick | RefusedLine], rate: tuple[Header, ...]
-    ) -> None:
+    def __init__(self, state: HandlerState, lines: Sequence[Accepted | RefusedLine], rate: tuple[Header, ...]) -> None:
         self._answers = state.answers
         self._lines = lines
         self._rate = rate
-        self.clicks: list[PendingClick] = [line for line in lines if isinstance(line, PendingClick)]
+        self.clicks: list[Accepted] = [line for line in lines if isinstance(line, Accepted)]
         """What to publish, in order."""
-        self.refusals: Counter[Refusal] = Counter(line.refusal for line in lines if isinstance(line, RefusedLine))
+        refused = lines if len(lines) > len(self.clicks) else ()
+        self.refusals: Counter[Refusal] = Counter(line.refusal for line in refused if isinstance(line, RefusedLine))
         """Refused lines by reason, for counters; complete after `finish`."""
 
-    def by_partition(self) -> dict[int, list[PendingClick]]:
-        """`clicks` grouped by partition, each group in order."""
-        groups: dict[int, list[PendingClick]] = {}
-        for click in self.clicks:
-            groups.setdefault(click.partition, []).append(click)
-        return groups
+    def shares(self) -> list[Share]:
+        """`clicks` by partition, each share in order. There is one, unless clicks bring keys of their own."""
+        clicks = self.clicks
+        if len({click.partition for click in clicks}) == 1:
+            return [Share(clicks[0].partition, clicks, range(len(clicks)))]
+        places: dict[int, list[int]] = {}
+        for place, click in enumerate(clicks):
+            places.setdefault(click.partition, []).append(place)
+        return [Share(partition, [clicks[place] for place in mine], mine) for partition, mine in places.items()]
 
     def finish(self, outcomes: Iterable[Refusal | None]) -> Answer:
         """The answer; `outcomes` has, for each of `clicks` in order, None when durable, else why it may not be.
@@ -86,7 +105,7 @@ class PendingBatch:
             outcome = next(pending)
             if outcome is None:
                 durable += 1
-                results.append(line.answer.body)
+                results.append(accepted_body(line.key))
             else:
                 failed = outcome
                 self.refusals[outcome] += 1
@@ -119,7 +138,7 @@ def handle_batch(
         return state.answers.refuse(clicks.refusal, clicks.detail, rate)
     taken = state.throttle.take(caller.key_id, caller.rate_limit, len(clicks), now_ms)
     agent = caller_agent(found) if caller.is_agent_source else b""
-    acceptance = Acceptance(state, caller, caller.batch_origin, agent, now_ms, ())
+    acceptance = Acceptance(state, caller, caller.batch_origin, agent, now_ms)
     lines = _check_lines(state, clicks[: taken.granted], acceptance)
     over = RefusedLine(Refusal.THROTTLED, state.answers.body(Refusal.THROTTLED))
     lines.extend([over] * (len(clicks) - taken.granted))
@@ -142,9 +161,9 @@ def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] 
 
 def _check_lines(
     state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance
-) -> list[PendingClick | RefusedLine]:
+) -> list[Accepted | RefusedLine]:
     """Check each click by itself."""
-    lines: list[PendingClick | RefusedLine] = []
+    lines: list[Accepted | RefusedLine] = []
     bytes_max = state.body_bytes_max
     for unread in clicks:
         click = _read(unread, bytes_max)
@@ -152,7 +171,7 @@ def _check_lines(
             lines.append(RefusedLine(click.refusal, state.answers.body(click.refusal, click.detail)))
             continue
         line = acceptance.judge(click, click.idempotency_key)
-        lines.append(RefusedLine(line, state.answers.body(line)) if isinstance(line, Refusal) else line)
+        lines.append(line if isinstance(line, Accepted) else RefusedLine(line, state.answers.body(line)))
     return lines
 
 

@@ -19,7 +19,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from ingest_api.handler import PendingClick
 from ingest_api.spool import Spool, Spoolable, SpoolReason
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.kafka import Producer
@@ -145,7 +144,7 @@ class KafkaOrSpool:
         why_not_spooled = self._spool.why_not_ready()
         return f"{why_not}; {why_not_spooled}" if why_not_spooled else ""
 
-    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
         """Make all of them durable. Errors as `Destination`."""
         if self._spool is None:
             await self._kafka.append(partition, clicks)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ingest_api.answers import Answers, Refusal
-from ingest_api.batch import BATCH_PATHS, PendingBatch, handle_batch
+from ingest_api.batch import BATCH_PATHS, PendingBatch, Share, handle_batch
 from ingest_api.handler import (
     PATHS,
     HandlerState,
@@ -143,12 +143,20 @@ class BatchPath(_Path):
         if not isinstance(result, PendingBatch):
             return self._tallies.answer(result)
         waiting = _BatchWait(result, lambda answer: reply(self._count(waiting, answer)))
-        for index, click in enumerate(result.clicks):
-            refusal = self._commit.submit(click, waiting.settle, index)
-            if refusal is not None:
-                waiting.outcomes[index] = refusal
-                waiting.missing -= 1
+        for share in result.shares():
+            self._submit(waiting, share)
         return None if waiting.missing else self._count(waiting, result.finish(waiting.outcomes))
+
+    def _submit(self, waiting: _BatchWait, share: Share) -> None:
+        """Have a share published; when it does not fit, what fits of its halves, down to single clicks."""
+        refusal = self._commit.submit_share(share, _BatchWait.settle, waiting)
+        if refusal is None:
+            waiting.missing += 1
+        elif refusal is Refusal.OVERLOADED and len(share.clicks) > 1:
+            for half in share.halves():
+                self._submit(waiting, half)
+        else:
+            waiting.note(share, refusal)
 
     def _count(self, waiting: _BatchWait, answer: Answer) -> Answer:
         self._tallies.lines(waiting.outcomes.count(None), waiting.batch.refusals)
@@ -157,7 +165,7 @@ class BatchPath(_Path):
 
 
 class _BatchWait:
-    """The outcomes of a batch's clicks until the last one is there."""
+    """The outcomes of a batch's clicks until the last share is settled."""
 
     __slots__ = ("_reply", "batch", "missing", "outcomes")
 
@@ -165,11 +173,18 @@ class _BatchWait:
         self.batch = batch
         self._reply = reply
         self.outcomes: list[Refusal | None] = [None] * len(batch.clicks)
-        self.missing = len(batch.clicks)
+        self.missing = 0
+        """Shares under way."""
 
-    def settle(self, index: int, _click: PendingClick, refusal: Refusal | None) -> None:
-        """One click's outcome."""
-        self.outcomes[index] = refusal
+    def note(self, share: Share, refusal: Refusal) -> None:
+        """A share of clicks that are not durable."""
+        for place in share.places:
+            self.outcomes[place] = refusal
+
+    def settle(self, share: Share, refusal: Refusal | None) -> None:
+        """A share's outcome; the last one gives the answer."""
+        if refusal is not None:
+            self.note(share, refusal)
         self.missing -= 1
         if not self.missing:
             self._reply(self.batch.finish(self.outcomes))

@@ -66,8 +66,8 @@ class ClickCatalog(KeyCatalog, LinkCatalog, Protocol):
         """The record of the stream that a raw topic carries."""
 
 
-class PendingClick(NamedTuple):
-    """An accepted click that must be durable before `answer` may be sent."""
+class Accepted(NamedTuple):
+    """An accepted click as it is to be published, before anybody may be told."""
 
     partition: int
     key: bytes
@@ -76,6 +76,16 @@ class PendingClick(NamedTuple):
     timestamp_ms: int
     suspect: bool
     """Publish with the Kafka header `suspect` = b"1"."""
+
+
+class PendingClick(NamedTuple):
+    """The accepted click of a request of its own: as `Accepted`, and the answer to send once it is durable."""
+
+    partition: int
+    key: bytes
+    value: bytes
+    timestamp_ms: int
+    suspect: bool
     answer: Answer
 
 
@@ -214,8 +224,10 @@ def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) 
     click = parse_click(body)
     if isinstance(click, Refused):
         return state.answers.refuse(click.refusal, click.detail, rate)
-    pending = Acceptance(state, caller, caller.origin, agent, now_ms, rate).judge(click, idempotency_key)
-    return state.answers.refuse(pending, "", rate) if isinstance(pending, Refusal) else pending
+    accepted = Acceptance(state, caller, caller.origin, agent, now_ms).judge(click, idempotency_key)
+    if isinstance(accepted, Refusal):
+        return state.answers.refuse(accepted, "", rate)
+    return PendingClick(*accepted, Answer(200, accepted_body(accepted.key), rate))
 
 
 def admit(state: HandlerState, method: bytes, found: Found, peer: str, now_ms: int) -> Caller | Answer:
@@ -261,52 +273,43 @@ class Acceptance:
         "_origin",
         "_partition",
         "_partitions_at_creation",
-        "_rate",
         "_state",
     )
 
-    def __init__(
-        self,
-        state: HandlerState,
-        caller: Caller,
-        origin: bytes,
-        agent: bytes,
-        now_ms: int,
-        rate: tuple[Header, ...],
-    ) -> None:
-        """`origin` is the caller's for this kind of request; `agent` is empty or a JSON string; `rate` for answers."""
+    def __init__(self, state: HandlerState, caller: Caller, origin: bytes, agent: bytes, now_ms: int) -> None:
+        """`origin` is the caller's for this kind of request; `agent` is empty or a JSON string."""
         self._state = state
         self._caller = caller
         self._origin = origin
         self._agent = agent
         self._now_ms = now_ms
-        self._rate = rate
         self._partition = state.next_partition()
         self._head = uuid7_head(now_ms, self._partition)
         self._partitions_at_creation: int | None = None
         self._links: dict[str, tuple[FoundLink | Refusal, Refusal | None]] = {}
 
-    def judge(self, click: Click, idempotency_key: str | None) -> PendingClick | Refusal:
+    def judge(self, click: Click, idempotency_key: str | None) -> Accepted | Refusal:
         """Check one click: what to publish, or why not."""
         link, refusal = self._links.get(click.short_url) or self._find(click.short_url)
-        if isinstance(link, Refusal):
+        if not isinstance(link, FoundLink):
             return link
-        ignored = False
+        ignored = suspect = False
         if click.clicked_at is not None:
             refusal, ignored = self._judge_late(link, click.clicked_at)
         if refusal is not None:
             return refusal
+        state, now_ms = self._state, self._now_ms
         if idempotency_key is None:
-            partition, key = self._partition, self._head + self._state.tails.take()
+            partition, key = self._partition, self._head + state.tails.take()
         else:
             keyed = self._keyed(idempotency_key)
             if isinstance(keyed, Refusal):
                 return keyed
             partition, key = keyed
-        suspect = idempotency_key is not None
-        middle = raw_middle(self._now_ms, self._origin, self._state.catalog.version, suspect, ignored, self._agent)
+            suspect = True
+        middle = raw_middle(now_ms, self._origin, state.catalog.version, suspect, ignored, self._agent)
         value = join_raw(key, middle, link.raw, click.raw)
-        return PendingClick(partition, key, value, self._now_ms, suspect, Answer(200, accepted_body(key), self._rate))
+        return tuple.__new__(Accepted, (partition, key, value, now_ms, suspect))  # cheaper than calling the class
 
     def _find(self, short_url: str) -> tuple[FoundLink | Refusal, Refusal | None]:
         """The link, and why a click on it without `clicked-at` would not be recorded; remembered for this request."""

@@ -71,7 +71,7 @@ def is_blank(text: str) -> bool:
 def normalise(text: str) -> Normalised:
     """The key under which the short URL `text` is registered, or why it cannot be a short URL."""
     if len(text) <= URL_BYTES_MAX and (match := _CANONICAL.fullmatch(text)):
-        return Normalised(match[1])
+        return tuple.__new__(Normalised, (match[1], None))  # a third of the time that calling the class takes
     if len(text) <= CACHED_CHARS_MAX:
         return _normalise_remembered(text)
     return _normalise_any(text)

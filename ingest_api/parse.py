@@ -24,6 +24,7 @@ CLICKED_AT: Final = "clicked-at"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 
 _BOM: Final = b"\xef\xbb\xbf"
+_BACKSLASH: Final = 0x5C
 _UNICODE_ESCAPE: Final = b"\\u"
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     SHORT_URL: (str,),
@@ -101,14 +102,18 @@ def without_bom(body: bytes) -> bytes:
 def parse_click(body: bytes) -> Click | Refused:
     """Read the body of a single click."""
     body = without_bom(body)
-    fields = load_json(body)
-    return fields if isinstance(fields, Refused) else check_click(fields, body, _TYPES)
+    try:
+        return check_click(orjson.loads(body), body, _TYPES)
+    except orjson.JSONDecodeError as exc:
+        return _not_json(body, exc)
 
 
 def parse_line(line: bytes) -> Click | Refused:
     """Read one line of a batch in NDJSON."""
-    fields = load_json(line)
-    return fields if isinstance(fields, Refused) else check_click(fields, line, _LINE_TYPES)
+    try:
+        return check_click(orjson.loads(line), line, _LINE_TYPES)
+    except orjson.JSONDecodeError as exc:
+        return _not_json(line, exc)
 
 
 def too_long(clicks: int, clicks_max: int) -> Refused:
@@ -151,9 +156,13 @@ def load_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
-        if not body.strip():
-            return Refused(Refusal.BODY_EMPTY)
-        return Refused(Refusal.NOT_JSON, f"The body is not JSON in UTF-8: {exc.msg} at character {exc.pos}.")
+        return _not_json(body, exc)
+
+
+def _not_json(body: bytes, exc: orjson.JSONDecodeError) -> Refused:
+    if not body.strip():
+        return Refused(Refusal.BODY_EMPTY)
+    return Refused(Refusal.NOT_JSON, f"The body is not JSON in UTF-8: {exc.msg} at character {exc.pos}.")
 
 
 def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]]) -> Click | Refused:
@@ -168,9 +177,9 @@ def check_click(fields: object, raw: bytes, types: Mapping[str, tuple[type, ...]
     if not short_url or is_blank(short_url):
         return Refused(Refusal.SHORT_URL_MISSING, _misspelt_hint(fields))
     clicked_at = fields.get(CLICKED_AT)
-    if clicked_at == "":
-        clicked_at = None
-    return Click(short_url, clicked_at, raw, (fields.get(IDEMPOTENCY_KEY) or None) if types is _LINE_TYPES else None)
+    key = fields.get(IDEMPOTENCY_KEY) if types is _LINE_TYPES else None
+    click = (short_url, None if clicked_at == "" else clicked_at, raw, key or None)
+    return tuple.__new__(Click, click)  # a third of the time that calling the class takes
 
 
 def is_plain(fields: Mapping[str, object], raw: bytes, types: Mapping[str, tuple[type, ...]]) -> bool:
@@ -186,7 +195,7 @@ def is_plain(fields: Mapping[str, object], raw: bytes, types: Mapping[str, tuple
             strings += 1
         elif value is not None and kind not in types.get(name, _SCALARS):
             return False
-    return raw.count(b'"') == 2 * strings and b'\\"' not in raw
+    return raw.count(b'"') == 2 * strings and (_BACKSLASH not in raw or b'\\"' not in raw)
 
 
 def check_fields(fields: Mapping[str, object], raw: bytes, types: Mapping[str, tuple[type, ...]]) -> Refused | None:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from ingest_api.answers import Refusal
+from ingest_api.batch import Share
+from ingest_api.destination import Publishable
 from ingest_api.handler import PendingClick
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 
@@ -27,15 +29,15 @@ log = logging.getLogger(__name__)
 RECORD_OVERHEAD_BYTES: Final = 128
 """Upper bound of what Kafka adds to a record's value: key, header, varints (about 90)."""
 
-Settle = Callable[[Any, PendingClick, Refusal | None], None]
-"""Told once per submitted click, with what was submitted beside it: None when it is durable, else why it is not, or not
-known to be."""
+Settle = Callable[[Any, Any, Refusal | None], None]
+"""Told once for what was submitted at once, with who submitted it and what it was: None when it is durable, else why it is
+not, or not known to be."""
 
 
 class Destination(Protocol):
     """A place where clicks become durable: Kafka, and the spool beside it."""
 
-    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
         """Make all of them durable, within a bounded time.
 
         Raises OutcomeUnknown when they may or may not be; TransientError, OperatorError, DataError when none is.
@@ -53,8 +55,8 @@ class _Group:
     def __init__(self, partition: int, now: float) -> None:
         self.partition = partition
         self.since = now
-        self.clicks: list[PendingClick] = []
-        self.waiting: list[tuple[Settle, Any]] = []
+        self.clicks: list[Publishable] = []
+        self.waiting: list[tuple[Settle, Any, Any]] = []
         self.bytes = 0
 
 
@@ -113,9 +115,33 @@ class GroupCommit:
         return self._current
 
     def submit(self, click: PendingClick, settle: Settle, who: Any) -> Refusal | None:
-        """Take a click and call `settle` later with `who`, or refuse it now."""
-        partition, size = click.partition, len(click.value) + RECORD_OVERHEAD_BYTES
-        refusal = self._refusal(partition, size)
+        """Take a click and call `settle` later with `who` and the click, or refuse it now."""
+        group = self._take(click.partition, 1, len(click.value) + RECORD_OVERHEAD_BYTES)
+        if isinstance(group, _Group):
+            group.clicks.append(click)
+            group.waiting.append((settle, who, click))
+            return None
+        return group
+
+    def submit_share(self, share: Share, settle: Settle, who: Any) -> Refusal | None:
+        """Take all clicks of a share into one group and call `settle` later with `who` and the share, or refuse all now.
+
+        OVERLOADED says that they do not fit, into a group or into what may wait: a smaller share may.
+        """
+        clicks = share.clicks
+        size = sum([len(click.value) for click in clicks]) + RECORD_OVERHEAD_BYTES * len(clicks)
+        if size > self._group_bytes_max and len(clicks) > 1:
+            return Refusal.OVERLOADED
+        group = self._take(share.partition, len(clicks), size)
+        if isinstance(group, _Group):
+            group.clicks.extend(clicks)
+            group.waiting.append((settle, who, share))
+            return None
+        return group
+
+    def _take(self, partition: int, clicks: int, size: int) -> _Group | Refusal:
+        """The group for this many clicks of this many bytes, counted already, or why they are not taken."""
+        refusal = self._refusal(partition, clicks, size)
         if refusal is not None:
             return refusal
         group = self._filling.get(partition)
@@ -123,30 +149,30 @@ class GroupCommit:
             now = asyncio.get_running_loop().time()
             group = self._filling[partition] = _Group(partition, now)
             self._open.append(group)
-        group.clicks.append(click)
-        group.waiting.append((settle, who))
         group.bytes += size
-        self.pending_clicks += 1
+        self.pending_clicks += clicks
         self.pending_bytes += size
         if not self._scheduled:
             self._scheduled = True
             self._idle.clear()
             asyncio.get_running_loop().call_soon(self._look)
-        return None
+        return group
 
     async def drain(self) -> None:
         """Refuse new clicks and wait until every one taken is settled; its appends are bounded, so this is too."""
         self._stopping = True
         await self._idle.wait()
 
-    def _refusal(self, partition: int, size: int) -> Refusal | None:
+    def _refusal(self, partition: int, clicks: int, size: int) -> Refusal | None:
         if self._stopping:
             return Refusal.STOPPING
         if partition >= self._partitions():
             return Refusal.CATALOG_NOT_READY
         if self._destination.why_not_ready():
             return Refusal.NOT_DURABLE
-        if self.pending_clicks >= self._pending_clicks_max or self.pending_bytes + size > self._pending_bytes_max:
+        if self.pending_clicks + clicks > self._pending_clicks_max:
+            return Refusal.OVERLOADED
+        if self.pending_bytes + size > self._pending_bytes_max:
             return Refusal.OVERLOADED
         if partition in self._late:
             return Refusal.WAIT_TOO_LONG
@@ -200,9 +226,9 @@ class GroupCommit:
             self.pending_bytes -= group.bytes
         if refusal is None:
             self.clicks += len(group.clicks)
-        for click, (settle, who) in zip(group.clicks, group.waiting, strict=True):
+        for settle, who, what in group.waiting:
             try:
-                settle(who, click, refusal)
+                settle(who, what, refusal)
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
         self._look()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest_api.answers import Refusal
-from ingest_api.batch import PendingBatch, handle_batch
+from ingest_api.batch import PendingBatch, Share, handle_batch
 from ingest_api.handler import HandlerState
 from shared.events import Source, decode_raw
 from shared.http.answer import Answer
@@ -87,7 +87,7 @@ def test_records(array: bool) -> None:
     ]
     raws = [decode_raw(click.value) for click in batch.clicks]
     assert {(raw.source, raw.suspect, raw.click["short-url"]) for raw in raws} == {(Source.BATCH, False, EXAMPLE_URL)}
-    assert batch.by_partition() == {batch.clicks[0].partition: batch.clicks}
+    assert batch.shares() == [Share(batch.clicks[0].partition, batch.clicks, range(5))]
 
 
 def test_published_example_in_an_array() -> None:
@@ -106,10 +106,11 @@ def test_own_keys(array: bool) -> None:
     assert [click.key.decode() for click in batch.clicks[:2]] == keyed
     assert [click.partition for click in batch.clicks[:2]] == [partition_of(id_) for id_ in keyed]
     assert [click.suspect for click in batch.clicks] == [True, True, False, False]
-    groups = batch.by_partition()
-    assert sorted(click.key for group in groups.values() for click in group) == sorted(
-        click.key for click in batch.clicks
-    )
+    shares = batch.shares()
+    assert len(shares) == len({click.partition for click in batch.clicks}) > 1
+    assert all(click.partition == share.partition for share in shares for click in share.clicks)
+    placed = [(place, click) for share in shares for place, click in zip(share.places, share.clicks, strict=True)]
+    assert sorted(placed) == list(enumerate(batch.clicks))
 
 
 def test_header_key() -> None:

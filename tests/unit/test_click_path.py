@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from ingest_api.destination import Publishable
 from ingest_api.endpoints import ClickPath, clock_ms
-from ingest_api.handler import HandlerState, JudgedHead, PendingClick, judge_head
+from ingest_api.handler import HandlerState, JudgedHead, judge_head
 from ingest_api.metrics import Tallies
 from ingest_api.publish import GroupCommit
 from tests.support.api import HEADERS, PATH, PEER, make_state
@@ -40,7 +41,7 @@ class AtOnce:
         """Always ready."""
         return ""
 
-    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
         """Done."""
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from ingest_api.answers import Refusal
-from ingest_api.handler import PendingClick
+from ingest_api.batch import Share
+from ingest_api.destination import Publishable
+from ingest_api.handler import Accepted, PendingClick
 from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.http.answer import Answer
@@ -20,7 +22,7 @@ class HeldDestination:
     """A destination whose appends end when the test says so, or at once with an error."""
 
     def __init__(self) -> None:
-        self.appends: list[tuple[int, list[PendingClick], asyncio.Future[None]]] = []
+        self.appends: list[tuple[int, list[Publishable], asyncio.Future[None]]] = []
         self.why_not = ""
         self.error: Exception | None = None
 
@@ -28,7 +30,7 @@ class HeldDestination:
         """As the test set it."""
         return self.why_not
 
-    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
         """Wait for the test."""
         if self.error is not None:
             raise self.error
@@ -222,6 +224,48 @@ async def test_refuses_what_cannot_become_durable() -> None:
     assert settled.outcomes == {}
 
 
+def share(count: int, partition: int = 0) -> Share:
+    """So many clicks of one byte."""
+    return Share(
+        partition, [Accepted(partition, b"k" * 36, b"%d" % n, 1, suspect=False) for n in range(count)], range(count)
+    )
+
+
+async def test_a_share_travels_and_is_settled_as_one() -> None:
+    """The clicks of a share are one append with what else is in the group, in order, and have one outcome."""
+    destination, told = HeldDestination(), list[tuple[object, ...]]()
+    commit = commit_to(destination)
+    mine = share(3)
+    assert commit.submit(click(b"before", 0), lambda *outcome: told.append(outcome), "single") is None
+    assert commit.submit_share(mine, lambda *outcome: told.append(outcome), "batch") is None
+    assert commit.pending_clicks == 4
+    await turns()
+    assert [item.value for item in destination.appends[0][1]] == [b"before", b"0", b"1", b"2"]
+    assert told == []
+    destination.acknowledge(0)
+    await commit.drain()
+    assert told[1:] == [("batch", mine, None)]
+    assert (commit.pending_clicks, commit.pending_bytes, commit.clicks) == (0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"pending_clicks_max": 3},
+        {"pending_bytes_max": 3 * (1 + RECORD_OVERHEAD_BYTES)},
+        {"group_bytes_max": 3 * (1 + RECORD_OVERHEAD_BYTES)},
+    ],
+)
+async def test_a_share_beyond_a_bound_is_refused_whole(limits: dict[str, int]) -> None:
+    """Exactly the limit is taken; of a share with one click more none is."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, **limits)
+    assert commit.submit_share(share(4), settled, None) is Refusal.OVERLOADED
+    assert (commit.pending_clicks, commit.pending_bytes) == (0, 0)
+    assert commit.submit_share(share(3), settled, None) is None
+    assert commit.submit_share(share(1, PARTITIONS), settled, None) is Refusal.CATALOG_NOT_READY
+
+
 async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once() -> None:
     """The partition in use is gone with the old topic: the next click goes to one that there is."""
     count = PARTITIONS
@@ -261,7 +305,7 @@ async def test_a_partition_that_waits_too_long_takes_no_more() -> None:
     assert commit.submit(click(b"sent", 0), settled, None) is None
     await until(lambda: len(destination.appends) == 1)
     assert commit.submit(click(b"waits", 0), settled, None) is None
-    refused = []
+    refused: list[Refusal | None] = []
 
     def is_refused() -> bool:
         refused.append(commit.submit(click(b"more %d" % len(refused), 0), settled, None))
