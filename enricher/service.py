@@ -7,6 +7,7 @@ into the local copy, the others read it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ async def enrich_until_stopped(
             return
         raw_max = raw_bytes_max(kafka.kafka_batch_bytes_max)
         tools = Tools(load_agent_parser(), AddressBook(places), Directory(catalog), raw_max)
+        gc.freeze()  # rules and libraries stay: the collector need not walk them again for each so many records
 
         def new_member() -> Member:
             return Member(

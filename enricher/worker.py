@@ -22,13 +22,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from enricher import metrics
-from enricher.enrich import CatalogBehind, enrich
+from enricher.enrich import ACCEPTED, CatalogBehind, enrich
 from enricher.feed import Feed
 from enricher.metrics import SERVICE, Alarm
 from enricher.refill import Position, Request, position_of, rewound
 from enricher.row import EnrichedRecord, RawRecord, Tools
 from shared.alarms import Alarms
 from shared.errors import DataError, NotOwned, OffsetLost, OperatorError, OutcomeUnknown, TransientError
+from shared.events import Reason
 from shared.kafka import Batch, Committed, Record
 from shared.metrics import errors
 
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 SLICE_S: Final = 0.02
 """How long enriching may keep the event loop: heartbeats of a 6 s session need far less attention."""
+SLICE_LOOK: Final = 32
+"""Records between two looks at the clock: a few milliseconds, when all have new agents and the machine is slow."""
 RETRY_S: Final = (0.2, 5.0)
 """First and longest pause after a failure of the environment; doubles in between, jittered."""
 OPERATOR_RETRY_S: Final = 5.0
@@ -243,13 +246,15 @@ class PartitionWorker(Generic[A]):
                 enriched = self._enrich(record, catalog_end)
             if not _append(batch, enriched):
                 break
-            counts[enriched.status, enriched.reason] += 1
+            if enriched.status is not ACCEPTED:
+                counts[enriched.status, enriched.reason] += 1
             taken += 1
-            if time.monotonic() >= slice_ends:
+            if taken % SLICE_LOOK == 0 and time.monotonic() >= slice_ends:
                 await asyncio.sleep(0)
                 slice_ends = time.monotonic() + SLICE_S
         if not taken:
             raise OperatorError(f"raw offset {records[start].offset}: its enriched record does not fit an empty batch")
+        counts[ACCEPTED, Reason.NONE] = taken - counts.total()
         return batch, counts, taken
 
     def _enrich(self, record: Record, catalog_end: int | None) -> EnrichedRecord:

@@ -244,11 +244,11 @@ def decode_raw(value: bytes | None) -> RawClick:
     caller = record.get("caller_user_agent")
     if caller is not None and not isinstance(caller, str):
         raise MalformedRaw(Reason.FIELD_INVALID, "caller_user_agent is not str")
-    if source not in _SOURCES:
+    known = _SOURCES.get(source)
+    if known is None:
         raise MalformedRaw(Reason.FIELD_INVALID, f"source {source!r:.40}")
     replay_of = record.get("replay_of")
     position = None if replay_of is None else decode_position(replay_of)
-    known = _SOURCES[source]
     # In the order of the fields; names would cost a third of the whole function.
     return RawClick(
         transaction_id,
