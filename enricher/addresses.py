@@ -12,10 +12,8 @@ from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple, Protocol
 
-import orjson
-
 from enricher.remembered import Remembered
-from enricher.texts import bounded
+from enricher.texts import bounded, following
 
 ADDRESS_BYTES_MAX: Final = 1024
 """Bytes of the field that are looked at: room for a list of twenty IPv6 addresses."""
@@ -69,8 +67,8 @@ NO_ADDRESS: Final = Located("", "", NO_PLACE)
 
 
 def columns_of(located: Located) -> bytes:
-    """The columns from `ip` to `asn` as they stand in a row, without braces."""
-    return orjson.dumps({"ip": located.ip, "ip_kind": located.ip_kind, **located.place._asdict()})[1:-1]
+    """The columns from `ip` to `asn`: see `following`."""
+    return following({"ip": located.ip, "ip_kind": located.ip_kind, **located.place._asdict()})
 
 
 NO_ADDRESS_COLUMNS: Final = columns_of(NO_ADDRESS)

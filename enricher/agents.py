@@ -11,7 +11,6 @@ import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import orjson
 from ua_parser.loaders import load_lazy_builtins
 from ua_parser.regex import Resolver
 from user_agents.parsers import Browser, OperatingSystem, parse_device
@@ -19,7 +18,7 @@ from user_agents.parsers import UserAgent as DeviceLogic
 
 from enricher.bot_rules import BotRules, load_bot_rules
 from enricher.remembered import Remembered
-from enricher.texts import bounded
+from enricher.texts import bounded, following
 
 if TYPE_CHECKING:
     from ua_parser_rs import OS, Device, UserAgent  # the stubs have these names, the module has not
@@ -56,8 +55,8 @@ class Agent(NamedTuple):
 
 
 def columns_of(given: str, agent: Agent) -> bytes:
-    """The columns from `user_agent` to `bot_reason` as they stand in a row, without braces."""
-    return orjson.dumps({"user_agent": given, **agent._asdict()})[1:-1]
+    """The columns from `user_agent` to `bot_reason`: see `following`."""
+    return following({"user_agent": given, **agent._asdict()})
 
 
 NO_AGENT_COLUMNS: Final = columns_of("", Agent())

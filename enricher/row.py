@@ -20,7 +20,7 @@ import orjson
 from enricher.addresses import NO_ADDRESS_COLUMNS, AddressBook, Privacy
 from enricher.agents import NO_AGENT_COLUMNS, AgentParser
 from enricher.directory import DAY_MS, RETENTION_DAYS_DEFAULT, Directory, Tenant
-from enricher.texts import TIME_MS_MAX, bounded
+from enricher.texts import TIME_MS_MAX, bounded, following
 from shared.events import (
     ENRICHED_FIELDS,
     ENRICHED_VERSION,
@@ -97,8 +97,8 @@ _EMPTY_END: Final[Mapping[str, Any]] = _empty("click_digest", "raw")
 
 @lru_cache(maxsize=64)
 def rules_columns(agent_rules: str = "", bot_rules: str = "", geo_rules: str = "") -> bytes:
-    """The columns of the rules' versions as they stand in a row, without braces."""
-    return orjson.dumps({"agent_rules": agent_rules, "bot_rules": bot_rules, "geo_rules": geo_rules})[1:-1]
+    """The columns of the rules' versions as they go on a row: see `following`."""
+    return following({"agent_rules": agent_rules, "bot_rules": bot_rules, "geo_rules": geo_rules})
 
 
 class Row:
@@ -110,7 +110,7 @@ class Row:
         self.click = dict(_EMPTY_CLICK)
         """The columns from `v` to `sent_at`, in order."""
         self.agent = NO_AGENT_COLUMNS
-        """From `user_agent` to `bot_reason`, as JSON without braces."""
+        """From `user_agent` to `bot_reason`: see `following`."""
         self.address = NO_ADDRESS_COLUMNS
         """From `ip` to `asn`, likewise."""
         self.rules = rules_columns()
@@ -125,7 +125,7 @@ class Row:
     def encode(self) -> bytes:
         """The row as JSON."""
         end = _END_OF_MOST if self.end is _EMPTY_END else orjson.dumps(self.end)[1:]
-        return b"%b,%b,%b,%b,%b" % (orjson.dumps(self.click)[:-1], self.agent, self.address, self.rules, end)
+        return b"".join((orjson.dumps(self.click)[:-1], self.agent, self.address, self.rules, b",", end))
 
 
 _END_OF_MOST: Final = orjson.dumps(_EMPTY_END)[1:]

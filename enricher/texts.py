@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+
+import orjson
 
 TIME_MS_MAX: Final = 4_102_444_800_000
 """1 January 2100: the table's TTL counts in 32 bits of seconds, which end in 2106."""
@@ -28,3 +31,8 @@ def text_of(value: object, bytes_max: int) -> str:
 def time_ms_of(value: object) -> int | None:
     """A time in milliseconds that the table can hold, else None."""
     return value if type(value) is int and 0 <= value <= TIME_MS_MAX else None
+
+
+def following(columns: Mapping[str, object]) -> bytes:
+    """Columns as JSON that goes on an object: a comma before them, no braces around them."""
+    return b"," + orjson.dumps(columns)[1:-1]
