@@ -14,8 +14,13 @@ from typing import Final
 from shared.errors import OffsetLost
 from shared.kafka import Record
 
-FETCHES_MAX: Final = 2
-"""Fetches (1 MiB each) that wait for the worker: one to go on with at once, one behind it."""
+FETCHES_MAX: Final = 8
+"""Fetches (at most 1 MiB each) that wait for the worker; a bound for bytes."""
+RECORDS_MAX: Final = 500
+"""Records that are enough to wait when two fetches hold them: one to go on with at once, one behind it. Fewer would have the
+whole consumer pause for a partition whose fetches are small, because its worker waits for a commit."""
+TOGETHER_MAX: Final = 1_000
+"""Records handed out at once when several fetches wait: then one batch and one commit carry them."""
 MISSING_TRIES_MAX: Final = 5
 """Fetches in a row that begin above the expected offset before the offsets between are believed to be gone."""
 
@@ -38,7 +43,8 @@ class Feed:
     @property
     def is_full(self) -> bool:
         """Whether the consumer should hold the partition."""
-        return len(self._fetches) >= FETCHES_MAX
+        fetches = len(self._fetches)
+        return fetches >= FETCHES_MAX or (fetches > 1 and sum(map(len, self._fetches)) >= RECORDS_MAX)
 
     def put(self, records: Sequence[Record]) -> None:
         """A fetch arrived."""
@@ -82,13 +88,20 @@ class Feed:
                 self._nudged = False
                 return ()
             if self._fetches:
-                records = self._fetches.popleft()
+                taken = self._take_waiting()
                 self._resume()
-                if taken := self._take(records):
+                if taken:
                     return taken
                 continue
             self._arrived.clear()
             await self._arrived.wait()
+
+    def _take_waiting(self) -> Sequence[Record]:
+        """The first fetch, and those behind it as long as all are few; empty when none continues."""
+        taken = self._take(self._fetches.popleft())
+        while self._lost is None and self._fetches and len(taken) + len(self._fetches[0]) <= TOGETHER_MAX:
+            taken = [*taken, *self._take(self._fetches.popleft())]
+        return taken
 
     def _take(self, records: Sequence[Record]) -> Sequence[Record]:
         """The part of a fetch that continues what was handed out; empty, and read again, when none does."""
