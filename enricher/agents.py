@@ -18,7 +18,7 @@ from user_agents.parsers import UserAgent as DeviceLogic
 
 from enricher.bot_rules import BotRules, load_bot_rules
 from enricher.remembered import Remembered
-from enricher.texts import bounded, following
+from enricher.texts import bounded, following, text_of
 
 if TYPE_CHECKING:
     from ua_parser_rs import OS, Device, UserAgent  # the stubs have these names, the module has not
@@ -187,10 +187,10 @@ def _device_type(agent: str, logic: DeviceLogic) -> str:
 
 
 def _family(name: str | None) -> str:
-    return "" if name is None or name == "Other" else bounded(name, DIMENSION_BYTES_MAX)
+    return "" if name is None or name == "Other" else text_of(name, DIMENSION_BYTES_MAX)
 
 
 def _version(found: UserAgent | OS | None) -> str:
     if found is None:
         return ""
-    return bounded(".".join(filter(None, (found.major, found.minor, found.patch))), DIMENSION_BYTES_MAX)
+    return text_of(".".join(filter(None, (found.major, found.minor, found.patch))), DIMENSION_BYTES_MAX)

@@ -40,7 +40,9 @@ class PlaceFiles:
                 record = reader.get(address)
             except (ValueError, OSError, maxminddb.InvalidDatabaseError) as exc:
                 raise OperatorError(f"address database {path}: {exc}") from exc
-            place = merged(place, place_of(record))
+            if record is not None:
+                found = place_of(record)
+                place = found if place is NO_PLACE else merged(place, found)
         return place
 
     def close(self) -> None:

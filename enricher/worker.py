@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 SLICE_S: Final = 0.02
 """How long enriching may keep the event loop: heartbeats of a 6 s session need far less attention."""
 SLICE_LOOK: Final = 32
-"""Records between two looks at the clock: a few milliseconds, when all have new agents and the machine is slow."""
+"""Records between two looks at the clocks: a few milliseconds, when all have new agents and the machine is slow."""
 RETRY_S: Final = (0.2, 5.0)
 """First and longest pause after a failure of the environment; doubles in between, jittered."""
 OPERATOR_RETRY_S: Final = 5.0
@@ -235,31 +235,34 @@ class PartitionWorker(Generic[A]):
         """A batch of `records[start:]`, as many as fit; the count by outcome, and how many were taken."""
         batch, counts, taken = producer.new_batch(), Counter[tuple[str, str]](), 0
         catalog_end: int | None = None
-        slice_ends = time.monotonic() + SLICE_S
+        slice_ends, now_ms = time.monotonic() + SLICE_S, self._now_ms()
         for record in records[start:] if start else records:
             try:
-                enriched = self._enrich(record, catalog_end)
+                enriched = self._enrich(record, now_ms, catalog_end)
             except CatalogBehind as behind:
                 if taken:
                     break  # what is ready goes out before the wait
                 catalog_end = await self._gate.reach(behind.wanted)
-                enriched = self._enrich(record, catalog_end)
+                now_ms = self._now_ms()
+                enriched = self._enrich(record, now_ms, catalog_end)
             if not _append(batch, enriched):
                 break
             if enriched.status is not ACCEPTED:
                 counts[enriched.status, enriched.reason] += 1
             taken += 1
-            if taken % SLICE_LOOK == 0 and time.monotonic() >= slice_ends:
-                await asyncio.sleep(0)
-                slice_ends = time.monotonic() + SLICE_S
+            if taken % SLICE_LOOK == 0:
+                if time.monotonic() >= slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = time.monotonic() + SLICE_S
+                now_ms = self._now_ms()
         if not taken:
             raise OperatorError(f"raw offset {records[start].offset}: its enriched record does not fit an empty batch")
         counts[ACCEPTED, Reason.NONE] = taken - counts.total()
         return batch, counts, taken
 
-    def _enrich(self, record: Record, catalog_end: int | None) -> EnrichedRecord:
+    def _enrich(self, record: Record, now_ms: int, catalog_end: int | None) -> EnrichedRecord:
         raw = RawRecord(self._stream, self._partition, record.offset, record.key, record.value, record.timestamp)
-        return enrich(raw, self._tools, self._now_ms(), catalog_end)
+        return enrich(raw, self._tools, now_ms, catalog_end)
 
     async def _stand_still(self, lost: OffsetLost) -> None:
         """Stop at records that Kafka no longer has, until a refill request says where to go on."""
