@@ -114,8 +114,8 @@ def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> f
         servers["clickledger"] = running.enter_context(api(world))
         turns = [("bare_asgi", 64)]
         turns += [(name, count) for count in (64, 512) for name in ("bare_lane", "tutorial_api", "clickledger")]
-        for name, _ in (turn for turn in turns if turn[1] == 64):
-            wrk.run(load, servers[name].port, 64, WARM_UP_S, servers[name].pids, world.folder)
+        for name, count in turns:
+            wrk.run(load, servers[name].port, count, WARM_UP_S, servers[name].pids, world.folder)
         for _ in range(REPETITIONS):
             for name, count in turns:
                 seen = ask(servers[name], load, count, seconds, world.folder)
