@@ -8,6 +8,7 @@ those that wrk left behind at its end.
 from __future__ import annotations
 
 import asyncio
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from bench import fill, open_loop, wrk
 from bench.machine import SERVER_CORE
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from bench.stack import World, stores
 from clickledger.stack.ports import free_ports
 from tests.support.api_service import CLICKS
@@ -116,7 +117,7 @@ def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> f
         turns += [(name, count) for count in (64, 512) for name in ("bare_lane", "tutorial_api", "clickledger")]
         for name, count in turns:
             wrk.run(load, servers[name].port, count, WARM_UP_S, servers[name].pids, world.folder)
-        for _ in range(REPETITIONS):
+        for _ in range(recorder.repetitions):
             for name, count in turns:
                 seen = ask(servers[name], load, count, seconds, world.folder)
                 found.setdefault((name, count), []).append(seen)
@@ -137,7 +138,7 @@ def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> f
         recorder.figure(f"single click, {count} connections: of the lane", ours, lane)
     recorder.figure("tutorial: CPU", cpu("tutorial_api"))
     recorder.figure("single click: CPU", cpu("clickledger"), cpu("tutorial_api"))
-    return sorted(per_second("clickledger", 64))[REPETITIONS // 2]
+    return statistics.median(per_second("clickledger", 64))
 
 
 def latencies(recorder: Recorder, world: World, load: wrk.Load, seconds: float, rate_max: float) -> None:
@@ -147,7 +148,7 @@ def latencies(recorder: Recorder, world: World, load: wrk.Load, seconds: float, 
         with recorder.attempt("the fixed rate"):
             fixed(recorder, server, load, seconds, rate_max)
         with recorder.attempt("one connection"):
-            alone = [ask(server, load, 1, seconds, world.folder) for _ in range(REPETITIONS)]
+            alone = [ask(server, load, 1, seconds, world.folder) for _ in range(recorder.repetitions)]
             recorder.figure("1 connection: p50", [seen.p50_ms for seen in alone])
             recorder.figure("1 connection: p99", [seen.p99_ms for seen in alone])
 
@@ -157,7 +158,7 @@ def fixed(recorder: Recorder, server: Server, load: wrk.Load, seconds: float, ra
     assert server.world is not None
     rate = round(min(FIXED_RATE_MAX, SHARE_OF_LOAD * rate_max))
     held = []
-    for _ in range(REPETITIONS):
+    for _ in range(recorder.repetitions):
         before = _records(server)
         found = open_loop.hold(server.port, CLICKS, load.bodies, rate, seconds, server.world.folder)
         if found.sent != found.good:

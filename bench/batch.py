@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import fill, wrk
 from bench.api import LINKS, QUICK_LINKS, WARM_UP_S, Server, api, ask
 from bench.machine import pss_mb
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from bench.stack import World, stores
 from clickledger.stack.layout import worker_pids
 
@@ -42,7 +42,7 @@ def measure(recorder: Recorder) -> None:
 def batches(recorder: Recorder, server: Server, load: wrk.Load, seconds: float, folder: Path) -> None:
     """Clicks a second in batches."""
     wrk.run(load, server.port, CONNECTIONS, WARM_UP_S, server.pids, folder)
-    seen = [ask(server, load, CONNECTIONS, seconds, folder) for _ in range(REPETITIONS)]
+    seen = [ask(server, load, CONNECTIONS, seconds, folder) for _ in range(recorder.repetitions)]
     recorder.figure("batches of 100", [each.clicks_per_second for each in seen])
     recorder.figure("batches of 100: CPU", [each.cpu_us for each in seen])
 
@@ -65,7 +65,7 @@ def memory(recorder: Recorder, server: Server, many: wrk.Load, one: wrk.Load, fo
 def workers(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> None:
     """Processor time a click with one worker process and with two."""
     found: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(REPETITIONS):
+    for _ in range(recorder.repetitions):
         for count in (1, 2):
             with api(world, api_workers=str(count)) as server:
                 pids = [*server.pids, *worker_pids(world.data, "api")]

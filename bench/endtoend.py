@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bench import open_loop, wrk
 from bench.full import Full, full_stack
 from bench.machine import cpu_seconds
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from bench.targets import PROCESSES
 from tests.support.api_service import BATCH, CLICKS
 from tests.support.pipeline import audit_is_clean
@@ -59,7 +59,7 @@ def measure(recorder: Recorder) -> None:
         open_loop.hold(full.api_port, CLICKS, wrk.clicks(1_000), 1_000, 3.0, full.folder)
         for way in ways:
             with recorder.attempt(way.name):
-                some = [repetition(full, way, recorder.scale(20.0, 5.0)) for _ in range(recorder.scale(REPETITIONS, 1))]
+                some = [repetition(full, way, recorder.scale(20.0, 5.0)) for _ in range(recorder.repetitions)]
                 note = f"{way.rate * way.clicks:,.0f} clicks/s"
                 for name in PROCESSES:
                     recorder.figure(f"{way.name}: {name}", [each[name] for each in some], note=note)

@@ -16,7 +16,7 @@ from bench import fill
 from bench.backlog import Course, enrich, fill_raw
 from bench.baselines import naive_enricher
 from bench.machine import rss_mb
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from bench.sink import tools
 from bench.stack import Stores, stores
 from enricher.enrich import enrich as enrich_record
@@ -56,7 +56,7 @@ def loops(recorder: Recorder, seconds: float) -> dict[int, list[float]]:
         own, at_ms, source = tools(), fill.now_ms(), records(new)
         for record in itertools.islice(source, WARM_UP):
             enrich_record(record, own, at_ms)
-        for _ in range(REPETITIONS):
+        for _ in range(recorder.repetitions):
             some.append(per_second(lambda r, t=own, ms=at_ms: enrich_record(r, t, ms), source, seconds))  # type: ignore[misc]
             naive[new].append(per_second(lambda r: naive_enricher.enrich(r.value or b""), source, seconds))
     for new, name in ((REPEATED, "agents 95 % repeated"), (NEW, "every agent new")):
@@ -69,7 +69,7 @@ def process(recorder: Recorder, found: Stores, new: int, count: int) -> list[Cou
     """The process, some times on new backlogs."""
     world = found.world(f"new{new}")
     each, courses = count // world.partitions, []
-    for number in range(recorder.scale(REPETITIONS, 1)):
+    for number in range(recorder.repetitions):
         asyncio.run(fill_raw(world, each, number * each, new))
         courses.append(enrich(world, number * each * world.partitions, (number + 1) * each * world.partitions))
     return courses

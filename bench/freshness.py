@@ -19,7 +19,7 @@ import orjson
 from bench import open_loop, wrk
 from bench.fill import KEY
 from bench.full import Full, full_stack
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from tests.support.api_service import CLICKS
 from tests.support.pipeline import audit_is_clean, query
 
@@ -149,7 +149,7 @@ def measure(recorder: Recorder) -> None:
         bodies = wrk.clicks(1_000)
         open_loop.hold(full.api_port, CLICKS, bodies, RATE, recorder.scale(5.0, 3.0), full.folder)
         seconds = recorder.scale(20.0, 6.0)
-        seen = [repetition(full, bodies, seconds) for _ in range(recorder.scale(REPETITIONS, 1))]
+        seen = [repetition(full, bodies, seconds) for _ in range(recorder.repetitions)]
         audit_is_clean(full.stack)
     late = max(each.late_ms for each in seen)
     recorder.figure("rate that was held", [each.rate for each in seen], note=f"driver late by {late:.1f} ms (p99)")

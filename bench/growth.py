@@ -17,14 +17,14 @@ from pydantic import SecretStr
 from bench import fill, open_loop, reports, wrk
 from bench.api import LINKS, QUICK_LINKS, WARM_UP_S, Server, api, ask
 from bench.backlog import enrich, fill_raw, store
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from bench.stack import Stores, World, stores
 from shared.clickhouse import ClickHouse
 from shared.settings import ClickHouseSettings
 from tests.support.api_service import CLICKS
 from tests.support.full_stack import clean_env
 
-ROWS, QUICK_ROWS = 100_000_000, 3_000_000
+ROWS, QUICK_ROWS = 100_000_000, 1_000_000
 PROMOTIONS = 90
 BACKLOG, QUICK_BACKLOG = 240_000, 60_000
 LINKS_S_MAX = 180.0
@@ -42,7 +42,7 @@ def measure(recorder: Recorder) -> None:
         rates: dict[World, list[tuple[float, float]]] = {small: [], wide: []}
         with recorder.attempt("partitions of enricher and sink"):
             total = {small: 0, wide: 0}
-            for _ in range(recorder.scale(REPETITIONS, 1)):
+            for _ in range(recorder.repetitions):
                 for world, some in rates.items():
                     some.append(through(recorder, world, total))
             for place, name in enumerate(("enricher", "sink")):
@@ -78,12 +78,12 @@ def of_api(recorder: Recorder, found: Stores) -> None:
         load = wrk.single(links // 10)
         for server in (six, sixty):
             wrk.run(load, server.port, 64, WARM_UP_S, server.pids, few.folder)
-        for _ in range(REPETITIONS):
+        for _ in range(recorder.repetitions):
             turn(six, "6", load)
             turn(sixty, "60", load)
         asyncio.run(fill.put_links(few.kafka, links // 10, links - links // 10))
         wait(lambda: _takes(six, links - 1), LINKS_S_MAX, f"{links} links")
-        for _ in range(REPETITIONS):
+        for _ in range(recorder.repetitions):
             turn(six, "links", wrk.single(links))
     recorder.figure("API: 60 partitions", rates["60"], rates["6"])
     recorder.figure("API: 10 x the links", rates["links"], rates["6"], f"{links // 10:,} and {links:,} links")
@@ -109,7 +109,7 @@ def wait(holds: Callable[[], bool], seconds_max: float, what: str) -> None:
 
 def of_rows(recorder: Recorder, found: Stores, world: World, total: dict[World, int]) -> None:
     """The sink beside a tenth of the rows, and beside all; then audit and reports."""
-    rows, count = recorder.scale(ROWS, QUICK_ROWS), recorder.scale(REPETITIONS, 1)
+    rows, count = recorder.scale(ROWS, QUICK_ROWS), recorder.repetitions
     asyncio.run(make_rows(world, 0, rows // 10))
     before = [through(recorder, world, total)[1] for _ in range(count)]
     asyncio.run(make_rows(world, rows // 10, rows - rows // 10))

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from bench.machine import SERVER_CORE
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from bench.stack import World, stores
 from tests.support.full_stack import clean_env
 
@@ -38,7 +38,7 @@ def measure(recorder: Recorder) -> None:
     found: dict[str, list[dict[str, Any]]] = {"produce": [], "consume": []}
     with stores() as both:
         both.pin_broker()
-        for number in range(REPETITIONS):
+        for number in range(recorder.repetitions):
             world = both.world(f"limit{number}")
             for what, some in found.items():
                 some.append(limit(world, what, world.kafka.topic_raw, records))

@@ -28,6 +28,7 @@ class Recorder:
 
     def __init__(self, part: str, rows_to: Path | None, *, is_quick: bool) -> None:
         self.is_quick = is_quick
+        self.repetitions = self.scale(REPETITIONS, 1)
         self.is_broken = False
         self._specs = {spec.name: spec for spec in specs_of(part)}
         self._done: set[str] = set()
@@ -79,8 +80,11 @@ def main(part: str, measure: Callable[[Recorder], None], text: str | None) -> No
     parser.add_argument("--rows-to", type=Path, help="file to which each row is appended as a line of JSON")
     given = parser.parse_args()
     recorder = Recorder(part, given.rows_to, is_quick=given.quick)
-    with recorder.attempt(part):
-        measure(recorder)
+    try:
+        with recorder.attempt(part):
+            measure(recorder)
+    except KeyboardInterrupt:  # its time was over; what it had started has ended with it
+        sys.exit("stopped")
     recorder.finish("the measurement broke" if recorder.is_broken else "not measured")
     sys.exit(int(recorder.is_broken))
 

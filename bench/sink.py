@@ -19,7 +19,7 @@ from typing import NamedTuple
 from bench import fill
 from bench.baselines.clickhouse_ingest import ingest
 from bench.machine import cpu_seconds, rss_mb
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from bench.stack import World, stores
 from enricher.addresses import AddressBook
 from enricher.agents import load_agent_parser
@@ -171,7 +171,7 @@ async def measure_world(recorder: Recorder, world: World, server: int, rows: int
         step = tools()
         directs: list[tuple[float, float]] = []
         caught: list[Caught] = []
-        for _ in range(REPETITIONS):
+        for _ in range(recorder.repetitions):
             values = await asyncio.to_thread(enriched, sink, each, step)
             first = sink.next_raw[0]
             await append(sink, values)

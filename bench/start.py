@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from bench.api import LINKS, QUICK_LINKS
 from bench.full import Full, full_stack
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from tests.support.clickhouse import http_ok
 from tests.support.pipeline import health_port
 
@@ -26,7 +26,7 @@ def measure(recorder: Recorder) -> None:
     with full_stack(links) as full:
         with recorder.attempt("up"):
             times = []
-            for _ in range(recorder.scale(REPETITIONS, 1)):
+            for _ in range(recorder.repetitions):
                 full.stack.stop()
                 began = time.monotonic()
                 full.stack.start()
@@ -35,7 +35,7 @@ def measure(recorder: Recorder) -> None:
                     raise RuntimeError("the last link is not known after the start")
             recorder.figure("clickledger up, warm, all links", times, note=f"{links:,} links")
         found: dict[str, list[float]] = {"API": [], "enricher": [], "sink": [], "reporting": []}
-        for number in range(recorder.scale(REPETITIONS, 1)):
+        for number in range(recorder.repetitions):
             if number:
                 time.sleep(HEALTHY_S)
             for name, taken in found.items():

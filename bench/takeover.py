@@ -6,7 +6,7 @@ import time
 
 from bench import open_loop, wrk
 from bench.full import Full, full_stack
-from bench.part import REPETITIONS, Recorder, main
+from bench.part import Recorder, main
 from tests.support.api_service import CLICKS
 from tests.support.pipeline import assignments, audit_is_clean, eventually, extra_service, now_ms, until_partitions_move
 
@@ -37,7 +37,7 @@ def measure(recorder: Recorder) -> None:
         for name in ("enricher", "sink"):
             with recorder.attempt(name):
                 found = []
-                for number in range(recorder.scale(REPETITIONS, 1)):
+                for number in range(recorder.repetitions):
                     found.append(repetition(full, name, number))
                     time.sleep(1.0)
                 recorder.figure(f"{name} killed: its partitions move", found)

@@ -236,6 +236,7 @@ def test_without_time_parts_are_left_out(
 ) -> None:
     """No failure; their rows say so."""
     monkeypatch.setattr(bench, "TOTAL_S", 0)
+    monkeypatch.delenv("QUICK", raising=False)
     assert run_parts(lambda name: pytest.fail(f"{name} ran")) == 0
     assert {row.reason for row in load(tmp_path / "results.json")} == {"no time left"}
 
