@@ -101,7 +101,7 @@ def check(server: Server, before: int, good: int, spare: int) -> None:
 
 
 def _records(server: Server) -> int:
-    return 0 if server.world is None else sum(server.world.end_offsets(server.world.kafka.topic_raw).values())
+    return 0 if server.world is None else server.world.records(server.world.kafka.topic_raw)
 
 
 def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> float:

@@ -103,11 +103,6 @@ async def fill_raw(world: World, each: int, first: int = 0, new: int = 5) -> Non
         await producer.close()
 
 
-def enriched_records(world: World) -> int:
-    """Records of the enriched topic."""
-    return sum(world.end_offsets(world.kafka.topic_enriched).values())
-
-
 def stored_rows(world: World) -> int:
     """Rows of the world's stream, by their positions."""
     sql = "SELECT sum(top) FROM (SELECT max(raw_offset) + 1 AS top FROM clicks WHERE stream != 'bench' GROUP BY raw_partition)"
@@ -126,10 +121,11 @@ def enrich(world: World, before: int, total: int) -> Course:
     """The enricher on what is behind."""
     child = world.start("enricher", SERVER_CORE)
     try:
-        course = work_off(child, lambda: enriched_records(world), before, total)
+        with world.counting(world.kafka.topic_enriched) as count:
+            course = work_off(child, count, before, total)
     finally:
         child.stop()
-    if (made := enriched_records(world)) != total:
+    if (made := world.records(world.kafka.topic_enriched)) != total:
         raise RuntimeError(f"{total} raw records, {made} enriched ones")
     return course
 

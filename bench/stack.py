@@ -9,7 +9,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,18 +51,25 @@ class World:
             pin(child.pid, core)
         return child
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """The offset after the last record of each partition."""
-        return asyncio.run(self.ends(topic))
+    def records(self, topic: str) -> int:
+        """How many records a topic has."""
+        with self.counting(topic) as count:
+            return count()
 
-    async def ends(self, topic: str) -> dict[int, int]:
-        """The same on a running loop."""
+    @contextmanager
+    def counting(self, topic: str) -> Iterator[Callable[[], int]]:
+        """A function that tells how many records a topic has, over one connection: asking often must cost little."""
+        with asyncio.Runner() as runner:
+            reader = runner.run(self._reader(topic))
+            try:
+                yield lambda: sum(runner.run(reader.end_offsets(range(self.partitions))).values())
+            finally:
+                runner.run(reader.close())
+
+    async def _reader(self, topic: str) -> Reader:
         reader = Reader(self.kafka, topic, client_id="bench")
         await reader.start()
-        try:
-            return await reader.end_offsets(range(self.partitions))
-        finally:
-            await reader.close()
+        return reader
 
 
 class Stores:
