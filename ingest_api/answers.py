@@ -69,6 +69,7 @@ class Refusal(StrEnum):
     NOT_DURABLE = "not_durable"
     OVERLOADED = "overloaded"
     WAIT_TOO_LONG = "wait_too_long"
+    TENANT_SHARE = "tenant_share"
     CONNECTIONS_FULL = "connections_full"
     UNFINISHED_FULL = "unfinished_full"
     REGISTRATIONS_FULL = "registrations_full"
@@ -151,6 +152,7 @@ _TABLE: Final[Mapping[Refusal, tuple[Published, str]]] = {
     Refusal.NOT_DURABLE: (Published.INTERNAL, "The click could not be stored; try again."),
     Refusal.OVERLOADED: (Published.INTERNAL, "Too many clicks are waiting; try again."),
     Refusal.WAIT_TOO_LONG: (Published.INTERNAL, "Clicks wait too long to be stored; try again."),
+    Refusal.TENANT_SHARE: (Published.INTERNAL, "Too many of your clicks are waiting; try again."),
     Refusal.CONNECTIONS_FULL: (Published.INTERNAL, "Too many connections; try again."),
     Refusal.UNFINISHED_FULL: (Published.INTERNAL, "Too much of unfinished requests is waiting; try again."),
     Refusal.REGISTRATIONS_FULL: (Published.INTERNAL, "Too many links or promotions are being registered; try again."),

@@ -8,7 +8,8 @@ that partition leaves (`next_partition`), so that a group is usually one batch i
 
 What waits is bounded in clicks, bytes and time; beyond a bound a click is refused before anything was promised. The time
 is that of the partition's oldest click whose group has not left: while it is over its bound every further click would wait
-at least as long, so it is told at once instead of being kept (docs/adr/0017).
+at least as long, so it is told at once instead of being kept (docs/adr/0017). From three quarters of a bound on, the
+tenant that has most of what waits is refused, and the rest is the others' (ingest_api/shares.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ingest_api.answers import Refusal
 from ingest_api.batch import Share
 from ingest_api.destination import Publishable
 from ingest_api.handler import PendingClick
+from ingest_api.shares import EVERY_S, PRESSURE, largest, tenant_of
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,13 @@ class GroupCommit:
         self._wait_s_max = wait_ms_max / 1000
         self._late: frozenset[int] = frozenset()
         """Partitions whose oldest open group has waited too long."""
+        self._clicks_shared = int(PRESSURE * pending_clicks_max)
+        self._bytes_shared = int(PRESSURE * pending_bytes_max)
+        self._is_slow = False
+        """The oldest open group has waited for three quarters of its bound."""
+        self._largest: bytes | None = None
+        """The tenant with most of what waits, when that was last looked at."""
+        self._looked_at = float("-inf")
         self._group_s = group_ms / 1000
         self._in_flight = in_flight
         self._open: list[_Group] = []  # oldest first
@@ -144,6 +153,10 @@ class GroupCommit:
         refusal = self._refusal(partition, clicks, size)
         if refusal is not None:
             return refusal
+        if (
+            self.pending_clicks >= self._clicks_shared or self.pending_bytes >= self._bytes_shared or self._is_slow
+        ) and self._is_largest(tenant_of(click.value)):
+            return Refusal.TENANT_SHARE
         group = self._filling.get(partition)
         if group is None or group.bytes + size > self._group_bytes_max:
             now = asyncio.get_running_loop().time()
@@ -199,9 +212,18 @@ class GroupCommit:
             else:
                 waiting.append(group)
         self._open = waiting
-        if waiting or self._late:
+        if waiting or self._late or self._is_slow:
             since_min = asyncio.get_running_loop().time() - self._wait_s_max
             self._late = frozenset(group.partition for group in waiting if group.since < since_min)
+            self._is_slow = bool(waiting) and waiting[0].since < since_min + (1 - PRESSURE) * self._wait_s_max
+
+    def _is_largest(self, tenant: bytes) -> bool:
+        """Whether the tenant has most of what waits, looked at now and then."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at >= EVERY_S:
+            self._looked_at = now
+            self._largest = largest([group.clicks for group in self._open])
+        return tenant == self._largest
 
     def _send(self, group: _Group) -> None:
         if self._filling.get(group.partition) is group:
