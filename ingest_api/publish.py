@@ -125,7 +125,7 @@ class GroupCommit:
 
     def submit(self, click: PendingClick, settle: Settle, who: Any) -> Refusal | None:
         """Take a click and call `settle` later with `who` and the click, or refuse it now."""
-        group = self._take(click.partition, 1, len(click.value) + RECORD_OVERHEAD_BYTES)
+        group = self._take(click, click.partition, 1, len(click.value) + RECORD_OVERHEAD_BYTES)
         if isinstance(group, _Group):
             group.clicks.append(click)
             group.waiting.append((settle, who, click))
@@ -141,21 +141,21 @@ class GroupCommit:
         size = sum([len(click.value) for click in clicks]) + RECORD_OVERHEAD_BYTES * len(clicks)
         if size > self._group_bytes_max and len(clicks) > 1:
             return Refusal.OVERLOADED
-        group = self._take(share.partition, len(clicks), size)
+        group = self._take(clicks[0], share.partition, len(clicks), size)
         if isinstance(group, _Group):
             group.clicks.extend(clicks)
             group.waiting.append((settle, who, share))
             return None
         return group
 
-    def _take(self, partition: int, clicks: int, size: int) -> _Group | Refusal:
-        """The group for this many clicks of this many bytes, counted already, or why they are not taken."""
+    def _take(self, first: Publishable, partition: int, clicks: int, size: int) -> _Group | Refusal:
+        """The group for this many clicks (one tenant's) of this many bytes, counted already, or why they are not taken."""
         refusal = self._refusal(partition, clicks, size)
         if refusal is not None:
             return refusal
         if (
             self.pending_clicks >= self._clicks_shared or self.pending_bytes >= self._bytes_shared or self._is_slow
-        ) and self._is_largest(tenant_of(click.value)):
+        ) and self._is_largest(tenant_of(first.value)):
             return Refusal.TENANT_SHARE
         group = self._filling.get(partition)
         if group is None or group.bytes + size > self._group_bytes_max:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from ingest_api.handler import PendingClick
+from ingest_api.destination import Publishable
 
 PRESSURE: Final = 0.75
 """Of a bound; from here on the largest tenant waits."""
@@ -31,7 +31,7 @@ def tenant_of(value: bytes) -> bytes:
     return match[1] if match else b""
 
 
-def largest(waiting: Sequence[Sequence[PendingClick]]) -> bytes | None:
+def largest(waiting: Sequence[Sequence[Publishable]]) -> bytes | None:
     """The tenant of more than half of the clicks, None when there is none. Looks at `SAMPLE` of them at most."""
     total = sum(map(len, waiting))
     step = max(1, -(-total // SAMPLE))
