@@ -83,7 +83,7 @@ async def trace(
     found = await find_raw(kafka, limits, transaction_id)
     if rows := await _rows(clickhouse, tenant, transaction_id):
         return await _with_positions(kafka, limits, transaction_id, rows)
-    if found.raw is not None and (copy := _in_flight(found.raw, found.enriched, tenant)):
+    if found.raw is not None and (copy := _in_flight(partition_of(transaction_id), found.raw, found.enriched, tenant)):
         return Trace(transaction_id, State.IN_FLIGHT, [copy], "")
     looked = "all records" if found.is_whole else f"{limits.records:,} near its time and the last {limits.records:,}"
     note = f"no row; in Kafka {looked} of partition {partition_of(transaction_id)} were looked at"
@@ -115,10 +115,10 @@ async def _with_positions(
     )
 
 
-def _in_flight(raw: Record, enriched: Record | None, tenant: str) -> dict[str, Any] | None:
+def _in_flight(partition: int, raw: Record, enriched: Record | None, tenant: str) -> dict[str, Any] | None:
     """What the records say; None when they are another tenant's or no click at all."""
     nothing: dict[str, Any] = dict.fromkeys((*COLUMNS, "enriched_offset"))
-    position = {"raw_partition": raw.partition, "raw_offset": raw.offset}
+    position = {"raw_partition": partition, "raw_offset": raw.offset}
     try:
         click = decode_raw(raw.value)
         record = decode_enriched(enriched.value or b"") if enriched else {}

@@ -7,7 +7,7 @@ data (find the row), unknown (a bounded retry, then look for a row).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -37,6 +37,11 @@ def error_for(code: int | None, message: str) -> ClickledgerError:
     if code in DATA:
         return DataError(message)
     return UnknownClickHouseError(message)
+
+
+async def _one_by_one(pieces: Iterable[bytes]) -> AsyncGenerator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 class ClickHouse:
@@ -118,16 +123,17 @@ class ClickHouse:
         return answer
 
     async def insert_bytes(
-        self, table: str, payload: bytes, settings: Mapping[str, Any], *, fmt: str = "JSONEachRow"
+        self, table: str, payload: bytes | Iterable[bytes], settings: Mapping[str, Any], *, fmt: str = "JSONEachRow"
     ) -> None:
-        """Insert rows that are already formatted.
+        """Insert rows that are already formatted; pieces are taken one by one, as they can be sent.
 
-        OutcomeUnknown: the rows may or may not be there; the library itself sends a request again after a reset
+        OutcomeUnknown: the rows may or may not be there. The library itself sends one `bytes` again after a reset
         connection, so `settings` must carry an `insert_deduplication_token` wherever a row must not stand twice.
         """
         client = await self._connected()
-        inserting = client.raw_insert(table, insert_block=payload, settings=dict(settings), fmt=fmt)
-        await self._guarded(inserting, f"insert of {len(payload)} bytes into {table}")
+        block = payload if isinstance(payload, bytes) else _one_by_one(payload)
+        inserting = client.raw_insert(table, insert_block=block, settings=dict(settings), fmt=fmt)
+        await self._guarded(inserting, f"insert into {table}")
 
     async def stream(
         self,

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from shared.errors import OffsetLost
 from shared.kafka import Record
 from sink.blocks import Block, Intake, Limits, Range, Unbuildable
 from sink.plans import Plan
 from sink.watch import Alarm, PartitionWatch, records_read
+
+IDLE_MS: Final = 1_000
+"""How long a stored block may wait for the next plan to be committed with its end: blocks of a steady stream follow each
+other by their age. Until then the group holds the plan that was carried out, which a new owner finds in the table."""
 
 
 def _now_ms() -> int:
@@ -115,21 +120,32 @@ class PartitionFeed:
         while (wait_ms := self._due_in_ms()) != 0:
             if self._is_finishing:
                 self.finished.set()
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await self._changes_within(wait_ms)
         self._is_out = True
         return self._cut()
 
-    def due_block(self) -> Block | None:
-        """A block that is due already."""
-        if self.intake.has_plan or self._due_in_ms() != 0:
-            return None
-        block = self._cut()
-        return block if isinstance(block, Block) else None
+    async def following_block(self) -> Block | None:
+        """The next block, as soon as it is due; None when no record comes for `IDLE_MS`, or it is time to finish."""
+        idle_at_ms = _now_ms() + IDLE_MS
+        while not self._is_finishing and not self.intake.has_plan:
+            wait_ms = self._due_in_ms()
+            if wait_ms is None:
+                wait_ms = idle_at_ms - _now_ms()
+                if wait_ms <= 0:
+                    break
+            elif wait_ms == 0:
+                block = self._cut()
+                return block if isinstance(block, Block) else None
+            await self._changes_within(wait_ms)
+        return None
+
+    async def _changes_within(self, wait_ms: int | None) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                await self._changed.wait()
+        except TimeoutError:
+            return
 
     def _cut(self) -> Block | Unbuildable:
         before = self.intake.bytes

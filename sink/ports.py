@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,10 +50,10 @@ class Table(Protocol):
         The newest first, and at most one more than are remembered.
         """
 
-    async def insert(self, body: bytes, token: str) -> None:
+    async def insert(self, body: Iterable[bytes], token: str) -> None:
         """Insert a block as one part."""
 
-    async def probe(self, body: bytes) -> None:
+    async def probe(self, body: Iterable[bytes]) -> None:
         """Raise DataError where `insert` would, and store nothing."""
 
 
@@ -79,8 +79,8 @@ class Feed(Protocol):
     async def next_block(self) -> Block | Unbuildable:
         """Wait until a block is due."""
 
-    def due_block(self) -> Block | None:
-        """A block that is due already."""
+    async def following_block(self) -> Block | None:
+        """The next block when the stream goes on; None when it is idle for a while."""
 
 
 class Clock(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -126,12 +126,12 @@ class PartitionTable:
         rows = await self._store.ask(_SUSPECTS, self._parameters | bounds)
         return [(str(transaction_id).encode(), age_ms / 1000) for transaction_id, age_ms in rows]
 
-    async def insert(self, body: bytes, token: str) -> None:
+    async def insert(self, body: Iterable[bytes], token: str) -> None:
         """Insert a block as one part. OutcomeUnknown when no answer came in time."""
         settings = self._store.settings | {"insert_deduplication_token": token}
         await self._bounded(self._store.clickhouse.insert_bytes("clicks", body, settings), "insert")
 
-    async def probe(self, body: bytes) -> None:
+    async def probe(self, body: Iterable[bytes]) -> None:
         """Raise DataError where `insert` would, and store nothing."""
         await self._bounded(self._store.clickhouse.insert_bytes("clicks_probe", body, self._store.settings), "probe")
 

@@ -20,7 +20,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, assert_never
 
 from shared.clickhouse import UnknownClickHouseError
 from shared.errors import DataError, OperatorError, TransientError
-from sink.blocks import Block, Row, block_at_ms, dedup_token, encode_body
+from sink.blocks import Block, Body, Row, block_at_ms, dedup_token
 from sink.plans import (
     AlreadyThere,
     Impossible,
@@ -128,7 +128,7 @@ class Owner:
             if not await self.store(block):  # ask the table, insert
                 block = None  # the table stands elsewhere: the feed starts again from there
                 continue
-            following = self.feed.due_block()
+            following = await self.feed.following_block()
             if following is None and not await self.store(block, until_seen=True):  # idle: see the block in the table
                 block = None
                 continue
@@ -249,7 +249,7 @@ class Owner:
             case _:
                 assert_never(decision)
 
-    async def _insert(self, block: Block, body: bytes) -> bool:
+    async def _insert(self, block: Block, body: Body) -> bool:
         """Insert; False when a row was found that cannot be stored, and the block must be made again without it."""
         quiet_from_s, self._quiet_from_s = self._quiet_from_s, self.clock.now_s()  # until answered, it may be in flight
         try:
@@ -275,7 +275,7 @@ class Owner:
         self._unknown_errors = 0
         self._acknowledged = {plan for plan in self._acknowledged if self._waypoints.at(plan.raw_before) is not None}
 
-    async def _body(self, block: Block) -> tuple[bytes, dict[int, bytes]]:
+    async def _body(self, block: Block) -> tuple[Body, dict[int, bytes]]:
         """The block's bytes, and the rows (by raw offset) that were rewritten.
 
         Second copies of clicks become duplicates, rows that cannot be stored become malformed.
@@ -289,7 +289,7 @@ class Owner:
             stored = await self.table.copies(questions(rows, watched), block.plan.raw_before)
             replaced = rewritten(rows, watched, stored)
         replaced |= self._stand_ins(poison.values())
-        return encode_body(block.rows, block_at_ms(block.rows[0]), replaced), replaced
+        return Body(block.rows, block_at_ms(block.rows[0]), replaced), replaced
 
     def _stand_ins(self, rows: Iterable[Row]) -> dict[int, bytes]:
         now_ms = self.clock.wall_ms()
@@ -300,7 +300,7 @@ class Owner:
         at_ms = block_at_ms(block.rows[0])
 
         async def probe(rows: Sequence[Row]) -> None:
-            await self.table.probe(encode_body(rows, at_ms, {}))
+            await self.table.probe(Body(rows, at_ms, {}))
 
         candidates = [row for row in block.rows if not row.is_broken and row.raw_offset not in self._poison]
         found = await find_poison(candidates, known_good(self.stream, self.partition, self.clock.wall_ms()), probe)

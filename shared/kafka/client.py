@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.helpers import create_ssl_context
 
 from shared.errors import (
@@ -74,7 +75,6 @@ class Record(Protocol):
     """One Kafka record. `timestamp` in ms."""
 
     offset: int
-    partition: int
     timestamp: int
     key: bytes | None
     value: bytes | None
@@ -185,8 +185,14 @@ async def fetched_records(
     return {tp.partition: records for tp, records in fetched.items()}
 
 
+def _as_decoded(_records: PartitionRecords, _tp: TopicPartition, record: Record) -> Record:
+    """Stands in for the library's copy of each decoded record into an object of its own, a third of what reading costs."""
+    return record
+
+
 async def start_consumer(consumer: AIOKafkaConsumer, what: str, settings: KafkaSettings) -> None:
     """Connect within the request time-out, or close what a failed start opened."""
+    PartitionRecords._consumer_record = _as_decoded
     try:
         with mapped(what):
             await asyncio.wait_for(consumer.start(), settings.kafka_request_timeout_ms / 1000)

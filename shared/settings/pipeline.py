@@ -31,7 +31,7 @@ class SinkSettings(Group):
         10_000, ge=1, le=100_000, description="rows of one block; larger ones were slower and took more memory"
     )
     sink_block_bytes_max: int = Field(
-        16 << 20, ge=1 << 16, le=256 << 20, description="bytes of one block in memory; bounds a request to ClickHouse"
+        20 << 20, ge=1 << 16, le=256 << 20, description="bytes of one block in memory; bounds a request to ClickHouse"
     )
     sink_block_age_ms: int = Field(
         500, ge=10, le=60_000, description="ms after which a block is due however small; grows with the insert budget"
@@ -44,7 +44,7 @@ class SinkSettings(Group):
     )
     sink_inserts_at_once: int = Field(2, ge=1, le=16, description="partitions inserting at the same time in one member")
     sink_buffer_bytes_max: int = Field(
-        256 << 20, ge=4 << 20, description="bytes of rows one member holds in memory; beyond it partitions are paused"
+        128 << 20, ge=4 << 20, description="bytes of rows one member holds in memory; beyond it partitions are paused"
     )
     sink_answer_age_ms_max: int = Field(
         30_000,

@@ -215,10 +215,10 @@ class ModelTable:
 
         return await Op("recent_suspects", look)
 
-    async def insert(self, body: bytes, token: str) -> None:
+    async def insert(self, body: Iterable[bytes], token: str) -> None:
         """Token and part in two steps, in the order of this server; late ones are ended by the server."""
         world, began_s, began_with = self.world, self.world.now_s, self.world.server_starts
-        rows = {row["raw_offset"]: row for row in map(orjson.loads, body.splitlines())}
+        rows = {row["raw_offset"]: row for row in map(orjson.loads, b"".join(body).splitlines())}
 
         def check() -> None:
             if world.server_starts != began_with:
@@ -245,9 +245,9 @@ class ModelTable:
         if await Op("insert", begin):
             await Op("insert", finish)
 
-    async def probe(self, body: bytes) -> None:
+    async def probe(self, body: Iterable[bytes]) -> None:
         """As an insert, without an effect."""
-        await Op("probe", lambda: self.world.refuse(map(orjson.loads, body.splitlines())))
+        await Op("probe", lambda: self.world.refuse(map(orjson.loads, b"".join(body).splitlines())))
 
 
 @dataclass
@@ -294,8 +294,10 @@ class ModelFeed:
             await Op(IDLE if self.intake.position >= len(self.world.log) else "read", self._read)
         return self.intake.cut(LIMITS)
 
-    def due_block(self) -> Block | None:
-        """A block that is due already."""
+    async def following_block(self) -> Block | None:
+        """A block that is due already, or after one more look."""
+        if self.intake.due_in_ms(LIMITS, self._now_ms()) != 0:
+            await Op("read", self._read)
         if self.intake.due_in_ms(LIMITS, self._now_ms()) != 0:
             return None
         block = self.intake.cut(LIMITS)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from shared.events import HEADER_RAW_OFFSET, HEADER_SUSPECT, encode_raw_offset
 from sink.blocks import (
     BLOCK_AT_MS_MAX,
+    PIECE_ROWS,
     ROW_OVERHEAD_BYTES,
     Block,
+    Body,
     Gap,
     Intake,
     Limits,
@@ -24,7 +26,6 @@ from sink.blocks import (
     age_limit_ms,
     block_at_ms,
     dedup_token,
-    encode_body,
 )
 from sink.plans import Plan
 from tests.support.sink_model import Record
@@ -287,5 +288,16 @@ def test_the_block_time_comes_from_the_first_row(text: bytes, expected: int) -> 
 def test_the_body_is_joined_and_not_encoded() -> None:
     """`block_at` in front of each row's own bytes; a replaced row instead of its bytes."""
     rows = [row(b'{"a": 1}'), row(b'{"b":2}')._replace(raw_offset=1)]
-    assert encode_body(rows, 9, {}) == b'{"block_at":9,"a": 1}\n{"block_at":9,"b":2}'
-    assert encode_body(rows, 9, {1: b'{"c":3}'}) == b'{"block_at":9,"a": 1}\n{"block_at":9,"c":3}'
+    plain, replaced = Body(rows, 9, {}), Body(rows, 9, {1: b'{"ccc":3}'})
+    assert b"".join(plain) == b'{"block_at":9,"a": 1}\n{"block_at":9,"b":2}'
+    assert b"".join(replaced) == b'{"block_at":9,"a": 1}\n{"block_at":9,"ccc":3}'
+    assert [len(body) for body in (plain, replaced)] == [len(b"".join(body)) for body in (plain, replaced)]
+
+
+@pytest.mark.parametrize("count", [PIECE_ROWS - 1, PIECE_ROWS, PIECE_ROWS + 1, 2 * PIECE_ROWS])
+def test_pieces_join_to_one_line_for_each_row(count: int) -> None:
+    """However many pieces, and each time the body is asked for."""
+    body = Body([row(b'{"a":%d}' % n) for n in range(count)], 9, {})
+    for _ in range(2):
+        assert [orjson.loads(line)["a"] for line in b"".join(body).splitlines()] == list(range(count))
+    assert len(body) == len(b"".join(body))

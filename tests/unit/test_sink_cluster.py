@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -92,10 +92,10 @@ class ReplicatedWorld(World):
 class ReplicatedTable(ModelTable):
     """Inserts into replicated tables: committed in one step, shown in the next."""
 
-    async def insert(self, body: bytes, token: str) -> None:
+    async def insert(self, body: Iterable[bytes], token: str) -> None:
         """Nobody waits for a part that its token knows."""
         world = self.world
-        rows = {row["raw_offset"]: row for row in map(orjson.loads, body.splitlines())}
+        rows = {row["raw_offset"]: row for row in map(orjson.loads, b"".join(body).splitlines())}
         part = Part(rows, world.now_s)
 
         def commit() -> bool:
