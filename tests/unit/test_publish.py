@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -41,6 +42,12 @@ class HeldDestination:
     def acknowledge(self, index: int) -> None:
         """End an append well."""
         self.appends[index][2].set_result(None)
+
+    def acknowledge_oldest(self) -> None:
+        """The same for the first that has not ended, if there is one."""
+        held = next((held for _, _, held in self.appends if not held.done()), None)
+        if held is not None:
+            held.set_result(None)
 
 
 class Settled:
@@ -114,6 +121,52 @@ async def test_groups_wait_while_two_are_under_way() -> None:
     destination.acknowledge(1)
     destination.acknowledge(2)
     await commit.drain()
+
+
+async def test_partitions_get_even_shares() -> None:
+    """Whatever comes between two acknowledgements, in the long run each partition gets as many groups as any other."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=60_000)
+    for number in range(60 * PARTITIONS):
+        commit.submit(click(b"%d" % number, commit.next_partition()), settled, None)
+        await turns(3)
+        if len(destination.appends) > 1 and number % 3:
+            destination.acknowledge_oldest()
+            await turns(3)
+    commit_all = asyncio.ensure_future(commit.drain())
+    while not commit_all.done():
+        destination.acknowledge_oldest()
+        await turns(3)
+    groups = Counter(partition for partition, _, _ in destination.appends)
+    assert set(groups) == set(range(PARTITIONS))
+    assert max(groups.values()) - min(groups.values()) <= 2
+    assert set(settled.outcomes.values()) == {None}
+
+
+async def test_a_partition_without_an_acknowledgement_is_passed_over() -> None:
+    """While one partition's batch is outstanding, clicks without a key go to the others; keyed ones wait for it."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=60_000)
+    stuck = commit.next_partition()
+    commit.submit(click(b"stuck", stuck), settled, None)
+    await turns()
+    commit.submit(click(b"keyed", stuck), settled, None)
+    for number in range(4 * PARTITIONS):
+        chosen = commit.next_partition()
+        assert chosen != stuck
+        commit.submit(click(b"%d" % number, chosen), settled, None)
+        await turns()
+        destination.acknowledge(len(destination.appends) - 1)
+        await turns()
+    assert b"keyed" not in settled.outcomes
+    assert len(settled.outcomes) == 4 * PARTITIONS
+    destination.appends[0][2].set_exception(OutcomeUnknown("no acknowledgement"))
+    await turns()
+    assert settled.outcomes[b"stuck"] is Refusal.OUTCOME_UNKNOWN
+    assert [item.value for item in destination.appends[-1][1]] == [b"keyed"]
+    destination.acknowledge(len(destination.appends) - 1)
+    await commit.drain()
+    assert settled.outcomes[b"keyed"] is None
 
 
 async def test_the_timer_sends_what_has_waited() -> None:
