@@ -310,8 +310,9 @@ class Connection(HttpToolsProtocol):
 
     def advance(self) -> None:
         """Write or start whatever has become the head of the queue, until the head has to wait."""
-        while self.queue:
-            head = self.queue[0]
+        queue = self.queue
+        while queue:
+            head = queue[0]
             if head.cycle is not None:
                 if head.app is not None:
                     app, head.app = head.app, None
@@ -319,9 +320,10 @@ class Connection(HttpToolsProtocol):
                 return
             if head.answer is None:
                 return
-            self.queue.popleft()
+            queue.popleft()
             self._write(head, head.answer)
-        self._resume_reading()
+        if self.flow.is_held:
+            self._resume_reading()
         if self.reading is not None and self.reading.prechecked:
             self._ask_for_body()
 
@@ -331,10 +333,8 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _resume_reading(self) -> None:
-        """Read on if reading was stopped and nothing is in the way any more."""
-        if not self.flow.is_held or self.flow.write_paused or self.ended:
-            return
-        if len(self.queue) < self.lane.limits.pipeline_max:
+        """Read on, when nothing is in the way any more."""
+        if len(self.queue) < self.lane.limits.pipeline_max and not self.flow.write_paused and not self.ended:
             self.flow.resume_reading()
 
     def _write(self, exchange: Exchange, answer: Answer) -> None:

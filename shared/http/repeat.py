@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from shared.http.exchange import Exchange
+from shared.http.exchange import Endpoint, Exchange
 
 if TYPE_CHECKING:
     from shared.http.connection import Connection
@@ -32,31 +32,32 @@ _END: Final = b"\r\n\r\n"
 class Head:
     """The head of a whole request for a hot path, and what its endpoint concluded from it."""
 
-    __slots__ = ("_after", "_before", "_first", "_length_at", "memo")
+    __slots__ = ("_after", "_before", "_digits_at", "_endpoint", "_first", "_length_at", "memo")
 
-    def __init__(self, first: Exchange, before: bytes, after: bytes, length_at: int) -> None:
+    def __init__(self, first: Exchange, endpoint: Endpoint, before: bytes, after: bytes, length_at: int) -> None:
         """`before` and `after` the digits of Content-Length, which is field number `length_at`."""
         self.memo: object = None
         """The endpoint's own: what it need not judge again. Of this connection alone, and gone with it."""
         self._first = first
+        self._endpoint = endpoint
         self._before = before
         self._after = after
+        self._digits_at = len(before)
         self._length_at = length_at
 
     def recognise(self, connection: Connection, data: bytes) -> Exchange | None:
         """The request that `data` is, if it is exactly one and has this head; else None."""
         if not data.startswith(self._before):
             return None
-        begin = len(self._before)
-        end = data.find(b"\r", begin, begin + DIGITS_MAX + 1)
-        digits = data[begin:end]
-        if not digits.isdigit() or not data.startswith(self._after, end):
+        digits_at, after, endpoint = self._digits_at, self._after, self._endpoint
+        end = data.find(b"\r", digits_at, digits_at + DIGITS_MAX + 1)
+        digits = data[digits_at:end]
+        if not digits.isdigit() or not data.startswith(after, end):
             return None
-        begin = end + len(self._after)
-        size, first = int(digits), self._first
-        endpoint = first.endpoint
-        if len(data) - begin != size or endpoint is None or size > endpoint.body_bytes_max:
+        begin, size = end + len(after), int(digits)
+        if len(data) - begin != size or size > endpoint.body_bytes_max:
             return None
+        first = self._first
         headers = first.headers.copy()
         headers[self._length_at] = (b"content-length", digits)
         exchange = Exchange(connection, endpoint, first.method, first.target, headers, keep_alive=True)
@@ -71,7 +72,8 @@ def remember(exchange: Exchange, data: bytes, head_bytes_max: int) -> Head | Non
     nothing before it, and nothing after the body.
     """
     head = data[: len(data) - exchange.size]
-    if not exchange.keep_alive or len(head) + DIGITS_MAX > min(HEAD_BYTES_MAX, head_bytes_max):
+    endpoint = exchange.endpoint
+    if endpoint is None or not exchange.keep_alive or len(head) + DIGITS_MAX > min(HEAD_BYTES_MAX, head_bytes_max):
         return None
     if data.find(_END) != len(head) - len(_END):
         return None
@@ -85,5 +87,5 @@ def remember(exchange: Exchange, data: bytes, head_bytes_max: int) -> Head | Non
     length_at = names.index(b"content-length")
     if fields[length_at][1] != digits[1] or int(digits[1]) != exchange.size:
         return None
-    first = Exchange(exchange.connection, exchange.endpoint, exchange.method, exchange.target, fields, keep_alive=True)
-    return Head(first, head[: digits.start(1)], head[digits.end(1) :], length_at)
+    first = Exchange(exchange.connection, endpoint, exchange.method, exchange.target, fields, keep_alive=True)
+    return Head(first, endpoint, head[: digits.start(1)], head[digits.end(1) :], length_at)
