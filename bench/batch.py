@@ -51,10 +51,10 @@ def memory(recorder: Recorder, server: Server, many: wrk.Load, one: wrk.Load, fo
     """`Pss`, which counts pages of the memory-mapped catalog that are in use by this process."""
     (pid,) = server.pids
     wrk.run(one, server.port, 64, 2.0, server.pids, folder)
-    before = pss_mb(pid)
-    recorder.figure("memory with all links: Pss", [before], note=f"{recorder.scale(LINKS, QUICK_LINKS):,} links")
+    recorder.figure("memory with all links: Pss", [pss_mb(pid)], note=f"{recorder.scale(LINKS, QUICK_LINKS):,} links")
     wanted = recorder.scale(FLAT_CLICKS, QUICK_FLAT_CLICKS)
-    taken, spent = 0, 0.0
+    ask(server, many, CONNECTIONS, recorder.scale(5.0, 1.0), folder)
+    before, taken, spent = pss_mb(pid), 0, 0.0
     while taken < wanted and spent < FLAT_S_MAX:
         step_s = recorder.scale(5.0, 1.0)
         taken += ask(server, many, CONNECTIONS, step_s, folder).good

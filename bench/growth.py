@@ -20,13 +20,15 @@ from bench.backlog import enrich, fill_raw, store
 from bench.part import Recorder, main
 from bench.stack import Stores, World, stores
 from shared.clickhouse import ClickHouse
-from shared.settings import ClickHouseSettings
+from shared.settings import ClickHouseSettings, SinkSettings
 from tests.support.api_service import CLICKS
 from tests.support.full_stack import clean_env
 
 ROWS, QUICK_ROWS = 100_000_000, 1_000_000
 PROMOTIONS = 90
 BACKLOG, QUICK_BACKLOG = 240_000, 60_000
+FULL_BLOCK = SinkSettings().sink_block_rows_max
+"""Rows of a partition below which a block would wait for its age, which would be measured instead of the work."""
 LINKS_S_MAX = 180.0
 MERGED_S_MAX = 90.0
 AUDIT_S_MAX = 120.0
@@ -47,14 +49,17 @@ def measure(recorder: Recorder) -> None:
                     some.append(through(recorder, world, total))
             for place, name in enumerate(("enricher", "sink")):
                 wide_rates, base = ([each[place] for each in rates[world]] for world in (wide, small))
-                recorder.figure(f"{name}: 60 partitions", wide_rates, base)
+                if recorder.is_quick and name == "sink":
+                    recorder.skip(f"{name}: 60 partitions", "at this scale no block is full: each waits for its age")
+                else:
+                    recorder.figure(f"{name}: 60 partitions", wide_rates, base)
         with recorder.attempt("stored rows"):
             of_rows(recorder, found, small, total)
 
 
 def through(recorder: Recorder, world: World, total: dict[World, int]) -> tuple[float, float]:
     """A backlog through enricher and sink, one after the other; the rates of both."""
-    each = recorder.scale(BACKLOG, QUICK_BACKLOG) // world.partitions
+    each = recorder.scale(max(BACKLOG // world.partitions, FULL_BLOCK), QUICK_BACKLOG // world.partitions)
     before = total[world]
     asyncio.run(fill_raw(world, each, before // world.partitions))
     total[world] = before + each * world.partitions
