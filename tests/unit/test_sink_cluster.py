@@ -13,7 +13,7 @@ from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from shared import positions
-from shared.errors import OperatorError
+from shared.errors import OperatorError, OutcomeUnknown, TransientError
 from sink import table
 from sink.cluster import LOCAL, Place, of_every_copy, statements
 from sink.ddl import forms, migrations
@@ -94,11 +94,15 @@ class ReplicatedTable(ModelTable):
 
     async def insert(self, body: Iterable[bytes], token: str) -> None:
         """Nobody waits for a part that its token knows."""
-        world = self.world
+        world, began_s, began_with = self.world, self.world.now_s, self.world.server_starts
         rows = {row["raw_offset"]: row for row in map(orjson.loads, b"".join(body).splitlines())}
         part = Part(rows, world.now_s)
 
         def commit() -> bool:
+            if world.server_starts != began_with:
+                raise OutcomeUnknown("the server went away")
+            if world.now_s - began_s > BOUNDS.insert_s:  # the server ends it, as on one server
+                raise TransientError("the insert took too long")
             world.refuse(rows.values())
             if token in world.tokens:
                 return False
