@@ -35,7 +35,7 @@ from tests.support.sinks import SinkBench
 SETTINGS = SinkSettings()
 BLOCK_ROWS = SETTINGS.sink_block_rows_max
 WAIT_S = 120.0
-POLL_S = 0.05
+POLL_S = 0.25
 NAIVE_S_MAX = 90.0
 
 Value = tuple[int, bytes, bytes, bool]
@@ -209,7 +209,7 @@ def measure(recorder: Recorder) -> None:
     """Everything about the sink."""
     with stores() as found:
         world = found.world("sink")
-        asyncio.run(measure_world(recorder, world, found.clickhouse.pid, recorder.scale(300_000, 60_000)))
+        asyncio.run(measure_world(recorder, world, found.clickhouse.pid, recorder.scale(600_000, 60_000)))
 
 
 if __name__ == "__main__":

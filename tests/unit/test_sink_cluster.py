@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from hypothesis import Phase, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from shared import positions
 from shared.errors import OperatorError, OutcomeUnknown, TransientError
@@ -130,6 +130,12 @@ class ReplicatedMachine(SinkMachine):
     world_of = ReplicatedWorld
     process_of: Callable[..., Process] = ReplicatedProcess
     last_part_is_lost: Any = None
+
+    @precondition(lambda self: self.world.highest() >= 0)
+    @rule()
+    def group_is_lost(self) -> None:
+        """As on one server: before any replica shows a row, nobody could tell that from a new stream."""
+        self.world.committed = None
 
 
 ReplicatedMachine.TestCase.settings = SinkMachine.TestCase.settings
