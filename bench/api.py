@@ -107,6 +107,7 @@ def _records(server: Server) -> int:
 def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> float:
     """All servers in turn, with 64 and with 512 connections; our clicks a second with 64."""
     found: dict[tuple[str, int], list[wrk.Seen]] = {}
+    traced: list[wrk.Seen] = []
     with ExitStack() as running:
         servers = {
             name: running.enter_context(baseline(world, name, writes=name == "tutorial_api"))
@@ -121,6 +122,7 @@ def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> f
             for name, count in turns:
                 seen = ask(servers[name], load, count, seconds, world.folder)
                 found.setdefault((name, count), []).append(seen)
+            traced.append(ask(servers["clickledger"], load._replace(traced=True), 64, seconds, world.folder))
 
     def per_second(name: str, count: int) -> list[float]:
         return [seen.clicks_per_second for seen in found[name, count]]
@@ -136,6 +138,8 @@ def rates(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> f
         recorder.figure(f"tutorial, {count} connections", tutorial)
         recorder.figure(f"single click, {count} connections", ours, tutorial)
         recorder.figure(f"single click, {count} connections: of the lane", ours, lane)
+    recorder.figure("single click, 64 connections, heads all different", [seen.clicks_per_second for seen in traced])
+    recorder.figure("single click, heads all different: CPU", [seen.cpu_us for seen in traced], cpu("clickledger"))
     recorder.figure("tutorial: CPU", cpu("tutorial_api"))
     recorder.figure("single click: CPU", cpu("clickledger"), cpu("tutorial_api"))
     return statistics.median(per_second("clickledger", 64))

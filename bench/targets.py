@@ -35,6 +35,8 @@ API = (
     Spec("api", "single click, 64 connections: of the lane", "clicks/s", _times(0.6), "bare fast lane"),
     Spec("api", "single click, 512 connections: of the lane", "clicks/s", _times(0.6), "bare fast lane"),
     Spec("api", "single click: CPU", _CPU, None, "tutorial"),
+    Spec("api", "single click, 64 connections, heads all different", "clicks/s"),
+    Spec("api", "single click, heads all different: CPU", _CPU, None, "heads that come again"),
     Spec("api", "fixed rate below 80 % load: p50", "ms"),
     Spec("api", "fixed rate below 80 % load: p99", "ms"),
     Spec("api", "fixed rate below 80 % load: p99 beyond 2 x p50", "ms", _most(5)),

@@ -25,7 +25,7 @@ init = function()
   for line in io.lines("FILE") do
     if LINES > 1 then line = line:gsub("\\t", "\\n") end
     bodies[#bodies + 1] = wrk.format("POST", "PATH", {
-      ["Authorization"] = "Bearer KEY", ["Content-Type"] = "TYPE" }, line)
+      ["Authorization"] = "Bearer KEY", ["Content-Type"] = "TYPE", ["X-Request-Id"] = TRACED and tostring(#bodies) or nil }, line)
   end
 end
 request = function()
@@ -43,6 +43,8 @@ class Load(NamedTuple):
     bodies: Sequence[str]
     clicks: int
     """of one request"""
+    traced: bool = False
+    """each request has a header field of its own, as behind a proxy that traces: no head comes twice in a row"""
 
 
 class Seen(NamedTuple):
@@ -93,6 +95,7 @@ def run(load: Load, port: int, connections: int, seconds: float, pids: Sequence[
     bodies.write_text("\n".join(load.bodies) + "\n", encoding="utf-8")
     text = _SCRIPT
     filled = {"FILE": str(bodies), "LINES": str(load.clicks), "PATH": load.path, "KEY": KEY, "TYPE": load.content_type}
+    filled["TRACED"] = str(load.traced).lower()
     for name, value in filled.items():
         text = text.replace(name, value)
     script.write_text(text, encoding="utf-8")
