@@ -16,6 +16,8 @@ from shared.kafka import Record
 
 FETCHES_MAX: Final = 8
 """Fetches (at most 1 MiB each) that wait for the worker; a bound for bytes."""
+BYTES_MAX: Final = 2 << 20
+"""Bytes of values that are enough to wait when two fetches hold them."""
 RECORDS_MAX: Final = 500
 """Records that are enough to wait when two fetches hold them: one to go on with at once, one behind it. Fewer would have the
 whole consumer pause for a partition whose fetches are small, because its worker waits for a commit."""
@@ -44,7 +46,11 @@ class Feed:
     def is_full(self) -> bool:
         """Whether the consumer should hold the partition."""
         fetches = len(self._fetches)
-        return fetches >= FETCHES_MAX or (fetches > 1 and sum(map(len, self._fetches)) >= RECORDS_MAX)
+        if fetches < 2:  # one to go on with at once, one behind it
+            return False
+        if fetches >= FETCHES_MAX or sum(map(len, self._fetches)) >= RECORDS_MAX:
+            return True
+        return sum(len(record.value or b"") for records in self._fetches for record in records) >= BYTES_MAX
 
     def put(self, records: Sequence[Record]) -> None:
         """A fetch arrived."""

@@ -341,13 +341,16 @@ class Enriched:
         """
         empty = {p: end for p, (first, end) in bounds.items() if first == end}
         expired = [p for p, end in empty.items() if end]
-        nexts = await self._raw_ends() if expired else {}
-        if expired:
-            group, topic = enricher_group(self.stream.id), self.kafka.topic_raw
-            nexts |= await self._open_reader.committed(
-                group, topic, expired
-            )  # less, where raw clicks are not enriched yet
-        return {p: _track(nexts.get(p, 0) if end else self.stream.start(p), end) for p, end in empty.items()}
+        tracks = {p: _track(self.stream.start(p), 0) for p, end in empty.items() if not end}
+        if not expired:
+            return tracks
+        group, topic = enricher_group(self.stream.id), self.kafka.topic_raw
+        nexts = await self._raw_ends()
+        nexts |= await self._open_reader.committed(group, topic, expired)  # less, where raw clicks are not enriched yet
+        now = await self._bounds(expired)  # what was written since the end was read may be behind what is committed now
+        written = await self._probe({p: empty[p] for p in expired if now[p].end > empty[p]})
+        tracks |= {p: _track(nexts.get(p, 0), empty[p]) for p in expired}
+        return tracks | {p: _track(raw_offset, offset) for p, (offset, raw_offset) in written.items()}
 
     async def _tracks_at(self, offsets: Mapping[int, int], bounds: Mapping[int, _Bounds]) -> dict[int, Track]:
         """Tracks that begin at these offsets of clicks.enriched, with whatever stands there."""

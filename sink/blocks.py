@@ -219,7 +219,9 @@ class Intake:
         digits_at, make = len(prefix), tuple.__new__
         rows: list[Row] = []
         size, raw_offset = 0, first
-        for record in islice(records, at, None):
+        for record in map(
+            records.__getitem__, range(at, len(records))
+        ):  # a slice would walk what is behind it, or copy
             value, headers, offset = record.value, record.headers, record.offset
             if (
                 not value

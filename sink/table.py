@@ -38,9 +38,11 @@ FROM clicks
 WHERE stream = {stream:String} AND raw_partition = {partition:UInt16} AND suspect AND status = 'accepted'
     AND inserted_at >= latest - toIntervalSecond({seconds:UInt32})
 ORDER BY inserted_at DESC
+LIMIT 1 BY transaction_id
 LIMIT {limit:UInt32}
 """
-"""The newest first: what the limit leaves out has no longer to be remembered than the last that it lets through."""
+"""The newest first: what the limit leaves out has no longer to be remembered than the last that it lets through. Each id once,
+also where several replicas answer."""
 
 
 def insert_settings(*, raw_times: bool, timeout_s: float) -> dict[str, Any]:

@@ -133,6 +133,24 @@ async def test_late_clicks_of_an_expired_partition_are_seen() -> None:
         reader.written[0] = [0, 1, 2]
 
 
+class Writing(MemoryReader):
+    """The enricher writes and commits between two questions."""
+
+    async def committed(self, group_id: str, topic: str, partitions: list[int]) -> dict[int, int]:
+        """What it committed after having written."""
+        self.written[0] += [3, 4]
+        self.nexts = {0: 5}
+        return await super().committed(group_id, topic, partitions)
+
+
+async def test_what_is_written_while_an_expired_partition_is_looked_at_is_seen() -> None:
+    """The committed position is later than the end that was read: the reading begins at what was written meanwhile."""
+    enriched = reading(Writing({0: [0, 1, 2]}, {0: 3}, raw_ends={0: 5}))
+    await enriched.begin_earliest()
+    assert str(enriched.position) == "s.3"
+    assert offsets(await all_of(enriched)) == [3, 4]
+
+
 async def test_a_gap_stands_until_it_is_filled_or_accepted() -> None:
     """Nothing jumps: the partition stands, the others go on; a refill or an accepted gap lets it go on without a hole."""
     reader = MemoryReader({0: [0, 1, 4, 5], 1: [0, 1]})

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from enricher.feed import FETCHES_MAX, MISSING_TRIES_MAX, RECORDS_MAX, TOGETHER_MAX, Feed
+from enricher.feed import BYTES_MAX, FETCHES_MAX, MISSING_TRIES_MAX, RECORDS_MAX, TOGETHER_MAX, Feed
 from shared.errors import OffsetLost
 
 
@@ -15,6 +15,7 @@ class OnlyOffset(NamedTuple):
     """A record as far as a feed looks at it."""
 
     offset: int
+    value: bytes | None = None
 
 
 class Bench:
@@ -109,3 +110,13 @@ async def test_records_that_stay_away_are_lost_even_when_others_wait() -> None:
     with pytest.raises(OffsetLost) as lost:
         await bench.feed.next()
     assert (lost.value.wanted, lost.value.earliest) == (0, 5)
+
+
+@pytest.mark.parametrize("size", [BYTES_MAX // 4 - 1, BYTES_MAX // 4])
+def test_few_large_records_are_enough_to_wait(size: int) -> None:
+    """Two fetches of two records each: whether their partition is held is a matter of their bytes."""
+    bench = Bench()
+    bench.feed.put([OnlyOffset(0, bytes(size)), OnlyOffset(1, bytes(size))])  # type: ignore[list-item]
+    assert not bench.feed.is_full
+    bench.feed.put([OnlyOffset(2, bytes(size)), OnlyOffset(3, bytes(size))])  # type: ignore[list-item]
+    assert bench.feed.is_full == (4 * size >= BYTES_MAX)

@@ -67,6 +67,30 @@ def raws(blocks: list[Block]) -> list[int]:
     return [row.raw_offset for block in blocks for row in block.rows]
 
 
+class Counted(list[Record]):
+    """Records, and how often one of them was looked up."""
+
+    looked_up = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        """One of them."""
+        self.looked_up += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Any:
+        """From the first one on: nothing that costs a walk over all may be needed for one."""
+        raise AssertionError("walked from the start")
+
+
+def test_a_fetch_of_copies_costs_no_more_than_its_records() -> None:
+    """Records that the table has already are passed over one by one: twice a look, never a walk from the start."""
+    copies = Counted(record(offset, offset % 50) for offset in range(20_000))
+    source = intake(taken=49)
+    source.offer(copies, NOW)
+    assert source.counts.dropped == len(copies)
+    assert copies.looked_up <= 2 * len(copies) + 1
+
+
 def test_the_first_copy_of_each_offset_makes_the_row() -> None:
     """Later copies, in any order, are dropped."""
     source = intake()
