@@ -31,9 +31,9 @@ async def test_good_and_bad_lines(api: ApiService) -> None:
     reply = send(api, b"\r\n".join(lines))
     assert codes(reply) == ["", "1001", "1002", "", "1003", "1001", ""]
     ids = {result["transaction-id"].encode() for result in reply.json if "transaction-id" in result}
-    records = [record for record in await api.raw_records() if record.key in ids]
-    assert len(ids) == len(records) == 3
-    assert len({record.partition for record in records}) == 1
+    found = [each for each in await api.raw_records_by_partition() if each[1].key in ids]
+    assert len(ids) == len(found) == 3
+    assert len({partition for partition, _ in found}) == 1
 
 
 def test_json_array(api: ApiService) -> None:

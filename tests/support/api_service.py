@@ -224,15 +224,19 @@ class ApiService:
 
     async def raw_records(self) -> list[Record]:
         """Everything in the raw topic."""
+        return [record for _, record in await self.raw_records_by_partition()]
+
+    async def raw_records_by_partition(self) -> list[tuple[int, Record]]:
+        """The same, each with its partition."""
         reader = Reader(self.kafka, self.kafka.topic_raw, client_id="test")
         await reader.start()
         try:
             ends = await reader.end_offsets(range(PARTITIONS))
             reader.assign(dict.fromkeys((p for p, end in ends.items() if end), 0))
-            records: list[Record] = []
+            records: list[tuple[int, Record]] = []
             while len(records) < sum(ends.values()):
-                for found in (await reader.getmany(timeout_ms=200)).values():
-                    records += found
+                for partition, found in (await reader.getmany(timeout_ms=200)).items():
+                    records += [(partition, record) for record in found]
             return records
         finally:
             await reader.close()
