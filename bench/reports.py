@@ -94,12 +94,12 @@ class Figure(NamedTuple):
 
 async def fill(clickhouse: ClickHouse, rows: int, promotions: int, first: int = 0) -> None:
     """Make the rows, those after the first `first` ones, a part's worth of merging included."""
-    per_day = rows // DAYS
     for day in range(DAYS):
+        begin, end = (rows * bound // DAYS for bound in (day, day + 1))
         params = {
             "day": f"{MONTH + timedelta(days=day):%Y-%m-%d %H:%M:%S}",
-            "first": first + day * per_day,
-            "count": per_day,
+            "first": first + begin,
+            "count": end - begin,
             "promotions": promotions,
             "recipients": max(1, rows // 10),
         }
