@@ -180,17 +180,23 @@ def fixed(recorder: Recorder, server: Server, load: wrk.Load, seconds: float, ra
         recorder.figure(name, [found.p99_ms - 2 * found.p50_ms for found in held])
 
 
-def measure(recorder: Recorder) -> None:
-    """Everything about single clicks."""
+@contextmanager
+def with_links(recorder: Recorder, name: str) -> Iterator[tuple[World, int]]:
+    """A world of its own, with the broker pinned, a tenant and its links; and how many links."""
     links = recorder.scale(LINKS, QUICK_LINKS)
-    seconds = recorder.scale(4.0, 1.0)
     with stores() as found:
         found.pin_broker()
-        world = found.world("api")
+        world = found.world(name)
         asyncio.run(fill.put_tenant(world.kafka))
         asyncio.run(fill.put_links(world.kafka, 0, links))
+        yield world, links
+
+
+def measure(recorder: Recorder) -> None:
+    """Everything about single clicks."""
+    with with_links(recorder, "api") as (world, links):
         load = wrk.single(links)
-        rate = rates(recorder, world, load, seconds)
+        rate = rates(recorder, world, load, recorder.scale(4.0, 1.0))
         latencies(recorder, world, load, recorder.scale(5.0, 1.5), rate)
 
 

@@ -5,14 +5,13 @@ Server on core 0, load and broker on core 1; with two workers there is no core t
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
-from bench import fill, wrk
-from bench.api import LINKS, QUICK_LINKS, WARM_UP_S, Server, api, ask
+from bench import wrk
+from bench.api import LINKS, QUICK_LINKS, WARM_UP_S, Server, api, ask, with_links
 from bench.machine import pss_mb
 from bench.part import Recorder, main
-from bench.stack import World, stores
+from bench.stack import World
 from clickledger.stack.layout import worker_pids
 
 CONNECTIONS = 16
@@ -22,13 +21,8 @@ FLAT_S_MAX = 120.0
 
 def measure(recorder: Recorder) -> None:
     """Everything about batches, workers and memory."""
-    links = recorder.scale(LINKS, QUICK_LINKS)
     seconds = recorder.scale(4.0, 1.0)
-    with stores() as found:
-        found.pin_broker()
-        world = found.world("batch")
-        asyncio.run(fill.put_tenant(world.kafka))
-        asyncio.run(fill.put_links(world.kafka, 0, links))
+    with with_links(recorder, "batch") as (world, links):
         many, one = wrk.batches(links), wrk.single(links)
         with api(world) as server:
             with recorder.attempt("batches"):

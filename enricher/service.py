@@ -7,7 +7,6 @@ into the local copy, the others read it.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.errors import ClickledgerError, OperatorError, TransientError
 from shared.kafka import Producer
 from shared.metrics import errors
-from shared.runtime import Runtime, instance_slot, run_service
+from shared.runtime import Runtime, instance_slot, run_service, spare_collector
 from shared.settings import CatalogSettings, EnricherSettings, KafkaSettings, RuntimeSettings, load
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ async def enrich_until_stopped(
             return
         raw_max = raw_bytes_max(kafka.kafka_batch_bytes_max)
         tools = Tools(load_agent_parser(), AddressBook(places), Directory(catalog), raw_max)
-        gc.freeze()  # rules and libraries stay: the collector need not walk them again for each so many records
+        spare_collector()
 
         def new_member() -> Member:
             return Member(

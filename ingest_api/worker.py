@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from shared.http.fastlane import protocol_class
 from shared.http.files import raise_file_limit
 from shared.http.lane import Lane
 from shared.kafka import Producer
-from shared.runtime import Runtime
+from shared.runtime import Runtime, spare_collector
 
 SEATS_SPARE: Final = 2
 """Worker seats beyond the number of workers: a new process may come up before the old one has ended."""
@@ -42,8 +41,6 @@ FAILURE_SLOTS: Final = 65_536
 GROUP_MARGIN_BYTES: Final = 4_096
 """Room that a Kafka batch needs beside its records."""
 FLUSH_EVERY_S: Final = 0.5
-YOUNG_OBJECTS_MAX: Final = 20_000
-"""New objects after which cycles among them are looked for: those of about 1,000 requests that wait, not of 50."""
 SPOOLS: Final = "spool"
 """The folder of spools below the API's own."""
 
@@ -181,10 +178,7 @@ class Worker:
             background.add(asyncio.create_task(follower.run(), name="catalog follower"))
         try:
             await self._be_patient()
-            # what stands now stays until the end: a search for cycles need not go through it, which takes 50 ms each time
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(YOUNG_OBJECTS_MAX)
+            spare_collector()
             serving = asyncio.create_task(self.server.serve(sockets=[listener]), name="server")
             stopping = asyncio.create_task(self._runtime.stopping.wait(), name="stopping")
             await asyncio.wait([serving, stopping, producing, *background], return_when=asyncio.FIRST_COMPLETED)

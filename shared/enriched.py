@@ -25,9 +25,8 @@ from shared.events import raw_offset_of
 from shared.kafka import Reader, Record
 from shared.rte import Position
 from shared.settings import KafkaSettings
+from shared.track import Gap, Track
 
-BACK_FIRST: Final = 1_000
-"""Records to go back when a raw offset is missing; ten times as many each time. A batch of the enricher holds as many."""
 BACK_MAX: Final = 1_000_000
 """Records of one partition that are read again at most before it counts as a gap: minutes of a full partition."""
 PROBES_MAX: Final = 64
@@ -52,15 +51,6 @@ class Taken(NamedTuple):
     value: bytes
 
 
-class Gap(NamedTuple):
-    """Raw offsets `first` to `last` of a partition that were never written, or not yet."""
-
-    first: int
-    last: int
-    behind: int
-    """Offset in clicks.enriched of the first record behind it."""
-
-
 class Stream(NamedTuple):
     """A raw topic's stream: its id, and the first raw offset of each partition (0 for later ones)."""
 
@@ -72,41 +62,9 @@ class Stream(NamedTuple):
         return self.starts[partition] if partition < len(self.starts) else 0
 
 
-@dataclass(slots=True)
-class Track:
-    """How far one partition is read."""
-
-    expected: int
-    """The next raw offset."""
-    offset: int
-    """The next offset in clicks.enriched."""
-    begun: int
-    """Where this reading began in clicks.enriched."""
-    begun_with: int
-    """The next raw offset then."""
-    back: int = BACK_FIRST
-    gap: Gap | None = None
-
-    def take(self, offset: int, raw_offset: int) -> bool | None:
-        """Whether the record at `offset` is the next one; None when it is too high and no gap is known yet."""
-        self.offset = offset + 1
-        if raw_offset == self.expected:
-            if self.gap is not None:
-                self.begun, self.begun_with = offset, raw_offset
-            self.expected, self.gap, self.back = raw_offset + 1, None, BACK_FIRST
-            return True
-        if raw_offset < self.expected or self.gap is not None:
-            return False
-        return None
-
-
 def enricher_group(stream: str) -> str:
     """The consumer group of the enrichers of a stream: derived, so that no setting can split or merge groups."""
     return f"clickledger-enricher-{stream}"
-
-
-def _track(expected: int, offset: int) -> Track:
-    return Track(expected, offset, offset, expected)
 
 
 class _Bounds(NamedTuple):
@@ -178,7 +136,7 @@ class Enriched:
             tracks = await self._without_records(bounds)
             for partition, (_, raw_offset) in last.items():
                 end = bounds[partition].end
-                tracks[partition] = _track(raw_offset + 1, end)
+                tracks[partition] = Track.at(raw_offset + 1, end)
             self._start(tracks)
         return {partition: end for partition, (_, end) in bounds.items()}
 
@@ -201,7 +159,7 @@ class Enriched:
             starts = await self._locate(wanted, bounds)
             lost = [p for p, start in starts.items() if start is None]
             if not lost:
-                self._start({p: _track(wanted[p], start or 0) for p, start in starts.items()})
+                self._start({p: Track.at(wanted[p], start or 0) for p, start in starts.items()})
                 return
             why = f"raw offset {wanted[lost[0]]} of partition {lost[0]} is no longer in Kafka (retention)"
         raise PositionLost(why, await self._earliest_position(bounds))
@@ -266,7 +224,7 @@ class Enriched:
         """Go on behind a gap: everything below `raw_offset` will never come, and somebody has accepted that."""
         track = self._tracks[partition]
         assert track.gap is not None
-        self._tracks[partition] = _track(raw_offset, track.gap.behind)
+        self._tracks[partition] = Track.at(raw_offset, track.gap.behind)
         self._has_moved = True
 
     async def ends(self) -> dict[int, int]:
@@ -286,7 +244,7 @@ class Enriched:
         added = [p for p in await self._open_reader.partitions() if p not in self._tracks]
         if added:
             bounds = await self._bounds(added)
-            self._tracks |= {p: _track(0, bounds[p].first) for p in added}
+            self._tracks |= {p: Track.at(0, bounds[p].first) for p in added}
             self._has_moved = True
         return bool(added)
 
@@ -341,7 +299,7 @@ class Enriched:
         """
         empty = {p: end for p, (first, end) in bounds.items() if first == end}
         expired = [p for p, end in empty.items() if end]
-        tracks = {p: _track(self.stream.start(p), 0) for p, end in empty.items() if not end}
+        tracks = {p: Track.at(self.stream.start(p), 0) for p, end in empty.items() if not end}
         if not expired:
             return tracks
         group, topic = enricher_group(self.stream.id), self.kafka.topic_raw
@@ -349,8 +307,8 @@ class Enriched:
         nexts |= await self._open_reader.committed(group, topic, expired)  # less, where raw clicks are not enriched yet
         now = await self._bounds(expired)  # what was written since the end was read may be behind what is committed now
         written = await self._probe({p: empty[p] for p in expired if now[p].end > empty[p]})
-        tracks |= {p: _track(nexts.get(p, 0), empty[p]) for p in expired}
-        return tracks | {p: _track(raw_offset, offset) for p, (offset, raw_offset) in written.items()}
+        tracks |= {p: Track.at(nexts.get(p, 0), empty[p]) for p in expired}
+        return tracks | {p: Track.at(raw_offset, offset) for p, (offset, raw_offset) in written.items()}
 
     async def _tracks_at(self, offsets: Mapping[int, int], bounds: Mapping[int, _Bounds]) -> dict[int, Track]:
         """Tracks that begin at these offsets of clicks.enriched, with whatever stands there."""
@@ -358,10 +316,10 @@ class Enriched:
         at_end = {p: bounds[p].end - 1 for p in offsets if p not in there and bounds[p].first < bounds[p].end}
         tracks = await self._without_records(bounds)
         for partition, (offset, raw_offset) in (await self._probe(there)).items():
-            tracks[partition] = _track(raw_offset, offset)
+            tracks[partition] = Track.at(raw_offset, offset)
         for partition, (_, raw_offset) in (await self._probe(at_end)).items():
             end = bounds[partition].end
-            tracks[partition] = _track(raw_offset + 1, end)
+            tracks[partition] = Track.at(raw_offset + 1, end)
         return tracks
 
     async def _earliest(self, bounds: Mapping[int, _Bounds]) -> dict[int, Track]:

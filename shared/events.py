@@ -250,21 +250,8 @@ def decode_raw(value: bytes | None) -> RawClick:
     replay_of = record.get("replay_of")
     position = None if replay_of is None else decode_position(replay_of)
     # In the order of the fields; names would cost a third of the whole function.
-    return RawClick(
-        transaction_id,
-        received_at,
-        tenant,
-        key_id,
-        node,
-        known,
-        suspect,
-        position,
-        ignored,
-        version,
-        link,
-        click,
-        caller,
-    )
+    who = (tenant, key_id, node, known)
+    return RawClick(transaction_id, received_at, *who, suspect, position, ignored, version, link, click, caller)
 
 
 def _wrong_field(record: Mapping[str, Any]) -> MalformedRaw:

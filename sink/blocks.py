@@ -219,9 +219,7 @@ class Intake:
         digits_at, make = len(prefix), tuple.__new__
         rows: list[Row] = []
         size, raw_offset = 0, first
-        for record in map(
-            records.__getitem__, range(at, len(records))
-        ):  # a slice would walk what is behind it, or copy
+        for record in map(records.__getitem__, range(at, len(records))):  # a slice would walk or copy what it skips
             value, headers, offset = record.value, record.headers, record.offset
             if (
                 not value

@@ -6,7 +6,6 @@ Scale: any number of processes, up to the number of partitions.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
@@ -16,7 +15,7 @@ from shared.alarms import Alarms
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
 from shared.errors import ClickledgerError, DataError, OperatorError, StreamReplaced, TransientError
-from shared.runtime import Runtime, instance_slot, run_service
+from shared.runtime import Runtime, instance_slot, run_service, spare_collector
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, SinkSettings, load
 from sink.blocks import Limits, age_limit_ms
 from sink.directory import Directory
@@ -33,9 +32,6 @@ T = TypeVar("T")
 
 KINDS: Final = (Kind.STREAM, Kind.TENANT, Kind.PROMOTION)
 """What the sink keeps of the catalog."""
-YOUNG_OBJECTS_MAX: Final = 20_000
-"""New objects, less freed ones, after which the collector looks for cycles: rows that wait have none, so 700, the default,
-made it look at all of them again and again, for a third of the processor time of a row."""
 RETRY_S: Final = 1.0
 FINISH_SHARE: Final = 0.4
 """Of the time for a graceful stop, how much the blocks at hand may take; the rest is for leaving Kafka and for closing."""
@@ -47,8 +43,7 @@ def main() -> int:
     kafka, clickhouse_settings, catalog = load(KafkaSettings), load(ClickHouseSettings), load(CatalogSettings)
 
     async def serve(runtime: Runtime) -> None:
-        gc.freeze()  # what the imports made stays, and need not be looked at
-        gc.set_threshold(YOUNG_OBJECTS_MAX)
+        spare_collector()
         async with ClickHouse(clickhouse_settings) as clickhouse:
             await store_until_stopped(runtime, settings, kafka, clickhouse, catalog)
 

@@ -76,9 +76,7 @@ class _Compact:
             size = self._unsigned()
             self._at += size
         elif kind in _LISTS:
-            head = self._byte()
-            for _ in range(self._unsigned() if head >> 4 == 15 else head >> 4):
-                self._skip(_BYTE if head & 15 in _BOOLEANS else head & 15)
+            self._skip_list()
         elif kind == _STRUCT:
             while head := self._byte():
                 if not head >> 4:
@@ -86,3 +84,11 @@ class _Compact:
                 self._skip(head & 15)
         elif kind not in _BOOLEANS:
             raise ValueError(f"a field of type {kind}")
+
+    def _skip_list(self) -> None:
+        head = self._byte()
+        count = self._unsigned() if head >> 4 == 15 else head >> 4
+        if count > len(self._data):
+            raise ValueError(f"a list of {count} values")
+        for _ in range(count):
+            self._skip(_BYTE if head & 15 in _BOOLEANS else head & 15)

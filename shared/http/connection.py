@@ -21,11 +21,11 @@ from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.http.answer import Answer
 from shared.http.exchange import Exchange
+from shared.http.flow import Flow
 from shared.http.lane import Cut, Lane
 from shared.http.repeat import HEAD_TRIES, Head
 
@@ -47,37 +47,6 @@ class Phase(Enum):
 
 
 BETWEEN, HEAD, BODY = Phase  # an enum's attribute costs twice a global's look-up, several times per request
-
-
-class Flow(FlowControl):
-    """Flow control that reads on where it stopped: first what was read and not parsed yet, then the socket."""
-
-    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self._connection = connection
-        self.is_held = False
-        """Somebody asked for no more requests, and nobody has asked for more since."""
-
-    def may_parse(self) -> bool:
-        """Whether more requests may come."""
-        return not self.is_held
-
-    def pause_reading(self) -> None:
-        """No more requests for now."""
-        self.is_held = True
-        super().pause_reading()
-
-    def pause_socket(self) -> None:
-        """Read nothing more from the socket until what was read is parsed."""
-        super().pause_reading()
-
-    def resume_reading(self) -> None:
-        """More requests may come."""
-        self.is_held = False
-        if self._connection.rest:
-            self._connection.read_rest_soon()
-        else:
-            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):

@@ -96,10 +96,12 @@ def test_a_parquet_files_rows_are_counted(tmp_path: Path, rows: int) -> None:
     assert rows_in(file, shape) == rows
     whole = file.read_bytes()
     length = int.from_bytes(whole[-8:-4], "little")
+    endless = b"\x19\xf3" + b"\xff" * 8 + b"\x7f"  # a list of 2^63 bytes that are not there
     for broken in (
         b"",
         whole[:-1],
         b"PAR1",
+        whole[:4] + endless + len(endless).to_bytes(4, "little") + b"PAR1",
         whole[:4] + b"\x15\x02" * (length // 2) + (length // 2 * 2).to_bytes(4, "little") + b"PAR1",
     ):
         file.write_bytes(broken)
