@@ -53,6 +53,8 @@ FROM
 )
 """
 
+_ONE_PART: Final = {"max_insert_threads": 1, "min_insert_block_size_rows": 1 << 32, "min_insert_block_size_bytes": 0}
+
 
 class Asked(NamedTuple):
     """One report."""
@@ -93,7 +95,7 @@ class Figure(NamedTuple):
 
 
 async def fill(clickhouse: ClickHouse, rows: int, promotions: int, first: int = 0) -> None:
-    """Make the rows, those after the first `first` ones, a part's worth of merging included."""
+    """Make the rows, those after the first `first` ones: each day in one part, as after its merges (sink/ddl/0010)."""
     for day in range(DAYS):
         begin, end = (rows * bound // DAYS for bound in (day, day + 1))
         params = {
@@ -103,7 +105,7 @@ async def fill(clickhouse: ClickHouse, rows: int, promotions: int, first: int = 
             "promotions": promotions,
             "recipients": max(1, rows // 10),
         }
-        await clickhouse.command(_INSERT, params)
+        await clickhouse.command(_INSERT, params, _ONE_PART)
 
 
 async def measure(clickhouse: ClickHouse, server: int, asked: Asked, *, by_projection: bool) -> Figure:

@@ -207,3 +207,25 @@ async def test_an_old_table_gets_the_projection(database_url: str) -> None:
                 await asyncio.sleep(0.1)
         await clickhouse.query(*query_of(question), {"force_optimize_projection": 1})
         assert in_order(await read(clickhouse, question)) == in_order(recount(rows, PROMOTIONS, question))
+
+
+async def test_a_day_at_rest_becomes_one_part(database_url: str) -> None:
+    """After six hours without a block; here after a second."""
+    parts = """
+        SELECT partition, count() FROM system.parts
+        WHERE active AND database = currentDatabase() AND table = 'clicks'
+        GROUP BY partition ORDER BY partition
+    """
+    async with ClickHouse(ClickHouseSettings(clickhouse_url=SecretStr(database_url))) as clickhouse:
+        await apply_ddl(clickhouse, clickhouse.database)
+        ((made,),) = await clickhouse.query("SHOW CREATE TABLE clicks")
+        assert "min_age_to_force_merge_seconds = 21600, min_age_to_force_merge_on_partition_only = 1" in made
+        for _ in range(3):
+            await store(clickhouse, "acme", [dict(EXAMPLE)], "UTC")
+        ((_, count),) = await clickhouse.query(parts)
+        assert count > 1
+        await clickhouse.command("ALTER TABLE clicks MODIFY SETTING min_age_to_force_merge_seconds = 1")
+        async with asyncio.timeout(60):
+            while [count for _, count in await clickhouse.query(parts)] != [1]:
+                await asyncio.sleep(0.1)
+        assert await clickhouse.query("SELECT count() FROM clicks") == [(3,)]
