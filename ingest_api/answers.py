@@ -7,7 +7,7 @@ code and text follow from the member, so that no other module spells a code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, StrEnum
 from http import HTTPStatus
 from typing import Final, Literal
@@ -16,6 +16,8 @@ import orjson
 
 from shared.http.answer import Answer, Header
 
+RESULTS_APART: Final = b",\n"
+"""Between two results of a batch."""
 RETRY_AFTER: Final[Header] = (b"retry-after", b"1")
 """Seconds to wait after a 500: Kafka elects a new leader and a catalog catches up in about that."""
 ALLOW_POST: Final[Header] = (b"allow", b"POST")
@@ -254,6 +256,15 @@ def _join(text: str, detail: str) -> str:
     return f"{text} {detail}" if text.endswith(".") else f"{text}: {detail}"
 
 
+_ACCEPTED: Final = b'{"transaction-id":"%b"}'
+_BETWEEN_ACCEPTED: Final = RESULTS_APART.join(reversed(_ACCEPTED.split(b"%b")))
+
+
 def accepted_body(transaction_id: bytes) -> bytes:
     """The whole body of a success; `transaction_id` is 36 ASCII bytes."""
-    return b'{"transaction-id":"%b"}' % transaction_id
+    return _ACCEPTED % transaction_id
+
+
+def all_accepted(transaction_ids: Sequence[bytes]) -> bytes:
+    """The successes of at least one click of a batch, joined as its results are."""
+    return _ACCEPTED % _BETWEEN_ACCEPTED.join(transaction_ids)

@@ -8,15 +8,14 @@ array with one result per line of text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ingest_api.answers import RETRY_AFTER, Refusal, accepted_body
+from ingest_api.acceptance import Acceptance, Accepted
+from ingest_api.answers import RESULTS_APART, RETRY_AFTER, Refusal, accepted_body, all_accepted
 from ingest_api.authorize import find_headers
 from ingest_api.handler import (
     WANTED,
-    Acceptance,
-    Accepted,
     HandlerState,
     Headers,
     admit,
@@ -32,12 +31,17 @@ from ingest_api.parse import (
     is_idempotency_key,
     parse_items,
     parse_line,
+    plain_urls,
     too_long,
     without_bom,
 )
 from shared.http.answer import Answer, Header
 
 BATCH_PATHS: Final[frozenset[bytes]] = frozenset((b"/v1/clicks", b"/v1/clicks/"))
+
+
+TOGETHER: Final = 25
+"""Clicks that are checked together: one that is refused costs its neighbours the short way, and the others of its batch not."""
 
 
 class RefusedLine(NamedTuple):
@@ -88,12 +92,15 @@ class PendingBatch:
             places.setdefault(click.partition, []).append(place)
         return [Share(partition, [clicks[place] for place in mine], mine) for partition, mine in places.items()]
 
-    def finish(self, outcomes: Iterable[Refusal | None]) -> Answer:
+    def finish(self, outcomes: Sequence[Refusal | None]) -> Answer:
         """The answer; `outcomes` has, for each of `clicks` in order, None when durable, else why it may not be.
 
         When clicks were to be published and none could be, the whole request is a 500, so that a client that only
         looks at the status tries again.
         """
+        clicks = self.clicks
+        if clicks and outcomes.count(None) == len(clicks) == len(self._lines):
+            return Answer(200, b"[%b]" % all_accepted([click.key for click in clicks]), self._rate)
         pending = iter(outcomes)
         results: list[bytes] = []
         failed: Refusal | None = None
@@ -113,7 +120,7 @@ class PendingBatch:
         if failed is not None and not durable:
             return self._answers.refuse(failed, "", self._rate)
         headers = (*self._rate, RETRY_AFTER) if failed is not None else self._rate
-        return Answer(200, b"[%b]" % b",\n".join(results), headers)
+        return Answer(200, b"[%b]" % RESULTS_APART.join(results), headers)
 
 
 def handle_batch(
@@ -162,17 +169,33 @@ def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] 
 def _check_lines(
     state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance
 ) -> list[Accepted | RefusedLine]:
-    """Check each click by itself."""
+    """Check some clicks together while there is nothing to refuse, else each by itself."""
     lines: list[Accepted | RefusedLine] = []
-    bytes_max = state.body_bytes_max
-    for unread in clicks:
-        click = _read(unread, bytes_max)
-        if isinstance(click, Refused):
-            lines.append(RefusedLine(click.refusal, state.answers.body(click.refusal, click.detail)))
-            continue
-        line = acceptance.judge(click, click.idempotency_key)
-        lines.append(line if isinstance(line, Accepted) else RefusedLine(line, state.answers.body(line)))
+    for first in range(0, len(clicks), TOGETHER):
+        some = clicks[first : first + TOGETHER]
+        accepted = _accept_all(some, state.body_bytes_max, acceptance)
+        lines += [_check(state, unread, acceptance) for unread in some] if accepted is None else accepted
     return lines
+
+
+def _accept_all(
+    clicks: Sequence[bytes | Click | Refused], bytes_max: int, acceptance: Acceptance
+) -> list[Accepted] | None:
+    """What to publish when `_check` accepts each of the clicks and none has a key or a time of its own; else None."""
+    lines = [click for click in clicks if isinstance(click, bytes)]
+    if len(lines) < len(clicks) or max(map(len, lines)) > bytes_max:
+        return None
+    short_urls = plain_urls(lines)
+    return None if short_urls is None else acceptance.accept_all(short_urls, lines)
+
+
+def _check(state: HandlerState, unread: bytes | Click | Refused, acceptance: Acceptance) -> Accepted | RefusedLine:
+    """Check one click by itself."""
+    click = _read(unread, state.body_bytes_max)
+    if isinstance(click, Refused):
+        return RefusedLine(click.refusal, state.answers.body(click.refusal, click.detail))
+    line = acceptance.judge(click, click.idempotency_key)
+    return line if isinstance(line, Accepted) else RefusedLine(line, state.answers.body(line))
 
 
 def _read(click: bytes | Click | Refused, bytes_max: int) -> Click | Refused:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
+from ingest_api.acceptance import Acceptance
 from ingest_api.answers import Answers, Refusal, accepted_body
 from ingest_api.authorize import (
     GRANT_CLICKS,
@@ -23,12 +24,11 @@ from ingest_api.authorize import (
     find_headers,
     parse_networks,
 )
-from ingest_api.parse import Click, Refused, check_content, is_idempotency_key, parse_click
-from ingest_api.resolve import FoundLink, LinkCatalog, find_link, judge_clicked_at, judge_link
+from ingest_api.parse import Refused, check_content, is_idempotency_key, parse_click
+from ingest_api.resolve import LinkCatalog
 from ingest_api.throttle import FailureLimiter, Taken, Throttle
-from shared.events import join_raw, raw_middle
 from shared.http.answer import Answer, Header
-from shared.ids import Tails, keyed_id, partition_of, uuid7_head
+from shared.ids import Tails
 from shared.settings import ApiSettings
 
 Headers = Sequence[Header]
@@ -62,20 +62,11 @@ WANTED: Final = frozenset(
 class ClickCatalog(KeyCatalog, LinkCatalog, Protocol):
     """The part of `shared.catalog.Catalog` that a click needs."""
 
+    def exact_links(self, keys: Sequence[str]) -> list[bytes] | None:
+        """The records registered under exactly these keys, in order; None when any has none."""
+
     def stream(self, topic: str) -> dict[str, Any] | None:
         """The record of the stream that a raw topic carries."""
-
-
-class Accepted(NamedTuple):
-    """An accepted click as it is to be published, before anybody may be told."""
-
-    partition: int
-    key: bytes
-    """Kafka key: the transaction-id, 36 ASCII bytes."""
-    value: bytes
-    timestamp_ms: int
-    suspect: bool
-    """Publish with the Kafka header `suspect` = b"1"."""
 
 
 class PendingClick(NamedTuple):
@@ -256,87 +247,6 @@ def _refuse_stranger(state: HandlerState, refusal: Refusal, found: Found, peer: 
             wait = (b"retry-after", b"%d" % state.failures.retry_after_s(now_ms))
             return state.answers.refuse(Refusal.AUTHENTICATIONS_FAILED, "", (wait,))
     return state.answers.refuse(refusal)
-
-
-class Acceptance:
-    """The last checks of a request's clicks, link and retention, then their raw records; what they share is made once.
-
-    Clicks without key all go to one partition, so that a batch is few batches there.
-    """
-
-    __slots__ = (
-        "_agent",
-        "_caller",
-        "_head",
-        "_links",
-        "_now_ms",
-        "_origin",
-        "_partition",
-        "_partitions_at_creation",
-        "_state",
-    )
-
-    def __init__(self, state: HandlerState, caller: Caller, origin: bytes, agent: bytes, now_ms: int) -> None:
-        """`origin` is the caller's for this kind of request; `agent` is empty or a JSON string."""
-        self._state = state
-        self._caller = caller
-        self._origin = origin
-        self._agent = agent
-        self._now_ms = now_ms
-        self._partition = state.next_partition()
-        self._head = uuid7_head(now_ms, self._partition)
-        self._partitions_at_creation: int | None = None
-        self._links: dict[str, tuple[FoundLink | Refusal, Refusal | None]] = {}
-
-    def judge(self, click: Click, idempotency_key: str | None) -> Accepted | Refusal:
-        """Check one click: what to publish, or why not."""
-        link, refusal = self._links.get(click.short_url) or self._find(click.short_url)
-        if not isinstance(link, FoundLink):
-            return link
-        ignored = suspect = False
-        if click.clicked_at is not None:
-            refusal, ignored = self._judge_late(link, click.clicked_at)
-        if refusal is not None:
-            return refusal
-        state, now_ms = self._state, self._now_ms
-        if idempotency_key is None:
-            partition, key = self._partition, self._head + state.tails.take()
-        else:
-            keyed = self._keyed(idempotency_key)
-            if isinstance(keyed, Refusal):
-                return keyed
-            partition, key = keyed
-            suspect = True
-        middle = raw_middle(now_ms, self._origin, state.catalog.version, suspect, ignored, self._agent)
-        value = join_raw(key, middle, link.raw, click.raw)
-        return tuple.__new__(Accepted, (partition, key, value, now_ms, suspect))  # cheaper than calling the class
-
-    def _find(self, short_url: str) -> tuple[FoundLink | Refusal, Refusal | None]:
-        """The link, and why a click on it without `clicked-at` would not be recorded; remembered for this request."""
-        link = find_link(self._state.catalog, self._caller.tenant, short_url)
-        refusal = (
-            None if isinstance(link, Refusal) else judge_link(link.record, self._now_ms, self._caller.retention_ms)
-        )
-        self._links[short_url] = link, refusal
-        return link, refusal
-
-    def _judge_late(self, link: FoundLink, value: str | float) -> tuple[Refusal | None, bool]:
-        """Why a click with this `clicked-at` is not recorded, and whether the value was ignored."""
-        retention_ms = self._caller.retention_ms
-        clicked_at, ignored = judge_clicked_at(
-            value, now_ms=self._now_ms, retention_ms=retention_ms, ahead_ms_max=self._state.ahead_ms_max
-        )
-        return judge_link(link.record, clicked_at, retention_ms), ignored
-
-    def _keyed(self, idempotency_key: str) -> tuple[int, bytes] | Refusal:
-        """Partition and transaction-id of a click with a key."""
-        if self._partitions_at_creation is None:
-            stream = self._state.catalog.stream(self._state.topic_raw)
-            if stream is None:
-                return Refusal.CATALOG_NOT_READY
-            self._partitions_at_creation = stream["partitions_at_creation"]
-        transaction_id = keyed_id(self._caller.tenant, idempotency_key, self._partitions_at_creation)
-        return partition_of(transaction_id), transaction_id.encode()
 
 
 def refuse_unpublished(state: HandlerState, pending: PendingClick, refusal: Refusal = Refusal.NOT_DURABLE) -> Answer:

@@ -8,6 +8,7 @@ decoded, no trailing slash, no query, no fragment. The key of a key is the key. 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -38,13 +39,15 @@ _AT_END: Final = _AROUND + _LINKIFIED
 _AT_PATH_END: Final = "/'`" + _LINKIFIED
 """What `_AT_END` would take from a finished key: else the key of a key could be another key."""
 
-_CANONICAL: Final = re.compile(
+_COMMON: Final = (
     r"(?:https?://)?+"
     r"((?:[a-z0-9]++(?:-[a-z0-9]++)*+\.)*+[a-z]++"  # no `xn--`, no last label that could be a number
-    r"(?:/[A-Za-z0-9_~-]++)++)",
+    r"(?:/[A-Za-z0-9_~-]++)++)"
 )
 """The common shape, whose key is the text after the scheme: a tenth of the parser's time. What follows a run is never a
 character of the run, so nothing is ever given back: possessive, which saves the engine the bookkeeping."""
+_CANONICAL: Final = re.compile(_COMMON)
+_CANONICAL_LINES: Final = re.compile(rf"^{_COMMON}$", re.MULTILINE)
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PORT_FOLLOWS: Final = re.compile(r":[0-9]+(?:[/\\?#]|$)")
 _AUTHORITY: Final = re.compile(r"[/\\]*([^/\\?#]*)")
@@ -75,6 +78,15 @@ def normalise(text: str) -> Normalised:
     if len(text) <= CACHED_CHARS_MAX:
         return _normalise_remembered(text)
     return _normalise_any(text)
+
+
+def canonical_keys(short_urls: Sequence[str]) -> list[str] | None:
+    """The keys of short URLs when all of them have the common shape, else None. At least one URL."""
+    text = "\n".join(short_urls)
+    if text.count("\n") != len(short_urls) - 1 or max(map(len, short_urls)) > URL_BYTES_MAX:
+        return None
+    keys: list[str] = _CANONICAL_LINES.findall(text)
+    return keys if len(keys) == len(short_urls) else None
 
 
 def _normalise_any(text: str) -> Normalised:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from types import NoneType
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -114,6 +116,35 @@ def parse_line(line: bytes) -> Click | Refused:
         return check_click(orjson.loads(line), line, _LINE_TYPES)
     except orjson.JSONDecodeError as exc:
         return _not_json(line, exc)
+
+
+def plain_urls(lines: Sequence[bytes]) -> list[str] | None:
+    """The `short-url` of each line when `parse_line` finds a click with nothing but texts in every one of them.
+
+    None when any line is to be read by itself: it is broken, nested or brings a number, a key or a time of its own. The
+    lines, which hold no line feed, are decoded as one array. That is the same as one by one: no string goes over a line's
+    end, so the braces around each line are braces; no member is hidden (see `is_plain`) and nothing is nested, so there
+    are no other ones, and each object that was decoded is exactly one line.
+    """
+    text = b"[%b]" % b",\n".join(lines)
+    if text.count(b"},\n{") != len(lines) - 1 or not (text.startswith(b"[{") and text.endswith(b"}]")):
+        return None
+    if _BACKSLASH in text and b'\\"' in text:
+        return None
+    try:
+        items: list[Any] = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if len(items) != len(lines) or set(map(type, items)) != {dict}:
+        return None
+    kinds = list(map(type, chain.from_iterable(map(dict.values, items))))
+    strings = kinds.count(str)
+    if strings + kinds.count(NoneType) != len(kinds) or text.count(b'"') != 2 * (len(kinds) + strings):
+        return None
+    if any(CLICKED_AT in item or IDEMPOTENCY_KEY in item for item in items):
+        return None
+    urls = [item.get(SHORT_URL) for item in items]
+    return urls if all(urls) else None
 
 
 def too_long(clicks: int, clicks_max: int) -> Refused:

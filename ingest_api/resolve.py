@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -13,6 +14,20 @@ from shared.clicked_at import clicked_at_ms
 
 if TYPE_CHECKING:  # only its shape: the catalog's module opens LMDB and Kafka
     from shared.catalog import Match
+
+
+_TEXT: Final = rb'"[^"]*+"'
+_LINKS: Final = re.compile(
+    rb'^\{"v":1,"tenant":(%b),"link":%b,"promotion_id":%b,"recipient":%b,"link_name":%b,"long_url":%b,'
+    rb'"sent_at":(?:null|(\d{13})),"expires_at":(null|\d{13}),"disabled":false,'
+    rb'"match":"(?:exact|prefix)","registered_at":(\d{13})\}$' % ((_TEXT,) * 6),
+    re.MULTILINE,
+)
+"""Links as `shared.links.read_link` makes them, one a line: tenant, `sent_at`, `expires_at`, `registered_at`.
+
+The catalog's copy holds JSON objects only. So where a quote that the pattern takes for a text's end is an escaped one, the
+text would have to go on with a comma and end at the next quote, and the bare name after it would be no JSON.
+"""
 
 
 class LinkCatalog(Protocol):
@@ -82,6 +97,25 @@ def judge_link(link: Mapping[str, Any], clicked_at: int, retention_ms: int) -> R
     if start is None:
         start = link["registered_at"]
     return Refusal.RETENTION_PASSED if clicked_at > start + retention_ms else None
+
+
+def all_count(links: Sequence[bytes], tenant: str, now_ms: int, retention_ms: int) -> bool:
+    """Whether each of these records is a link of the tenant on which `judge_link` lets a click of now count.
+
+    False also when one of them has not the form in which links are registered, and must be decoded to be known.
+    """
+    text = b"\n".join(links)
+    if text.count(b"\n") != len(links) - 1:
+        return False
+    found = _LINKS.findall(text)
+    if len(found) != len(links):
+        return False
+    tenants, sent, ends, registered = zip(*found, strict=True)
+    starts = [at or otherwise for at, otherwise in zip(sent, registered, strict=True)] if b"" in sent else sent
+    if set(tenants) != {orjson.dumps(tenant)} or now_ms > int(min(starts)) + retention_ms:
+        return False
+    first_end = min(ends)  # of 13 digits each, and digits come before `null`
+    return bool(first_end == b"null" or now_ms < int(first_end))
 
 
 class Resolution(NamedTuple):

@@ -154,9 +154,13 @@ def raw_middle(
     )
 
 
+_BEGIN: Final = b'{"v":1,"transaction_id":"'
+_CLICK: Final = b',"click":'
+
+
 def join_raw(transaction_id: bytes, middle: bytes, link: bytes, click: bytes) -> bytes:
     """The value of a raw record; `middle` is a `raw_middle`, `link` and `click` are JSON objects, kept byte for byte."""
-    return b'{"v":1,"transaction_id":"%b%b%b,"click":%b}' % (transaction_id, middle, link, click)
+    return b"".join((_BEGIN, transaction_id, middle, link, _CLICK, click, b"}"))  # half the time of a format
 
 
 def encode_raw(

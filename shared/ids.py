@@ -59,6 +59,15 @@ class Tails:
             self._ahead = uuid7_tails(self._random_bytes(TAILS_AT_ONCE * RANDOM_BYTES))
         return self._ahead.pop()
 
+    def take_many(self, count: int) -> list[bytes]:
+        """So many more, at least one."""
+        ahead = self._ahead
+        if len(ahead) < count:
+            ahead += uuid7_tails(self._random_bytes(max(count, TAILS_AT_ONCE) * RANDOM_BYTES))
+        taken = ahead[-count:]
+        del ahead[-count:]
+        return taken
+
 
 def _text(high: int, low: int) -> str:
     digits = f"{high:016x}{low:016x}"

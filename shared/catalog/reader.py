@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from shared.catalog.records import Kind, Match, promotion_key
-from shared.catalog.store import Store, db_key, meta_int
+from shared.catalog.store import KEY_BYTES_MAX, Store, db_key, meta_int
 from shared.errors import TransientError
 from shared.settings import CatalogSettings
 
@@ -92,6 +92,15 @@ class Catalog:
             if link is not None and orjson.loads(link).get("match") == "prefix":
                 return Match("prefix", link)
         return None
+
+    def exact_links(self, keys: Sequence[str]) -> list[bytes] | None:
+        """The records registered under exactly these keys, in order; None when any has none. At least one key."""
+        get, records = self._txn.get, self._store.records
+        names = [f"link:{key}".encode() for key in keys]
+        if max(map(len, names)) > KEY_BYTES_MAX:
+            names = [db_key(name) for name in names]
+        links: list[bytes] = [get(name, None, records) for name in names]
+        return None if None in links else links
 
     def tenant(self, tenant: str) -> dict[str, Any] | None:
         """A tenant's record."""

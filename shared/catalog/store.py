@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import lmdb
 
-_KEY_BYTES_MAX: Final = 500
+KEY_BYTES_MAX: Final = 500
 """LMDB takes keys of up to 511 bytes; longer ones are hashed."""
 _READERS_MAX: Final = 512
 
@@ -50,9 +50,9 @@ class Store:
 
 def db_key(name: bytes) -> bytes:
     """The LMDB key of a record's Kafka key; a long one is cut and hashed."""
-    if len(name) <= _KEY_BYTES_MAX:
+    if len(name) <= KEY_BYTES_MAX:
         return name
-    return name[: _KEY_BYTES_MAX - 64] + hashlib.sha256(name).hexdigest().encode()
+    return name[: KEY_BYTES_MAX - 64] + hashlib.sha256(name).hexdigest().encode()
 
 
 def meta_int(txn: lmdb.Transaction[bytes], store: Store, name: bytes, default: int) -> int:

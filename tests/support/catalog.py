@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -49,6 +49,11 @@ class MemoryCatalog:
     def link(self, key: str) -> bytes | None:
         """The link registered under exactly this key."""
         return self._records.get(f"link:{key}")
+
+    def exact_links(self, keys: Sequence[str]) -> list[bytes] | None:
+        """The links registered under exactly these keys, None when any is missing."""
+        links = [self.link(key) for key in keys]
+        return None if None in links else [link for link in links if link is not None]
 
     def resolve(self, key: str) -> Match | None:
         """Exact link, else the longest registered prefix of whole segments."""

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_api.answers import Refusal
-from ingest_api.batch import PendingBatch, Share, handle_batch
+from ingest_api.acceptance import Acceptance, Accepted
+from ingest_api.answers import Refusal, accepted_body
+from ingest_api.authorize import Caller
+from ingest_api.batch import TOGETHER, PendingBatch, Share, _check, handle_batch
 from ingest_api.handler import HandlerState
 from shared.events import Source, decode_raw
 from shared.http.answer import Answer
 from shared.ids import keyed_id, partition_of
 from tests.support.api import AUTHORIZED, HEADERS, PEER, make_state
-from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL, NOW_MS, example_catalog, key_record
+from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL, NOW_MS, example_catalog, key_record, link_record
 
 GOOD = orjson.dumps({"short-url": EXAMPLE_URL})
 BAD = b'{"short-url":"http://shortdomain/nothing"}'
@@ -233,3 +235,45 @@ def test_any_body(body: bytes) -> None:
         assert orjson.loads(result.body).keys() == {"code", "description"}
     else:
         assert results(result).count("ok") == len(result.clicks)
+
+
+MIXED = st.lists(
+    st.sampled_from(
+        (
+            GOOD,
+            GOOD,
+            GOOD,
+            b'{"short-url":"shortdomain/dsltrack/employee/j460A8?x=1","user-agent":"\\"","ip-address":null}',
+            b'{"short-url":"http://shortdomain/old"}',
+            b'{"short-url":"http://shortdomain/others"}',
+            b'{"short-url":"http://shortdomain/from/here"}',
+            b'{"short-url":"%b","clicked-at":%d}' % (EXAMPLE_URL.encode(), NOW_MS),
+            b'{"short-url":"%b","idempotency-key":"k"}' % EXAMPLE_URL.encode(),
+            b'{"short-url":" "}',
+            BAD,
+            b"1",
+        )
+    ),
+    min_size=1,
+    max_size=2 * TOGETHER + 1,
+)
+
+
+@given(MIXED)
+def test_together_as_each_by_itself(lines: list[bytes]) -> None:
+    """Clicks that are checked together are published, refused and answered as if each had been checked by itself."""
+    catalog = example_catalog()
+    catalog.put("link", "shortdomain/old", link_record("shortdomain/old", sent_at=1))
+    catalog.put("link", "shortdomain/others", link_record("shortdomain/others", tenant="other"))
+    catalog.put("link", "shortdomain/from", link_record("shortdomain/from", match="prefix"))
+    batch = batch_of(send(make_state(catalog), b"\n".join(lines)))
+    state = make_state(catalog)
+    caller = state.callers.find([AUTHORIZED[1]], NOW_MS)
+    assert isinstance(caller, Caller)
+    acceptance = Acceptance(state, caller, caller.batch_origin, b"", NOW_MS)
+    alone = [_check(state, line, acceptance) for line in lines]
+    assert batch._lines == alone
+    bodies = [accepted_body(line.key) if isinstance(line, Accepted) else line.body for line in alone]
+    assert not batch.clicks or orjson.loads(batch.finish([None] * len(batch.clicks)).body) == list(
+        map(orjson.loads, bodies)
+    )

@@ -43,6 +43,15 @@ def test_tails_are_given_once() -> None:
     assert uuid.UUID((uuid7_head(1, 2) + taken[0]).decode()).version == 7
 
 
+@given(st.lists(st.integers(1, 2 * TAILS_AT_ONCE + 1), max_size=5))
+def test_ends_taken_together_are_each_given_once(counts: list[int]) -> None:
+    """However many are taken at once, between single ones, none comes twice."""
+    numbers = iter(range(1 << 20))
+    tails = Tails(lambda count: b"".join(next(numbers).to_bytes(8, "big") for _ in range(count // RANDOM_BYTES)))
+    taken = [tail for count in counts for tail in (*tails.take_many(count), tails.take())]
+    assert len(taken) == len(set(taken)) == sum(counts) + len(counts)
+
+
 @given(st.text(min_size=1), st.text(min_size=1), st.integers(1, PARTITIONS_MAX))
 def test_a_keyed_id_is_the_same_for_ever(tenant: str, key: str, partitions: int) -> None:
     """A version 8 id depends on tenant, key and the partition count at creation, and on nothing else."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingest_api.answers import Refusal
-from ingest_api.normalise import URL_BYTES_MAX, Normalised, _normalise_any, is_blank, normalise
+from ingest_api.normalise import URL_BYTES_MAX, Normalised, _normalise_any, canonical_keys, is_blank, normalise
 
 KEYS = {
     "as published": ("http://shortdomain/dsltrack/employee/j460A8", "shortdomain/dsltrack/employee/j460A8"),
@@ -127,3 +127,22 @@ def test_every_white_space() -> None:
     """Nothing but white space of any kind is blank."""
     white_space = "".join(chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace())
     assert all(is_blank(character) for character in white_space)
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(("http://s.ex/a", "s.ex/b_c")), URL_TEXT, st.text(max_size=9)), min_size=1, max_size=4
+    )
+)
+@example(["s.ex/a\ns.ex/b"])
+@example(["s.ex/a\ns.ex/b", "?", "s.ex/a"])
+@example(["x s.ex/a"])
+@example(["s.ex/a\n"])
+@example(["s.ex/" + "a" * URL_BYTES_MAX])
+def test_common_urls_together(texts: list[str]) -> None:
+    """URLs that are normalised together have the keys that each has by itself; those of the common shape are."""
+    keys = canonical_keys(texts)
+    if keys is None:
+        assert not set(texts) <= {"http://s.ex/a", "s.ex/b_c"}
+    else:
+        assert [Normalised(key) for key in keys] == [normalise(text) for text in texts]

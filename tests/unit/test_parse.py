@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingest_api.answers import Refusal
+from ingest_api.normalise import is_blank
 from ingest_api.parse import (
     _LINE_TYPES,
     BATCH_TYPE,
@@ -21,6 +22,7 @@ from ingest_api.parse import (
     parse_click,
     parse_items,
     parse_line,
+    plain_urls,
 )
 from shared.clicked_at import clicked_at_ms
 from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL
@@ -426,3 +428,75 @@ def test_plain_has_nothing_to_find(text: str) -> None:
     elif found is None:
         is_flat = raw.count(b"{") + raw.count(b"[") == 1
         assert not is_flat or b'\\"' in raw or len(fields) < raw.count(b":")
+
+
+PLAIN = (
+    '{"short-url":"http://s.ex/a"}',
+    '{"short-url": "b", "user-agent": null}',
+    '{"x":"1","y":"2","short-url":"\\u0022"}',
+)
+PIECES = st.lists(
+    st.sampled_from(
+        (
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            '"',
+            "\\",
+            "\r",
+            " ",
+            "1",
+            "null",
+            '"a"',
+            '"short-url"',
+            '"clicked-at"',
+            '"a":"b"',
+            '"short-url":"u"',
+            '{"x":1}',
+            '"x":{}',
+            '"x":[{}',
+            "{}]",
+            "},{",
+            "],[",
+            "ü",
+        )
+    ),
+    max_size=6,
+).map("".join)
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from(PLAIN),
+        st.sampled_from(PLAIN),
+        PIECES,
+        PIECES.map(lambda inner: f"{{{inner}}}"),
+        PIECES.map(lambda inner: f'{{"short-url":"u",{inner}}}'),
+        st.lists(st.tuples(NAME, SCALAR | VALUE), max_size=5).map(_object),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(LINES)
+@example(["1],[2"])
+@example(['{"short-url":"a"},{"short-url":"b"}', '{"x":[{}', '{"short-url":"c"}]}'])
+@example(['{"short-url":"a"},{"short-url":"b"}', '{"x":[{}', '{}],"x":"c","short-url":"d"}'])
+@example(['{"short-url":"a', '"}'])
+@example(['{"short-url":"a","short-url":"b"}', PLAIN[0]])
+@example(['{"short-url":"a","x":[1],"x":"b"}'])
+@example(['{"short-url":"a"}', "{}"])
+@example(['{"short-url":"a\\\\"}', '{"short-url":"\\"}"}'])
+def test_plain_lines_are_what_each_is_by_itself(lines: list[str]) -> None:
+    """Where lines are taken together, each by itself is a click with that URL and nothing else to look at, or a blank one."""
+    raw = [line.encode() for line in lines]
+    urls = plain_urls(raw)
+    if urls is None:
+        assert not set(lines) <= set(PLAIN)
+        return
+    assert len(urls) == len(lines)
+    for url, line in zip(urls, raw, strict=True):
+        found = parse_line(line)
+        assert found == Click(url, None, line) or (is_blank(url) and isinstance(found, Refused)), line

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from ingest_api.acceptance import Accepted
 from ingest_api.answers import Refusal
 from ingest_api.batch import Share
 from ingest_api.destination import Publishable
-from ingest_api.handler import Accepted, PendingClick
+from ingest_api.handler import PendingClick
 from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.http.answer import Answer
