@@ -99,8 +99,8 @@ class Catalog:
         names = [f"link:{key}".encode() for key in keys]
         if max(map(len, names)) > KEY_BYTES_MAX:
             names = [db_key(name) for name in names]
-        links: list[bytes] = [get(name, None, records) for name in names]
-        return None if None in links else links
+        links = [link for name in names if (link := get(name, None, records)) is not None]
+        return links if len(links) == len(names) else None
 
     def tenant(self, tenant: str) -> dict[str, Any] | None:
         """A tenant's record."""
