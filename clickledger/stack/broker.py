@@ -117,6 +117,7 @@ def _java_command(java: Path, jars: Sequence[Path], log_file: Path, *, heap_mib:
         str(java),
         f"-Xmx{heap_mib}m",
         "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",  # the first compiler only: a start in half the processor time (docs/adr/0001)
         "-XX:+ExitOnOutOfMemoryError",
         "-Djava.awt.headless=true",
         "--enable-native-access=ALL-UNNAMED",  # compression libraries; without it Java prints a warning
