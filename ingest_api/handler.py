@@ -204,6 +204,7 @@ def judge_head(
 def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) -> Answer | PendingClick:
     """The rest of the checks: throttle, size and what the head is refused for, then the body."""
     caller, idempotency_key, agent, refused, _ = head
+    make = tuple.__new__  # a third of the time of calling a named tuple's class
     taken = state.throttle.take(caller.key_id, caller.rate_limit, 1, now_ms)
     if not taken.granted:
         return throttled(state, caller, taken)
@@ -218,7 +219,8 @@ def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) 
     accepted = Acceptance(state, caller, caller.origin, agent, now_ms).judge(click, idempotency_key)
     if isinstance(accepted, Refusal):
         return state.answers.refuse(accepted, "", rate)
-    return PendingClick(*accepted, Answer(200, accepted_body(accepted.key), rate))
+    answer = make(Answer, (200, accepted_body(accepted.key), rate, False, ""))
+    return make(PendingClick, (*accepted, answer))
 
 
 def admit(state: HandlerState, method: bytes, found: Found, peer: str, now_ms: int) -> Caller | Answer:

@@ -35,6 +35,8 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     CLICKED_AT: (str, int, float),
 }
 _LINE_TYPES: Final[Mapping[str, tuple[type, ...]]] = {**_TYPES, IDEMPOTENCY_KEY: (str,)}
+_READ_BY_ITSELF: Final = frozenset((CLICKED_AT, IDEMPOTENCY_KEY))
+"""Fields of a line that `plain_urls` leaves to `parse_line`."""
 _SCALARS: Final = (bool, int, float)
 """What a field that nobody reads may hold, beside texts and null, without being looked at closely."""
 _TYPE_NAMES: Final = {CLICKED_AT: "a string or a number"}
@@ -141,7 +143,7 @@ def plain_urls(lines: Sequence[bytes]) -> list[str] | None:
     strings = kinds.count(str)
     if strings + kinds.count(NoneType) != len(kinds) or text.count(b'"') != 2 * (len(kinds) + strings):
         return None
-    if any(CLICKED_AT in item or IDEMPOTENCY_KEY in item for item in items):
+    if not _READ_BY_ITSELF.isdisjoint(set().union(*items)):
         return None
     urls = [item.get(SHORT_URL) for item in items]
     return urls if all(urls) else None

@@ -20,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import mmap
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -57,6 +58,7 @@ class Cells:
         with memoryview(memory) as whole, whole[: _WORD * (1 + slots * workers)] as head:
             self.words: memoryview[int] = head.cast("Q")
         self._memory = memory
+        self._unpack = struct.Struct(f"@{workers}Q").unpack_from  # native words, each read at once
         self._directory_at = _WORD * (1 + slots * workers)
         self._lock = lock
 
@@ -73,6 +75,10 @@ class Cells:
     def of_worker(self, worker: int) -> Cells:
         """The same memory as another worker sees it."""
         return Cells(self._memory, slots=self.slots, workers=self.workers, worker=worker, lock=self._lock)
+
+    def words_of(self, slot: int) -> tuple[int, ...]:
+        """A slot's cells, in the order of the workers; a third of the time of reading each by itself."""
+        return self._unpack(self._memory, _WORD + slot * _WORD * self.workers)
 
     @property
     def generation(self) -> int:
@@ -194,8 +200,10 @@ class Throttle:
             if slot is None:
                 return self._take_alone(key, limit, cost, now_ms)
             self._slots[key] = slot
-        used, granted = take_units(self._cells, slot, limit, cost, now_ms // self.window_ms)
-        return Taken(granted, limit - used if used < limit else 0, reset_s(self.window_ms, now_ms))
+        window_ms = self.window_ms
+        used, granted = take_units(self._cells, slot, limit, cost, now_ms // window_ms)
+        left = limit - used if used < limit else 0
+        return tuple.__new__(Taken, (granted, left, reset_s(window_ms, now_ms)))  # cheaper than calling the class
 
     def _find_slot(self, key: str, now_ms: int) -> int | None:
         """The key's slot; a free one or one that was idle when it has none; None when all it may have are busy."""
@@ -217,8 +225,7 @@ class Throttle:
 
     def _is_idle(self, slot: int, now_ms: int) -> bool:
         """Whether nothing was counted lately. A count far in the future is from a clock that was set back since."""
-        first = 1 + slot * self._workers
-        last = max(self._words[cell] >> COUNT_BITS for cell in range(first, first + self._workers))
+        last = max(self._cells.words_of(slot)) >> COUNT_BITS
         return not now_ms - IDLE_MS <= (last + 1) * self.window_ms <= now_ms + self.window_ms + IDLE_MS
 
     def _take_alone(self, key: str, limit: int, cost: int, now_ms: int) -> Taken:
@@ -239,21 +246,22 @@ def take_units(cells: Cells, slot: int, limit: int, cost: int, window: int) -> t
 
     A cell that is full grants nothing more, whatever the limit.
     """
-    words = cells.words
-    first = 1 + slot * cells.workers
-    window &= _WINDOW_MASK
+    none = (window & _WINDOW_MASK) << COUNT_BITS  # the word of this window in which nothing is counted
+    full = none | COUNT_MAX
+    words = cells.words_of(slot)
     used = 0
-    for cell in range(first, first + cells.workers):
-        word = words[cell]
-        if word >> COUNT_BITS == window:
-            used += word & COUNT_MAX
-    own = first + cells.worker
-    word = words[own]
-    count = (word & COUNT_MAX) if word >> COUNT_BITS == window else 0
-    granted = min(cost, limit - used, COUNT_MAX - count)
+    for word in words:
+        if none <= word <= full:
+            used += word - none
+    word = words[cells.worker]
+    if not none <= word <= full:
+        word = none
+    granted = cost
+    if cost > limit - used or cost > full - word:
+        granted = min(limit - used, full - word)
     if granted <= 0:
         return used, 0
-    words[own] = window << COUNT_BITS | count + granted
+    cells.words[1 + slot * cells.workers + cells.worker] = word + granted
     return used + granted, granted
 
 

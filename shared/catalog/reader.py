@@ -74,7 +74,10 @@ class Catalog:
 
     def link(self, key: str) -> bytes | None:
         """The link record registered under exactly this key (host/path)."""
-        link: bytes | None = self._txn.get(db_key(b"link:" + key.encode()), None, self._store.records)
+        name = b"link:" + key.encode()
+        if len(name) > KEY_BYTES_MAX:
+            name = db_key(name)
+        link: bytes | None = self._txn.get(name, None, self._store.records)
         return link
 
     def resolve(self, key: str) -> Match | None:

@@ -33,6 +33,8 @@ COMMON_FIELDS: tuple[tuple[bytes, bytes], ...] = (
 HEADS_MAX = 256
 """Beginnings of answers that are kept at most, of about 200 bytes each."""
 
+CLOSE_AND_END = b"connection: close\r\n\r\n"
+
 Endpoints = Mapping[bytes, Endpoint]
 """Raw request target (without a query) -> endpoint."""
 
@@ -108,13 +110,8 @@ class AnswerEncoder:
             head = self._heads[status, len(body)] = STATUS_LINE[status] + b"".join(
                 b"%b: %b\r\n" % field for field in (*defaults, *COMMON_FIELDS, length)
             )
-        parts = [head]
-        for name, value in fields:
-            parts += (name, b": ", value, b"\r\n")
-        parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
-        if not head_only:
-            parts.append(body)
-        return b"".join(parts)
+        own = [b"%b: %b\r\n" % field for field in fields]
+        return b"".join((head, *own, CLOSE_AND_END if close else b"\r\n", b"" if head_only else body))
 
 
 class Watched(Crowded, Protocol):
