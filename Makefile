@@ -16,7 +16,7 @@ up: setup
 	@$(BIN)/clickledger up $(ARGS)
 
 test: setup tests/clients/node_modules/.installed
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

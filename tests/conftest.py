@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
+from tests.support.full_stack import is_on_full_stack
 from tests.support.promise import PromiseBroken
 
 pytest_plugins = ("tests.support.stack", "tests.support.figures")
@@ -15,13 +18,15 @@ _HERE = Path(__file__).parent
 _WITH_PROCESSES = (_HERE / "stack", _HERE / "contract")
 _LONGEST = (
     "test_torture.py",
-    "test_sink.py",
+    "test_edr_deliver.py",
     "test_sink_faults.py",
-    "test_commands.py",
+    "test_webhooks.py",
+    "test_sink.py",
     "test_enricher.py",
-    "test_up.py",
+    "test_enricher_faults.py",
+    "test_dashboard.py",
 )
-"""Of tests/stack; `make test ARGS=--durations=30` shows when this is no longer so."""
+"""Of tests/stack, after those on the shared stack; `make test ARGS=--durations=30` shows when this is no longer so."""
 _CHROMIUM = Path("/usr/bin/chromium")
 
 
@@ -41,12 +46,28 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class _Together(LoadFileScheduling):  # type: ignore[misc]
+    """Gives out whole files; those on the shared stack go to one process, so that it is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return "on the full stack" if is_on_full_stack(Path(path)) else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Who runs what, with `-n`."""
+    return _Together(config, log)
+
+
 def _turn(item: pytest.Item) -> int:
     """When a file's turn is: the longest first, so that all processes of a run end at about the same time."""
     folder, name = item.path.parent.name, item.path.name
+    if is_on_full_stack(item.path):
+        return 0
     if folder == "stack":
-        return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
-    return len(_LONGEST) + (1 if folder == "contract" else 2)
+        return 1 + (_LONGEST.index(name) if name in _LONGEST else len(_LONGEST))
+    return len(_LONGEST) + (2 if folder == "contract" else 3)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

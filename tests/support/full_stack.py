@@ -17,10 +17,35 @@ from tests.support.processes import Child, wait_until
 
 _READY_SECONDS_MAX = 180.0
 
+_ON_THE_FULL_STACK = frozenset(
+    {
+        "test_clients.py",
+        "test_commands.py",
+        "test_fuzz_reports.py",
+        "test_isolation.py",
+        "test_pipeline.py",
+        "test_pipeline_gap.py",
+        "test_pipeline_members.py",
+        "test_poison.py",
+        "test_postman.py",
+        "test_readme.py",
+        "test_reprocess.py",
+        "test_spool_pipeline.py",
+        "test_up.py",
+    }
+)
+"""Files that ask for `full_stack`. They run one after the other in one process: an idle stack takes a quarter of a
+processor, so it is started once in a run and ends with the last of them."""
+
 
 def clean_env() -> dict[str, str]:
     """This process's environment without any of our settings."""
     return {name: text for name, text in os.environ.items() if not name.startswith("CLICKLEDGER_")}
+
+
+def is_on_full_stack(path: Path) -> bool:
+    """Whether the tests of this file share the one stack."""
+    return path.parent.name == "stack" and path.name in _ON_THE_FULL_STACK
 
 
 class FullStack:

@@ -23,7 +23,7 @@ from clickledger.stack.guard import Guard
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.clickhouse import LocalClickHouse
-from tests.support.full_stack import FullStack, start_service
+from tests.support.full_stack import FullStack, is_on_full_stack, start_service
 from tests.support.processes import Child
 
 if TYPE_CHECKING:  # loads a Docker client, which only `--stack containers` needs
@@ -134,9 +134,11 @@ def kafka_bootstrap(brokers: Brokers) -> str:
     return brokers.bootstrap
 
 
-@pytest.fixture(scope="session")
-def _three_brokers(pytestconfig: pytest.Config, guard: Guard, stack_folder: Path) -> Iterator[Brokers]:
-    brokers = _make_brokers(pytestconfig, guard, stack_folder / "kafka3", 3)
+@pytest.fixture(scope="module")  # three idle brokers take a quarter of a processor
+def _three_brokers(
+    pytestconfig: pytest.Config, guard: Guard, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Brokers]:
+    brokers = _make_brokers(pytestconfig, guard, tmp_path_factory.mktemp("kafka3"), 3)
     yield brokers
     brokers.close()
 
@@ -188,12 +190,30 @@ def execute(url: str, sql: str) -> str:
     return text
 
 
+_FULL_STACK = pytest.StashKey[FullStack]()
+
+
 @pytest.fixture(scope="session")
-def full_stack(guard: Guard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullStack]:
-    """One `clickledger up` for all end-to-end tests that leave it running and whole."""
-    stack = FullStack(guard, tmp_path_factory.mktemp("up"))
+def _full_stack(
+    pytestconfig: pytest.Config, guard: Guard, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FullStack]:
+    stack = pytestconfig.stash[_FULL_STACK] = FullStack(guard, tmp_path_factory.mktemp("up"))
     yield stack
     stack.close()
+
+
+@pytest.fixture(scope="module")
+def full_stack(request: pytest.FixtureRequest, _full_stack: FullStack) -> FullStack:
+    """One `clickledger up` for all end-to-end tests that leave it running and whole."""
+    assert is_on_full_stack(request.path), f"name {request.path.name} in {is_on_full_stack.__module__}"
+    return _full_stack
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End the shared stack when the tests on it are through."""
+    stack = item.config.stash.get(_FULL_STACK, None)
+    if stack is not None and not is_on_full_stack(item.path):
+        stack.close()
 
 
 StartStack = Callable[..., FullStack]
