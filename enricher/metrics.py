@@ -27,9 +27,9 @@ class ProducerEnd(StrEnum):
     """Why a producer was replaced."""
 
     NO_ACKNOWLEDGEMENT = "no_acknowledgement"
-    """A batch was not acknowledged within the request time-out, or its outcome was unknown for another cause."""
+    """A batch was not acknowledged within the request time-out."""
     BROKEN = "broken"
-    """Its sequence broke or its sender task ended."""
+    """Its sequence broke."""
 
 
 class Alarm(StrEnum):

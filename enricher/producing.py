@@ -1,10 +1,8 @@
 """One producer for all partitions, replaced when it can no longer be trusted.
 
-An idempotent producer can wedge for ever: its sequence for a partition breaks at a change of leader (every later batch
-is refused with OutOfOrderSequenceNumber), its sender task dies of an error that nobody expected, or a batch is sent again
-and again without an end, since idempotent batches never expire. Whatever the cause, it shows in one of two ways:
-`Producer.is_broken`, or a batch that is not acknowledged within the request time-out. Such a producer is closed with a
-bound and another is built. Its late batches do no harm: each starts at an offset below which everything had been
+An idempotent producer cannot go on for ever: its sequence for a partition breaks (every later batch is refused), or a batch
+is not acknowledged within the request time-out and nobody knows which sequence number comes next. Either way
+`Producer.is_broken` says so. Such a producer is closed with a bound and another is built. Its late batches do no harm: each starts at an offset below which everything had been
 acknowledged (`worker.py`).
 """
 
@@ -35,7 +33,7 @@ class Producing:
         """A connected producer. Raises TransientError, OperatorError."""
         async with self._lock:
             if self._producer is not None and (reason := self._producer.is_broken):
-                await self._close(ProducerEnd.BROKEN, reason)
+                await self._close(self._producer, reason)
             if self._producer is None:
                 producer = self._build()
                 await producer.start()
@@ -46,8 +44,7 @@ class Producing:
         """Close a producer whose batch has an unknown outcome, unless another partition already did."""
         async with self._lock:
             if self._producer is producer:
-                reason = ProducerEnd.BROKEN if producer.is_broken else ProducerEnd.NO_ACKNOWLEDGEMENT
-                await self._close(reason, producer.is_broken or why)
+                await self._close(producer, producer.is_broken or why)
 
     async def close(self, deadline_s: float) -> None:
         """Close for good."""
@@ -56,10 +53,9 @@ class Producing:
                 await self._producer.close(deadline_s)
                 self._producer = None
 
-    async def _close(self, reason: ProducerEnd, why: str) -> None:
-        producer, self._producer = self._producer, None
-        if producer is None:
-            return
+    async def _close(self, producer: Producer, why: str) -> None:
+        self._producer = None
+        reason = ProducerEnd.NO_ACKNOWLEDGEMENT if producer.has_missed_deadline else ProducerEnd.BROKEN
         metrics.producers.labels(reason).inc()
         log.warning("the producer is replaced (%s): %s", reason, why)
         await producer.close(CLOSE_SECONDS_MAX)

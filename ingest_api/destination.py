@@ -1,10 +1,10 @@
 """Where clicks become durable: Kafka through a supervised producer, and the spool while Kafka does not take them.
 
-Theory of operation. A batch that is not acknowledged in time has an unknown outcome, and an idempotent producer may never
-deliver again after that (its sequence broke, its sender ended, its leader is gone). So the first such batch retires the
-producer: nothing new goes through it, every wait for it ends, it is closed with a bound and only then another one is
-built. What it held goes to the spool and is answered from there; it may be in Kafka as well, which is why everything
-from the spool is published as suspect, and only while a producer is connected: then every earlier one is closed.
+Theory of operation. A batch that is not acknowledged in time has an unknown outcome, and an idempotent producer cannot go
+on after that: nobody knows its next sequence number. So the first such batch retires the producer: nothing new goes
+through it, every wait for it ends, it is closed with a bound and only then another one is built. What it held goes to
+the spool and is answered from there; it may be in Kafka as well, which is why everything from the spool is published as
+suspect, and only while a producer is connected: then every earlier one is closed.
 
 A new producer is not trusted with live clicks while the spool has clicks to prove it with: a broker that accepts
 connections but no records would cost every round of clicks the whole time-out.
@@ -80,8 +80,9 @@ class KafkaDestination:
                 raise DataError(f"{len(clicks)} clicks do not fit one batch of {self._topic}/{partition}")
         try:
             await producer.send_batch(self._topic, partition, batch, timeout_ms=self._ack_timeout_ms)
-        except OutcomeUnknown as exc:
-            self._retire(producer, str(exc))
+        except TransientError as exc:
+            if isinstance(exc, OutcomeUnknown) or producer.is_broken:
+                self._retire(producer, str(exc))
             raise
         self.is_proved = True
         self.clicks += len(clicks)

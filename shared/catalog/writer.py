@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from shared.catalog.records import PARTITION, Entry, Kind
+from shared.errors import OutcomeUnknown
 from shared.kafka import Producer
 from shared.settings import KafkaSettings
 
@@ -43,4 +44,7 @@ class CatalogWriter:
         return await self._send(batch) if batch.record_count() else version
 
     async def _send(self, batch: Any) -> int:
-        return await self._producer.send_batch(self._topic, PARTITION, batch) + int(batch.record_count()) - 1
+        first = await self._producer.send_batch(self._topic, PARTITION, batch)
+        if first < 0:
+            raise OutcomeUnknown(f"{self._topic} has {batch.record_count()} records, the broker does not know where")
+        return first + int(batch.record_count()) - 1

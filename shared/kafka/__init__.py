@@ -5,9 +5,10 @@ reads without a group, `Admin` makes and checks topics. All raise only the class
 """
 
 from shared.kafka.admin import Admin, TopicSpec
+from shared.kafka.batch import Batch
 from shared.kafka.client import Record
 from shared.kafka.consumer import Assignment, Committed, Consumer, next_offset
-from shared.kafka.producer import Batch, Producer
+from shared.kafka.producer import Producer
 from shared.kafka.reader import Reader
 
 __all__ = [
