@@ -169,24 +169,28 @@ def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] 
 def _check_lines(
     state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance
 ) -> list[Accepted | RefusedLine]:
-    """Check some clicks together while there is nothing to refuse, else each by itself."""
+    """Check the clicks, some at a time."""
     lines: list[Accepted | RefusedLine] = []
     for first in range(0, len(clicks), TOGETHER):
-        some = clicks[first : first + TOGETHER]
-        accepted = _accept_all(some, state.body_bytes_max, acceptance)
-        lines += [_check(state, unread, acceptance) for unread in some] if accepted is None else accepted
+        lines += _check_some(state, clicks[first : first + TOGETHER], acceptance)
     return lines
 
 
-def _accept_all(
-    clicks: Sequence[bytes | Click | Refused], bytes_max: int, acceptance: Acceptance
-) -> list[Accepted] | None:
-    """What to publish when `_check` accepts each of the clicks and none has a key or a time of its own; else None."""
-    lines = [click for click in clicks if isinstance(click, bytes)]
-    if len(lines) < len(clicks) or max(map(len, lines)) > bytes_max:
-        return None
-    short_urls = plain_urls(lines)
-    return None if short_urls is None else acceptance.accept_all(short_urls, lines)
+def _check_some(
+    state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance
+) -> Sequence[Accepted | RefusedLine]:
+    """Check clicks together while there is nothing to refuse and none has a key or a time of its own, else each by itself."""
+    bytes_max = state.body_bytes_max
+    bodies = [click for click in clicks if isinstance(click, bytes)]
+    is_fine = len(bodies) == len(clicks) and max(map(len, bodies)) <= bytes_max
+    short_urls = plain_urls(bodies) if is_fine else None
+    if short_urls is None:
+        clicks = [_read(click, bytes_max) for click in clicks]
+        ordinary = [c for c in clicks if isinstance(c, Click) and c.clicked_at is None and c.idempotency_key is None]
+        if len(ordinary) == len(clicks):
+            short_urls, bodies = [click.short_url for click in ordinary], [click.raw for click in ordinary]
+    accepted = None if short_urls is None else acceptance.accept_all(short_urls, bodies)
+    return [_check(state, click, acceptance) for click in clicks] if accepted is None else accepted
 
 
 def _check(state: HandlerState, unread: bytes | Click | Refused, acceptance: Acceptance) -> Accepted | RefusedLine:
@@ -199,6 +203,7 @@ def _check(state: HandlerState, unread: bytes | Click | Refused, acceptance: Acc
 
 
 def _read(click: bytes | Click | Refused, bytes_max: int) -> Click | Refused:
+    """Read a click and judge its size and key; one that was read stays what it is."""
     if isinstance(click, bytes):
         click = Refused(Refusal.LINE_TOO_LARGE) if len(click) > bytes_max else parse_line(click)
     if isinstance(click, Refused):

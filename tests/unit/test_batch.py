@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ingest_api.acceptance import Acceptance, Accepted
 from ingest_api.answers import Refusal, accepted_body
 from ingest_api.authorize import Caller
-from ingest_api.batch import TOGETHER, PendingBatch, Share, _check, handle_batch
+from ingest_api.batch import TOGETHER, PendingBatch, Share, _check, _split, handle_batch
 from ingest_api.handler import HandlerState
+from ingest_api.parse import Refused
 from shared.events import Source, decode_raw
 from shared.http.answer import Answer
 from shared.ids import keyed_id, partition_of
@@ -259,19 +260,22 @@ MIXED = st.lists(
 )
 
 
-@given(MIXED)
-def test_together_as_each_by_itself(lines: list[bytes]) -> None:
+@given(MIXED, st.booleans())
+def test_together_as_each_by_itself(lines: list[bytes], array: bool) -> None:
     """Clicks that are checked together are published, refused and answered as if each had been checked by itself."""
     catalog = example_catalog()
     catalog.put("link", "shortdomain/old", link_record("shortdomain/old", sent_at=1))
     catalog.put("link", "shortdomain/others", link_record("shortdomain/others", tenant="other"))
     catalog.put("link", "shortdomain/from", link_record("shortdomain/from", match="prefix"))
-    batch = batch_of(send(make_state(catalog), b"\n".join(lines)))
+    body = join(lines, array=array)
+    batch = batch_of(send(make_state(catalog), body))
     state = make_state(catalog)
     caller = state.callers.find([AUTHORIZED[1]], NOW_MS)
     assert isinstance(caller, Caller)
     acceptance = Acceptance(state, caller, caller.batch_origin, b"", NOW_MS)
-    alone = [_check(state, line, acceptance) for line in lines]
+    clicks = _split(body, len(lines))
+    assert not isinstance(clicks, Refused)
+    alone = [_check(state, click, acceptance) for click in clicks]
     assert batch._lines == alone
     bodies = [accepted_body(line.key) if isinstance(line, Accepted) else line.body for line in alone]
     assert not batch.clicks or orjson.loads(batch.finish([None] * len(batch.clicks)).body) == list(
