@@ -1,7 +1,7 @@
 """`clickledger up`: starts the whole stack in order, keeps it running, stops it in order.
 
-Order: brokers, ClickHouse, `setup`, tenant and keys, the services, the ready file. Stopping: intake first, then what
-works off, then ClickHouse and Kafka, each within its bound; a second Ctrl-C kills at once.
+Order: brokers and ClickHouse, `setup`, the services beside tenant and keys, the ready file. Stopping: intake first, then
+what works off, then ClickHouse and Kafka, each within its bound; a second Ctrl-C kills at once.
 """
 
 from __future__ import annotations
@@ -112,19 +112,16 @@ class _Stack:
     async def _start(self, before: ready.Ready | None) -> None:
         layout, environ = self._layout, self._environ
         await asyncio.to_thread(layout.cluster.prepare)
-        await self._launch([layouts.broker_spec(layout, node, environ) for node in layout.cluster.nodes])
-        await self._launch([layouts.clickhouse_spec(layout, environ)])
+        brokers = [layouts.broker_spec(layout, node, environ) for node in layout.cluster.nodes]
+        await self._launch([*brokers, layouts.clickhouse_spec(layout, environ)])
         await self._set_up()
         keys = dict(before.keys) if before else {}
         tenant, short_url = self._tenant()
-        keys[tenant] = await ensure_tenant(
-            KafkaSettings(kafka_bootstrap=layout.cluster.bootstrap),
-            CatalogSettings(),
-            tenant,
-            short_url,
-            keys.get(tenant),
+        kafka = KafkaSettings(kafka_bootstrap=layout.cluster.bootstrap)
+        keys[tenant], _ = await asyncio.gather(
+            ensure_tenant(kafka, CatalogSettings(), tenant, short_url, keys.get(tenant)),
+            self._launch([layouts.service_spec(layout, name, environ) for name in SERVICES]),  # need no keys to start
         )
-        await self._launch([layouts.service_spec(layout, name, environ) for name in SERVICES])
         self._ready = layouts.ready_object(layout, tenant, short_url, keys, self._pids())
         self._write_ready()
 

@@ -134,7 +134,7 @@ def kafka_bootstrap(brokers: Brokers) -> str:
     return brokers.bootstrap
 
 
-@pytest.fixture(scope="module")  # three idle brokers take a quarter of a processor
+@pytest.fixture(scope="module")  # idle brokers would take processor time until the run ends
 def _three_brokers(
     pytestconfig: pytest.Config, guard: Guard, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Brokers]:
