@@ -102,6 +102,10 @@ async def test_resolve_prefers_the_exact_link_then_the_longest_prefix(catalog: C
     assert rule_and_link("h/ab") is None
     assert rule_and_link("h/" + "x" * 600) == ("exact", "h/" + "x" * 600)
     assert rule_and_link("h/" + "x" * 599 + "y") is None
+    together = catalog.exact_links(["h/" + "x" * 600, "h/a"])
+    assert together is not None
+    assert [orjson.loads(link)["link"] for link in together] == ["h/" + "x" * 600, "h/a"]
+    assert catalog.exact_links(["h/a", "h/a/x"]) is None
 
 
 async def test_a_restarted_follower_resumes_and_one_works_per_folder(
