@@ -116,14 +116,14 @@ def _encode(row: Stored, click: RawClick, catalog: Catalog) -> bytes:
     return encode_raw(
         transaction_id=row.transaction_id.encode(),
         received_at_ms=row.received_at_ms,
-        origin=raw_origin(click.tenant, click.key_id, click.node, Source.REPROCESS),
+        origin=raw_origin(click.origin.tenant, click.origin.key_id, click.origin.node, Source.REPROCESS),
         suspect=True,
-        clicked_at_ignored=click.clicked_at_ignored,
+        clicked_at_ignored=click.origin.clicked_at_ignored,
         catalog_version=catalog.version,
         link=_link_of(row, click, catalog),
         click=orjson.dumps(click.click),
         replay_of=orjson.dumps([row.stream, row.partition, row.offset]),
-        caller_user_agent=orjson.dumps(click.caller_user_agent) if click.caller_user_agent else b"",
+        caller_user_agent=orjson.dumps(click.origin.caller_user_agent) if click.origin.caller_user_agent else b"",
     )
 
 
@@ -133,9 +133,12 @@ def _link_of(row: Stored, click: RawClick, catalog: Catalog) -> bytes:
         raise MalformedRaw(Reason.FIELD_MISSING, "short-url")
     if not isinstance(short_url, str):
         raise MalformedRaw(Reason.FIELD_INVALID, "short-url is not a string")
-    is_usable = bool(link.get("link") and link.get("promotion_id")) and link.get("tenant", click.tenant) == click.tenant
+    is_usable = (
+        bool(link.get("link") and link.get("promotion_id"))
+        and link.get("tenant", click.origin.tenant) == click.origin.tenant
+    )
     if row.status is not Status.MALFORMED or not is_usable:
-        found = find_link(catalog, click.tenant, short_url)
+        found = find_link(catalog, click.origin.tenant, short_url)
         if isinstance(found, FoundLink):
             return found.raw
         if found is Refusal.CATALOG_STALE:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
-from enricher.directory import Directory, Tenant
+from enricher.directory import UNKNOWN_PROMOTION, Directory, Tenant
 from enricher.malformed import malformed_row
 from enricher.raw_bytes import keep_raw
 from enricher.row import (
     CATALOG_VERSION_MAX,
+    NO_REASON,
     RECEIVED_AHEAD_MS_MAX,
     TIME_MS_MIN,
     UUID,
@@ -33,8 +34,8 @@ from enricher.row import (
     Tools,
     encode_row,
     expires_at_ms,
+    origin_columns,
     privacy_of,
-    put_position,
     replay_of_text,
     retention_ms_of,
     rules_columns,
@@ -42,7 +43,7 @@ from enricher.row import (
 from enricher.texts import ID_BYTES_MAX, TIME_MS_MAX, text_of, time_ms_of
 from shared.clicked_at import clicked_at_ms
 from shared.errors import OperatorError, TransientError
-from shared.events import MalformedRaw, RawClick, Reason, Source, Status, decode_raw
+from shared.events import MalformedRaw, RawClick, RawOrigin, Reason, Source, Status, decode_raw
 
 CLICKED_AHEAD_MS_MAX: Final = 86_400_000
 CLICKED_BEHIND_MS_MAX: Final = 3_650 * 86_400_000
@@ -54,7 +55,6 @@ URL_BYTES_MAX: Final = 2048
 LONG_URL_BYTES_MAX: Final = 8192
 """What browsers and servers accept."""
 
-ACCEPTED: Final = Status.ACCEPTED
 _REPROCESS: Final = Source.REPROCESS
 """An enumeration's members take ten times as long to get at as a name of the module."""
 
@@ -106,20 +106,22 @@ def check_record(raw: RawRecord, click: RawClick, now_ms: int) -> None:
         raise MalformedRaw(Reason.TIME_INVALID, f"received_at {received_at_ms}")
     if not -1 <= click.catalog_version <= CATALOG_VERSION_MAX:
         raise MalformedRaw(Reason.FIELD_INVALID, f"catalog_version {click.catalog_version}")
-    if len(click.tenant) + len(click.key_id) + len(click.node) > ID_BYTES_MAX // 4:
-        _check_ids(click)
+    origin = click.origin
+    if len(origin.tenant) + len(origin.key_id) + len(origin.node) > ID_BYTES_MAX // 4:
+        _check_ids(origin)
     body = click.click
-    for name in ("short-url", "user-agent", "ip-address"):
-        if type(body.get(name, "")) not in _TEXT_OR_NULL:
+    for name in _TEXTS:
+        if type(body.get(name)) not in _TEXT_OR_NULL:
             raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is not a string")
 
 
+_TEXTS: Final = ("short-url", "user-agent", "ip-address")
 _TEXT_OR_NULL: Final = (str, type(None))
 
 
-def _check_ids(click: RawClick) -> None:
+def _check_ids(origin: RawOrigin) -> None:
     """Whether each fits its column; only asked when all of them together, of four bytes a character, might not."""
-    for name, value in (("tenant", click.tenant), ("key_id", click.key_id), ("node", click.node)):
+    for name, value in (("tenant", origin.tenant), ("key_id", origin.key_id), ("node", origin.node)):
         if len(value.encode()) > ID_BYTES_MAX:
             raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is longer than {ID_BYTES_MAX} bytes")
 
@@ -133,119 +135,104 @@ def _check_catalog(click: RawClick, directory: Directory, catalog_end: int | Non
     raise MalformedRaw(Reason.CATALOG_VERSION_AHEAD, f"{click.catalog_version}, the catalog ends at {catalog_end}")
 
 
-class Context(NamedTuple):
-    """What the steps read."""
-
-    click: RawClick
-    tenant: Tenant | None
-    tools: Tools
-    now_ms: int
-
-
 def _run_steps(raw: RawRecord, click: RawClick, tools: Tools, now_ms: int) -> Row:
-    row = Row()
-    put_position(row, raw, now_ms)
-    context = Context(click, tools.directory.tenant(click.tenant), tools, now_ms)
+    row = Row(now_ms)
+    tenant = tools.directory.tenant(click.origin.tenant)
     for step in STEPS:
-        step(row, context)
-    if row.click["reason"]:
-        row.click["status"] = Status.REJECTED
-        row.click["suspect"] = False
-        row.put_end(raw=keep_raw(raw.value or b"", privacy_of(context.tenant), tools.raw_bytes_max))
+        step(row, click, tenant, tools)
+    if row.reason is not NO_REASON:
+        row.status = Status.REJECTED
+        row.suspect = False
+        row.put_end(raw=keep_raw(raw.value or b"", privacy_of(tenant), tools.raw_bytes_max))
     return row
 
 
-def put_origin(row: Row, context: Context) -> None:
+def put_origin(row: Row, click: RawClick, _tenant: Tenant | None, tools: Tools) -> None:
     """Who reported the click and which way it came; `accepted` until a later step finds a reason."""
-    click, columns = context.click, row.click
-    columns["transaction_id"] = click.transaction_id
-    columns["status"] = ACCEPTED
-    columns["tenant"] = click.tenant
-    columns["key_id"] = click.key_id
-    columns["source"] = click.source
-    columns["node"] = click.node
-    columns["catalog_version"] = click.catalog_version
-    columns["replay_of"] = replay_of_text(click.replay_of)
-    agents = context.tools.agents
-    row.rules = rules_columns(agents.agent_rules, agents.bot_rules, context.tools.addresses.version)
-    if click.suspect:
-        columns["suspect"] = True
+    origin = click.origin
+    row.transaction_id = click.transaction_id
+    row.origin = origin_columns(origin.tenant, origin.key_id, origin.source, origin.node)
+    row.rules = rules_columns(tools.agents.agent_rules, tools.agents.bot_rules, tools.addresses.version)
+    if origin.replay_of is not None:
+        row.replay_of = replay_of_text(origin.replay_of)
+    if origin.suspect:
+        row.suspect = True
         row.put_end(click_digest=_digest(click.click))
 
 
-def put_times(row: Row, context: Context) -> None:
+def put_times(row: Row, click: RawClick, tenant: Tenant | None, _tools: Tools) -> None:
     """When it was received, clicked (contract.md, Retention) and may be deleted."""
-    click, columns, retention_ms = context.click, row.click, retention_ms_of(context.tenant)
-    received_at_ms = click.received_at_ms
-    columns["received_at"] = columns["clicked_at"] = received_at_ms
-    columns["clicked_at_ignored"] = click.clicked_at_ignored
+    received_at_ms, is_ignored = click.received_at_ms, click.origin.clicked_at_ignored
+    row.received_at = row.clicked_at = received_at_ms
+    row.clicked_at_ignored = is_ignored
     given = click.click.get("clicked-at")
-    if given is not None and given != "" and not click.clicked_at_ignored:
+    if given is not None and given != "" and not is_ignored:
         given_ms = clicked_at_ms(given)
         least_ms = max(received_at_ms - CLICKED_BEHIND_MS_MAX, 0)
         if given_ms is not None and least_ms <= given_ms <= received_at_ms + CLICKED_AHEAD_MS_MAX:
-            columns["clicked_at"] = given_ms
+            row.clicked_at = given_ms
         else:
-            columns["clicked_at_ignored"] = True
-    columns["expires_at"] = expires_at_ms(received_at_ms, retention_ms, context.now_ms)
+            row.clicked_at_ignored = True
+    row.expires_at = expires_at_ms(received_at_ms, retention_ms_of(tenant), row.enriched_at)
 
 
-def put_link(row: Row, context: Context) -> None:
-    """What was clicked: the link that travels in the record. Another tenant's link is none."""
-    click, link, columns = context.click, context.click.link, row.click
-    columns["short_url"] = text_of(click.click.get("short-url"), URL_BYTES_MAX)
-    columns["link"] = text_of(link.get("link"), URL_BYTES_MAX)
-    columns["promotion_id"] = text_of(link.get("promotion_id"), ID_BYTES_MAX)
-    columns["link_name"] = text_of(link.get("link_name"), NAME_BYTES_MAX)
-    columns["recipient"] = text_of(link.get("recipient"), NAME_BYTES_MAX)
-    columns["long_url"] = text_of(link.get("long_url"), LONG_URL_BYTES_MAX)
-    columns["sent_at"] = time_ms_of(link.get("sent_at"))
-    if context.tenant is None:
-        columns["reason"] = Reason.TENANT_UNKNOWN
-    elif not columns["link"] or link.get("tenant", click.tenant) != click.tenant:
-        columns["reason"] = Reason.UNKNOWN_LINK
-    elif not columns["promotion_id"]:
-        columns["reason"] = Reason.PROMOTION_MISSING
+def put_link(row: Row, click: RawClick, tenant: Tenant | None, tools: Tools) -> None:
+    """What was clicked: the link that travels in the record, and its promotion's campaign from the catalog.
+
+    Another tenant's link is none. A promotion without a record has no campaign.
+    """
+    link, owner = click.link, click.origin.tenant
+    key, promotion_id = text_of(link.get("link"), URL_BYTES_MAX), text_of(link.get("promotion_id"), ID_BYTES_MAX)
+    promotion = tools.directory.promotion(owner, promotion_id) if promotion_id else UNKNOWN_PROMOTION
+    sent_at_ms = time_ms_of(link.get("sent_at"))
+    row.link = {
+        "catalog_version": click.catalog_version,
+        "short_url": text_of(click.click.get("short-url"), URL_BYTES_MAX),
+        "link": key,
+        "promotion_id": promotion_id,
+        "campaign_id": promotion.campaign_id,
+        "deployment_id": promotion.deployment_id,
+        "link_name": text_of(link.get("link_name"), NAME_BYTES_MAX),
+        "recipient": text_of(link.get("recipient"), NAME_BYTES_MAX),
+        "long_url": text_of(link.get("long_url"), LONG_URL_BYTES_MAX),
+        "sent_at": promotion.sent_at_ms if sent_at_ms is None else sent_at_ms,
+    }
+    if tenant is None:
+        row.reason = Reason.TENANT_UNKNOWN
+    elif not key or link.get("tenant", owner) != owner:
+        row.reason = Reason.UNKNOWN_LINK
+    elif not promotion_id:
+        row.reason = Reason.PROMOTION_MISSING
 
 
-def put_promotion(row: Row, context: Context) -> None:
-    """The campaign and deployment of the promotion, from the catalog. A promotion without a record has none."""
-    columns = row.click
-    if not columns["promotion_id"]:
-        return
-    promotion = context.tools.directory.promotion(columns["tenant"], columns["promotion_id"])
-    columns["campaign_id"] = promotion.campaign_id
-    columns["deployment_id"] = promotion.deployment_id
-    if columns["sent_at"] is None:
-        columns["sent_at"] = promotion.sent_at_ms
-
-
-def put_agent(row: Row, context: Context) -> None:
+def put_agent(row: Row, click: RawClick, _tenant: Tenant | None, tools: Tools) -> None:
     """Browser, system, device and bot of the user agent; the caller's own header only where the key asked for it."""
-    click, agents = context.click, context.tools.agents
-    row.agent = agents.columns(click.click.get("user-agent")) or agents.columns(click.caller_user_agent) or row.agent
+    agents = tools.agents
+    row.agent = (
+        agents.columns(click.click.get("user-agent")) or agents.columns(click.origin.caller_user_agent) or row.agent
+    )
 
 
-def put_address(row: Row, context: Context) -> None:
+def put_address(row: Row, click: RawClick, tenant: Tenant | None, tools: Tools) -> None:
     """The address after the tenant's privacy mode, its kind and its place."""
-    given = context.click.click.get("ip-address")
+    given = click.click.get("ip-address")
     if given:
-        row.address = context.tools.addresses.columns(given, privacy_of(context.tenant))
+        row.address = tools.addresses.columns(given, privacy_of(tenant))
 
 
-def judge_reprocessed(row: Row, context: Context) -> None:
+def judge_reprocessed(row: Row, click: RawClick, tenant: Tenant | None, _tools: Tools) -> None:
     """Reprocessed clicks pass the checks that the API makes on others: disabled, expired, retention."""
-    click, link, columns = context.click, context.click.link, row.click
-    if click.source is not _REPROCESS or columns["reason"]:
+    link = click.link
+    if click.origin.source is not _REPROCESS or row.reason is not NO_REASON:
         return
     expires_at_ms = time_ms_of(link.get("expires_at"))
-    sent_at_ms = columns["sent_at"] or time_ms_of(link.get("registered_at"))
+    sent_at_ms = row.link["sent_at"] or time_ms_of(link.get("registered_at"))
     if link.get("disabled") is True:
-        columns["reason"] = Reason.LINK_DISABLED
-    elif expires_at_ms is not None and columns["clicked_at"] >= expires_at_ms:
-        columns["reason"] = Reason.LINK_EXPIRED
-    elif sent_at_ms is not None and columns["clicked_at"] > sent_at_ms + retention_ms_of(context.tenant):
-        columns["reason"] = Reason.RETENTION_PASSED
+        row.reason = Reason.LINK_DISABLED
+    elif expires_at_ms is not None and row.clicked_at >= expires_at_ms:
+        row.reason = Reason.LINK_EXPIRED
+    elif sent_at_ms is not None and row.clicked_at > sent_at_ms + retention_ms_of(tenant):
+        row.reason = Reason.RETENTION_PASSED
 
 
 def _digest(click: Mapping[str, Any]) -> str:
@@ -254,11 +241,13 @@ def _digest(click: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(known, default=str)).hexdigest()[:32]
 
 
-STEPS: Final[tuple[Callable[[Row, Context], None], ...]] = (
+Step = Callable[[Row, RawClick, Tenant | None, Tools], None]
+"""Sets columns of the row; reads the click, its tenant (None: unknown) and the tools."""
+
+STEPS: Final[tuple[Step, ...]] = (
     put_origin,
     put_times,
     put_link,
-    put_promotion,
     put_agent,
     put_address,
     judge_reprocessed,

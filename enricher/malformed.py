@@ -16,8 +16,8 @@ from enricher.row import (
     Row,
     Tools,
     expires_at_ms,
+    origin_columns,
     privacy_of,
-    put_position,
     replay_of_text,
     retention_ms_of,
 )
@@ -27,9 +27,7 @@ from shared.events import MalformedRaw, RawClick, Reason, Status, decode_positio
 
 def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: int, reason: Reason) -> Row:
     """The row of a record that is no click: its position, its bytes, and what little is known of it."""
-    row = Row()
-    put_position(row, raw, now_ms)
-    columns = row.click
+    row = Row(now_ms)
     hint, replay_of = _hints(raw.value, tools.raw_bytes_max)
     tenant = tools.directory.tenant(hint) if hint else None
     received_at_ms = next(
@@ -37,19 +35,19 @@ def malformed_row(raw: RawRecord, click: RawClick | None, tools: Tools, now_ms: 
         for ms in (click.received_at_ms if click else 0, raw.timestamp_ms, now_ms)
         if ms == now_ms or TIME_MS_MIN <= ms <= min(TIME_MS_MAX, now_ms + RECEIVED_AHEAD_MS_MAX)
     )
-    columns["transaction_id"] = ids_of_malformed(raw, click)[0]
-    columns["status"] = Status.MALFORMED
-    columns["reason"] = reason
-    columns["received_at"] = columns["clicked_at"] = received_at_ms
-    columns["expires_at"] = expires_at_ms(received_at_ms, retention_ms_of(tenant), now_ms)
-    columns["tenant"] = hint
-    columns["replay_of"] = replay_of
-    columns["catalog_version"] = -1
+    row.transaction_id = ids_of_malformed(raw, click)[0]
+    row.status = Status.MALFORMED
+    row.reason = reason
+    row.received_at = row.clicked_at = received_at_ms
+    row.expires_at = expires_at_ms(received_at_ms, retention_ms_of(tenant), now_ms)
+    row.replay_of = replay_of
+    catalog_version, key_id, source, node = -1, "", "", ""
     if click is not None:
-        columns["key_id"] = bounded(click.key_id, ID_BYTES_MAX)
-        columns["node"] = bounded(click.node, ID_BYTES_MAX)
-        columns["source"] = click.source
-        columns["catalog_version"] = max(-1, min(click.catalog_version, CATALOG_VERSION_MAX))
+        key_id, node = (bounded(name, ID_BYTES_MAX) for name in (click.origin.key_id, click.origin.node))
+        source = click.origin.source
+        catalog_version = max(-1, min(click.catalog_version, CATALOG_VERSION_MAX))
+    row.origin = origin_columns(hint, key_id, source, node)
+    row.link = {**row.link, "catalog_version": catalog_version}
     row.put_end(raw=keep_raw(raw.value or b"", privacy_of(tenant), tools.raw_bytes_max))
     return row
 

@@ -26,6 +26,7 @@ from shared.events import (
     ENRICHED_VERSION,
     HEADER_RAW_OFFSET,
     HEADER_SUSPECT,
+    ORIGINS_MAX,
     Reason,
     Status,
     encode_raw_offset,
@@ -89,10 +90,8 @@ def _empty(first: str, last: str) -> dict[str, Any]:
     return {field.name: nothing[field.json_type] for field in some}
 
 
-_EMPTY_CLICK: Final[Mapping[str, Any]] = _empty("v", "sent_at")
-"""The columns before the agent's."""
+_EMPTY_LINK: Final[Mapping[str, Any]] = _empty("catalog_version", "sent_at")
 _EMPTY_END: Final[Mapping[str, Any]] = _empty("click_digest", "raw")
-"""The columns after the rules'."""
 
 
 @lru_cache(maxsize=64)
@@ -101,19 +100,59 @@ def rules_columns(agent_rules: str = "", bot_rules: str = "", geo_rules: str = "
     return following({"agent_rules": agent_rules, "bot_rules": bot_rules, "geo_rules": geo_rules})
 
 
+@lru_cache(maxsize=ORIGINS_MAX)
+def origin_columns(tenant: str = "", key_id: str = "", source: str = "", node: str = "") -> bytes:
+    """The columns from `tenant` to `node`, likewise."""
+    return following({"tenant": tenant, "key_id": key_id, "source": source, "node": node})
+
+
+@lru_cache(maxsize=4096)  # the partitions of a topic, at most
+def _position_columns(stream: str, partition: int) -> str:
+    """A row up to its raw offset."""
+    whole = orjson.dumps({"v": ENRICHED_VERSION, "stream": stream, "raw_partition": partition, "raw_offset": 0})
+    return whole.decode().removesuffix("0}")
+
+
 class Row:
-    """A row under construction, at first without knowledge of anything."""
+    """A row under construction, at first without knowledge of anything; the attributes are columns, or groups of them."""
 
-    __slots__ = ("address", "agent", "click", "end", "rules")
+    __slots__ = (
+        "address",
+        "agent",
+        "clicked_at",
+        "clicked_at_ignored",
+        "end",
+        "enriched_at",
+        "expires_at",
+        "link",
+        "origin",
+        "reason",
+        "received_at",
+        "replay_of",
+        "rules",
+        "status",
+        "suspect",
+        "transaction_id",
+    )
 
-    def __init__(self) -> None:
-        self.click = dict(_EMPTY_CLICK)
-        """The columns from `v` to `sent_at`, in order."""
+    def __init__(self, now_ms: int) -> None:
+        self.transaction_id = ""
+        self.status = ACCEPTED
+        self.reason = NO_REASON
+        self.suspect = False
+        self.replay_of = ""
+        self.received_at = self.clicked_at = self.expires_at = 0
+        self.clicked_at_ignored = False
+        self.enriched_at = now_ms
+        self.origin = NO_ORIGIN_COLUMNS
+        """From `tenant` to `node`: see `following`."""
+        self.link: Mapping[str, Any] = _EMPTY_LINK
+        """From `catalog_version` to `sent_at`, in order."""
         self.agent = NO_AGENT_COLUMNS
         """From `user_agent` to `bot_reason`: see `following`."""
         self.address = NO_ADDRESS_COLUMNS
         """From `ip` to `asn`, likewise."""
-        self.rules = rules_columns()
+        self.rules = NO_RULES_COLUMNS
         """From `agent_rules` to `geo_rules`, likewise."""
         self.end: Mapping[str, Any] = _EMPTY_END
         """`click_digest` and `raw`."""
@@ -122,13 +161,36 @@ class Row:
         """Set `click_digest` or `raw`."""
         self.end = {**self.end, **columns}
 
-    def encode(self) -> bytes:
-        """The row as JSON."""
-        end = _END_OF_MOST if self.end is _EMPTY_END else orjson.dumps(self.end)[1:]
-        return b"".join((orjson.dumps(self.click)[:-1], self.agent, self.address, self.rules, b",", end))
+    def encode(self, raw: RawRecord) -> bytes:
+        """The row as JSON. The id is a UUID, so JSON escapes nothing of it."""
+        begin = (
+            f'{_position_columns(raw.stream, raw.partition)}{raw.offset},"transaction_id":"{self.transaction_id}",'
+            f'{self._fate()},"received_at":{self.received_at},"clicked_at":{self.clicked_at},'
+            f'"clicked_at_ignored":{"true" if self.clicked_at_ignored else "false"},'
+            f'"enriched_at":{self.enriched_at},"expires_at":{self.expires_at}'
+        ).encode()
+        link, end = orjson.dumps(self.link), _END_OF_MOST if self.end is _EMPTY_END else following(self.end)
+        return b"".join((begin, self.origin, b",", link[1:-1], self.agent, self.address, self.rules, end, b"}"))
+
+    def _fate(self) -> str:
+        if self.reason is NO_REASON and not self.suspect and not self.replay_of:
+            return _FATE_OF_MOST
+        columns = {
+            "status": self.status,
+            "reason": self.reason,
+            "suspect": self.suspect,
+            "replay_of": self.replay_of,
+        }
+        return orjson.dumps(columns)[1:-1].decode()
 
 
-_END_OF_MOST: Final = orjson.dumps(_EMPTY_END)[1:]
+ACCEPTED: Final = Status.ACCEPTED
+NO_REASON: Final = Reason.NONE
+"""An enumeration's members take ten times as long to get at as a name of the module."""
+NO_ORIGIN_COLUMNS: Final = origin_columns()
+NO_RULES_COLUMNS: Final = rules_columns()
+_END_OF_MOST: Final = following(_EMPTY_END)
+_FATE_OF_MOST: Final = '"status":"accepted","reason":"","suspect":false,"replay_of":""'
 
 
 def raw_bytes_max(batch_bytes_max: int) -> int:
@@ -139,32 +201,15 @@ def raw_bytes_max(batch_bytes_max: int) -> int:
     return min(RAW_BYTES_MAX, max(40_000, (batch_bytes_max - ROW_BYTES_MAX) * 3 // 4))
 
 
-def put_position(row: Row, raw: RawRecord, now_ms: int) -> None:
-    """Where the raw record stands; `now_ms` is when it is enriched."""
-    click = row.click
-    click["v"] = ENRICHED_VERSION
-    click["stream"] = raw.stream
-    click["raw_partition"] = raw.partition
-    click["raw_offset"] = raw.offset
-    click["enriched_at"] = now_ms
-
-
 def encode_row(raw: RawRecord, row: Row) -> EnrichedRecord:
     """The Kafka record of a finished row."""
-    click = row.click
     headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw.offset))]
-    if click["suspect"] or click["replay_of"]:  # a replay is compared with others of its row, whatever became of it
+    if row.suspect or row.replay_of:  # a replay is compared with others of its row, whatever became of it
         headers.append((HEADER_SUSPECT, b"1"))
-    received_at_ms = click["received_at"]
-    is_late = received_at_ms < raw.timestamp_ms <= click["enriched_at"]
+    received_at_ms = row.received_at
+    is_late = received_at_ms < raw.timestamp_ms <= row.enriched_at
     timestamp_ms = raw.timestamp_ms if is_late else received_at_ms  # Kafka's retention counts from it
-    reason = click["reason"] or _NO_REASON
-    return EnrichedRecord(
-        click["transaction_id"].encode(), row.encode(), headers, timestamp_ms, click["status"], reason
-    )
-
-
-_NO_REASON: Final = Reason.NONE  # an enumeration's members take ten times as long to get at as a name of the module
+    return EnrichedRecord(row.transaction_id.encode(), row.encode(raw), headers, timestamp_ms, row.status, row.reason)
 
 
 def retention_ms_of(tenant: Tenant | None) -> int:

@@ -22,11 +22,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from enricher import metrics
-from enricher.enrich import ACCEPTED, CatalogBehind, enrich
+from enricher.enrich import CatalogBehind, enrich
 from enricher.feed import Feed
 from enricher.metrics import SERVICE, Alarm
 from enricher.refill import Position, Request, position_of, rewound
-from enricher.row import EnrichedRecord, RawRecord, Tools
+from enricher.row import ACCEPTED, EnrichedRecord, RawRecord, Tools
 from shared.alarms import Alarms
 from shared.errors import DataError, NotOwned, OffsetLost, OperatorError, OutcomeUnknown, TransientError
 from shared.events import Reason
@@ -261,7 +261,8 @@ class PartitionWorker(Generic[A]):
         return batch, counts, taken
 
     def _enrich(self, record: Record, now_ms: int, catalog_end: int | None) -> EnrichedRecord:
-        raw = RawRecord(self._stream, self._partition, record.offset, record.key, record.value, record.timestamp)
+        position = self._stream, self._partition, record.offset
+        raw = tuple.__new__(RawRecord, (*position, record.key, record.value, record.timestamp))
         return enrich(raw, self._tools, now_ms, catalog_end)
 
     async def _stand_still(self, lost: OffsetLost) -> None:

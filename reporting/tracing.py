@@ -124,14 +124,14 @@ def _in_flight(partition: int, raw: Record, enriched: Record | None, tenant: str
         record = decode_enriched(enriched.value or b"") if enriched else {}
     except (MalformedRaw, DataError):
         return None
-    if tenant not in ("", click.tenant):
+    if tenant not in ("", click.origin.tenant):
         return None
     known: dict[str, Any] = {
         "received_at": click.received_at_ms,
-        "clicked_at_ignored": click.clicked_at_ignored,
-        "suspect": click.suspect,
+        "clicked_at_ignored": click.origin.clicked_at_ignored,
+        "suspect": click.origin.suspect,
     }
-    known |= {"node": click.node, "key_id": click.key_id, "source": click.source.value}
+    known |= {"node": click.origin.node, "key_id": click.origin.key_id, "source": click.origin.source.value}
     known |= {"link": click.link.get("link"), "promotion_id": click.link.get("promotion_id")}
     known |= {"short_url": click.click.get("short-url"), "recipient": click.link.get("recipient")}
     known |= {name: record[name] for name in COLUMNS if name in record}

@@ -52,7 +52,7 @@ async def test_the_published_example(api: ApiService, prefix: str, slash: str) -
     assert str(uuid.UUID(transaction_id)) == transaction_id
     assert uuid.UUID(transaction_id).version == 7
     raw = await api.raw_click(transaction_id)
-    assert raw.tenant == "acme"
+    assert raw.origin.tenant == "acme"
     assert raw.click["user-agent"].startswith(" Mozilla")
     assert raw.link["promotion_id"] == "p1"
     assert partition_of(transaction_id) < PARTITIONS
@@ -302,7 +302,7 @@ async def test_clicked_at(api: ApiService) -> None:
     in_time = now_ms() - 3_600_000
     reply = api.click(body(clicked_at=in_time))
     raw = await api.raw_click(reply.json["transaction-id"])
-    assert raw.clicked_at_ignored is False
+    assert raw.origin.clicked_at_ignored is False
     reply = api.click(body(clicked_at=now_ms() + 400_000))
     assert (await api.raw_click(reply.json["transaction-id"])).clicked_at_ignored is True
     assert api.click(body("http://s.example/expired", clicked_at=now_ms() - 2 * DAY_MS)).code == ""

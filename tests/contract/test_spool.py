@@ -76,9 +76,9 @@ async def copies(api: ApiService, answered: Iterable[str]) -> dict[str, list[boo
     for record in await api.raw_records():
         raw = decode_raw(record.value)
         assert raw.transaction_id == (record.key or b"").decode()
-        assert raw.suspect == is_suspect(record.headers) == (raw.source is Source.SPOOL)
+        assert raw.origin.suspect == is_suspect(record.headers) == (raw.origin.source is Source.SPOOL)
         assert raw.received_at_ms == record.timestamp
-        found.setdefault(raw.transaction_id, []).append(raw.suspect)
+        found.setdefault(raw.transaction_id, []).append(raw.origin.suspect)
     assert set(answered) <= set(found)
     assert all(suspects.count(False) <= 1 for suspects in found.values())
     return found

@@ -89,7 +89,9 @@ def test_records(array: bool) -> None:
         click.key.decode() for click in batch.clicks
     ]
     raws = [decode_raw(click.value) for click in batch.clicks]
-    assert {(raw.source, raw.suspect, raw.click["short-url"]) for raw in raws} == {(Source.BATCH, False, EXAMPLE_URL)}
+    assert {(raw.origin.source, raw.origin.suspect, raw.click["short-url"]) for raw in raws} == {
+        (Source.BATCH, False, EXAMPLE_URL)
+    }
     assert batch.shares() == [Share(batch.clicks[0].partition, batch.clicks, range(5))]
 
 

@@ -68,9 +68,19 @@ def test_published_example() -> None:
     }
     assert EXAMPLE_BODY in click.value
     raw = decode_raw(click.value)
-    assert (raw.transaction_id, raw.received_at_ms, raw.tenant, raw.key_id) == (transaction_id, NOW_MS, "acme", "k1")
-    assert (raw.node, raw.source, raw.suspect, raw.replay_of) == ("node-1", Source.API, False, None)
-    assert (raw.clicked_at_ignored, raw.catalog_version, raw.caller_user_agent) == (False, 3, None)
+    assert (raw.transaction_id, raw.received_at_ms, raw.origin.tenant, raw.origin.key_id) == (
+        transaction_id,
+        NOW_MS,
+        "acme",
+        "k1",
+    )
+    assert (raw.origin.node, raw.origin.source, raw.origin.suspect, raw.origin.replay_of) == (
+        "node-1",
+        Source.API,
+        False,
+        None,
+    )
+    assert (raw.origin.clicked_at_ignored, raw.catalog_version, raw.origin.caller_user_agent) == (False, 3, None)
     assert (raw.link, raw.click) == (link_record(KEY), orjson.loads(EXAMPLE_BODY))
     assert (click.timestamp_ms, click.suspect) == (NOW_MS, False)
 
@@ -319,7 +329,7 @@ CLICKED_AT = [
 def test_clicked_at(clicked_at: object, ignored: bool) -> None:
     """A clicked-at outside the retention period, too far ahead or without zone is ignored and marked."""
     click = pending(post(make_state(), body_of(clicked_at=clicked_at)))
-    assert decode_raw(click.value).clicked_at_ignored is ignored
+    assert decode_raw(click.value).origin.clicked_at_ignored is ignored
 
 
 def test_late_report_of_an_expired_link() -> None:
@@ -341,7 +351,7 @@ def test_idempotency_key() -> None:
     assert {(click.key.decode(), click.partition, click.suspect) for click in clicks} == {
         (expected, partition_of(expected), True)
     }
-    assert decode_raw(clicks[0].value).suspect
+    assert decode_raw(clicks[0].value).origin.suspect
     assert UUID(expected).version == 8
 
 
@@ -377,7 +387,7 @@ def test_caller_user_agent(configured: bool, expected: str | None) -> None:
     catalog.put("key", "k1", key_record(caller_user_agent=configured))
     header = (b"user-agent", 'okhttp/4 "x" é'.encode("latin-1"))
     click = pending(post(make_state(catalog), EXAMPLE_BODY, header))
-    assert decode_raw(click.value).caller_user_agent == expected
+    assert decode_raw(click.value).origin.caller_user_agent == expected
 
 
 @pytest.mark.parametrize("agent", [b"", b"  ", b"\xe9" * 5000])
@@ -386,7 +396,7 @@ def test_odd_caller_user_agent(agent: bytes) -> None:
     catalog = example_catalog()
     catalog.put("key", "k1", key_record(caller_user_agent=True))
     raw = decode_raw(pending(post(make_state(catalog), EXAMPLE_BODY, (b"user-agent", agent))).value)
-    assert raw.caller_user_agent == ("é" * 1024 if agent.strip() else None)
+    assert raw.origin.caller_user_agent == ("é" * 1024 if agent.strip() else None)
 
 
 def test_unauthenticated_body_is_not_parsed() -> None:

@@ -54,7 +54,7 @@ class Broker:
             raise DataError("too large")
         for click in clicks:
             decoded = decode_raw(click.value)
-            assert (decoded.source, decoded.suspect, click.suspect) == (Source.SPOOL, True, True)
+            assert (decoded.origin.source, decoded.origin.suspect, click.suspect) == (Source.SPOOL, True, True)
             assert (click.key.decode(), click.timestamp_ms) == (decoded.transaction_id, decoded.received_at_ms)
             assert partition_of(decoded.transaction_id) % self.partitions == partition
         self.batches.append((partition, numbers))
