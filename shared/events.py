@@ -51,6 +51,8 @@ class Source(StrEnum):
     SPOOL = "spool"
     REPROCESS = "reprocess"
 
+    __hash__ = str.__hash__  # that of enumerations is a function in Python
+
 
 class Reason(StrEnum):
     """Why a row is not `accepted`: closed, one per cause."""
