@@ -1,15 +1,18 @@
 """From the API's 200 to a row that a query sees, and to an event of the stream, of every click at 1,000 clicks a second.
 
-The whole local stack. While an open loop sends, the table is asked every 50 ms up to which offset its rows go; a click is visible at the
-first answer that covers its row, so the figure is at most that much too late. A client of `GET /v1/rte` notes when each event comes.
+The whole local stack. While an open loop sends, the table is asked every 50 ms how many rows it has, which it knows without reading
+any: asking for more would cost ClickHouse more than storing. Afterwards each block is found whose rows made up a growth of that
+number; a click is visible at the answer that counts its block, so the figure is at most 50 ms too late. A client of `GET /v1/rte` notes
+when each event comes.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import threading
 import time
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -62,28 +65,60 @@ class Beside:
             raise self._problem
 
 
+class Block(NamedTuple):
+    """Rows that became visible together."""
+
+    at_ms: int
+    """when its insert began"""
+    partition: int
+    rows: int
+
+
 class Polls:
-    """Up to which raw offset each partition was visible, and when."""
+    """How many rows were visible, and when."""
 
     def __init__(self, full: Full) -> None:
         self._full = full
-        self._seen: dict[int, tuple[list[int], list[float]]] = {}
+        self.since_ms = time.time_ns() // 1_000_000
+        self._seen: list[tuple[int, float]] = [(self._count(), self.since_ms)]
 
     def ask(self) -> None:
         """One look at the table."""
         began = time.monotonic()
-        rows = query(self._full.stack, "SELECT raw_partition AS p, max(raw_offset) AS top FROM clicks GROUP BY p")
-        at_ms = time.time() * 1000
-        for row in rows:
-            offsets, times = self._seen.setdefault(int(row["p"]), ([], []))
-            offsets.append(int(row["top"]))
-            times.append(at_ms)
+        self._seen.append((self._count(), time.time() * 1000))
         time.sleep(max(0.0, POLL_S - (time.monotonic() - began)))
 
-    def visible_at(self, partition: int, offset: int) -> float:
-        """The time of the first answer that covers it, in ms since the epoch."""
-        offsets, times = self._seen[partition]
-        return times[bisect_left(offsets, offset)]
+    def _count(self) -> int:
+        (found,) = query(self._full.stack, "SELECT count() AS rows FROM clicks")
+        return int(found["rows"])
+
+    def visible_at(self, blocks: Sequence[Block]) -> dict[Block, float]:
+        """The time of the first answer that counts each block, in ms since the epoch. `blocks`: all since the first look.
+
+        Raises RuntimeError where no blocks that had begun make up a growth.
+        """
+        found: dict[Block, float] = {}
+        for (before, _), (after, at_ms) in itertools.pairwise(self._seen):
+            begun = [block for block in blocks if block.at_ms <= at_ms and block not in found]
+            chosen = making_up(after - before, begun)
+            if chosen is None:
+                raise RuntimeError(
+                    f"{after - before} more rows, which no blocks of {[block.rows for block in begun]} are"
+                )
+            found |= dict.fromkeys(chosen, at_ms)
+        return found
+
+
+def making_up(rows: int, blocks: Sequence[Block]) -> list[Block] | None:
+    """The blocks that have so many rows together, those that began first if there is a choice; None when there are none."""
+    if not rows:
+        return []
+    for place, block in enumerate(blocks):
+        if block.rows <= rows:
+            others = making_up(rows - block.rows, blocks[place + 1 :])
+            if others is not None:
+                return [block, *others]
+    return None
 
 
 class Listener:
@@ -112,7 +147,6 @@ def repetition(full: Full, bodies: Sequence[str], seconds: float) -> Seen:
     rows_before = full.settle()
     polls, listener = Polls(full), Listener(full)
     asking, listening = Beside(polls.ask), Beside(listener.read)
-    since_ms = time.time_ns() // 1_000_000
     held = open_loop.hold(full.api_port, CLICKS, bodies, RATE, seconds, full.folder)
     if (stored := full.settle() - rows_before) != held.good:
         raise RuntimeError(f"{held.good} clicks were answered with 200, {stored} rows are stored")
@@ -121,11 +155,16 @@ def repetition(full: Full, bodies: Sequence[str], seconds: float) -> Seen:
     until = time.monotonic() + TAIL_S
     while len(listener.at_ms) < held.good and time.monotonic() < until:
         time.sleep(POLL_S)
-    sql = f"SELECT transaction_id AS id, raw_partition AS p, raw_offset AS o FROM clicks WHERE received_at >= fromUnixTimestamp64Milli({since_ms - 1000})"  # noqa: S608  # a number
-    places = {row["id"]: (int(row["p"]), int(row["o"])) for row in query(full.stack, sql)}
     listening_ends(full, listening)
+    sql = f"""
+        SELECT transaction_id AS id, toUnixTimestamp64Milli(inserted_at) AS at, raw_partition AS p
+        FROM clicks WHERE inserted_at >= fromUnixTimestamp64Milli({polls.since_ms})
+    """  # noqa: S608  # a number
+    block_of = {row["id"]: (int(row["at"]), int(row["p"])) for row in query(full.stack, sql)}
+    blocks = sorted(Block(*of, rows) for of, rows in Counter(block_of.values()).items())
+    visible_at = {block[:2]: at_ms for block, at_ms in polls.visible_at(blocks).items()}
     answers = held.answers[len(held.answers) // 10 :]
-    delays = [(polls.visible_at(*places[name]) - at_ms) / 1000 for name, at_ms in answers]
+    delays = [(visible_at[block_of[name]] - at_ms) / 1000 for name, at_ms in answers]
     events = [(listener.at_ms[name] - at_ms) / 1000 for name, at_ms in answers]
     return Seen(sorted(delays), sorted(events), held.rate, held.late_p99_ms)
 

@@ -306,9 +306,13 @@ class Intake:
             return 0 if self._is_plan_lost or self.position > self._plan.last else None
         if not self._rows:
             return None
-        if len(self._rows) >= limits.rows_max or self.bytes >= limits.bytes_max:
+        if self.is_full(limits):
             return 0
         return max(0, self._arrivals[0][1] + limits.age_ms - now_ms)
+
+    def is_full(self, limits: Limits) -> bool:
+        """Whether a block has all that it may have."""
+        return len(self._rows) >= limits.rows_max or self.bytes >= limits.bytes_max
 
     def cut(self, limits: Limits) -> Block | Unbuildable:
         """Cut the next block: the planned one, else as many rows as fit the limits, at least one."""

@@ -124,9 +124,14 @@ class PartitionFeed:
         self._is_out = True
         return self._cut()
 
-    async def following_block(self) -> Block | None:
-        """The next block, as soon as it is due; None when no record comes for `IDLE_MS`, or it is time to finish."""
+    async def following_block(self, take_turn: Callable[[], Awaitable[None]]) -> Block | None:
+        """The next block, as soon as it is due; None when no record comes for `IDLE_MS`, or it is time to finish.
+
+        One that is due for its age grows until `take_turn` returns. Were it cut before, its rows would wait for a place while
+        those behind them wait for the block after it.
+        """
         idle_at_ms = _now_ms() + IDLE_MS
+        may_store = False
         while not self._is_finishing and not self.intake.has_plan:
             wait_ms = self._due_in_ms()
             if wait_ms is None:
@@ -134,8 +139,12 @@ class PartitionFeed:
                 if wait_ms <= 0:
                     break
             elif wait_ms == 0:
-                block = self._cut()
-                return block if isinstance(block, Block) else None
+                if may_store or self.intake.is_full(self._limits):
+                    block = self._cut()
+                    return block if isinstance(block, Block) else None
+                await take_turn()
+                may_store = True
+                continue
             await self._changes_within(wait_ms)
         return None
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,8 +34,11 @@ class Table(Protocol):
     start: int
     """The stream's first raw offset in this partition."""
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Hold one of the member's places for inserting."""
+    async def take_turn(self) -> None:
+        """Take one of the member's places for inserting, waited for in order; the one that is held already counts."""
+
+    def give_turn(self) -> None:
+        """Give the place back, if one is held."""
 
     async def highest(self) -> int:
         """The highest raw offset that is stored or sealed; the stream's start - 1 when there is none."""
@@ -79,8 +81,11 @@ class Feed(Protocol):
     async def next_block(self) -> Block | Unbuildable:
         """Wait until a block is due."""
 
-    async def following_block(self) -> Block | None:
-        """The next block when the stream goes on; None when it is idle for a while."""
+    async def following_block(self, take_turn: Callable[[], Awaitable[None]]) -> Block | None:
+        """The next block when the stream goes on; None when it is idle for a while.
+
+        `take_turn` is awaited before a block that is not full is cut: until it may be stored it takes more records.
+        """
 
 
 class Clock(Protocol):

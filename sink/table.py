@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from shared.clickhouse import ClickHouse
@@ -92,16 +91,23 @@ class PartitionTable:
         self._store = store
         self._stream, self._partition = stream, partition
         self.start = start
+        self._has_turn = False
 
     @property
     def _parameters(self) -> dict[str, Any]:
         return {"stream": self._stream, "partition": self._partition}
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Hold one of the member's places for inserting."""
-        async with self._store.places:
-            yield
+    async def take_turn(self) -> None:
+        """See `ports.Table`."""
+        if not self._has_turn:
+            await self._store.places.acquire()
+            self._has_turn = True
+
+    def give_turn(self) -> None:
+        """See `ports.Table`."""
+        if self._has_turn:
+            self._has_turn = False
+            self._store.places.release()
 
     async def highest(self) -> int:
         """The highest raw offset that is stored or sealed; the stream's start - 1 when there is none."""

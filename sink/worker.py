@@ -1,7 +1,7 @@
 """One partition, as long as it is ours: plan, ask the table, insert, commit with the next plan.
 
-`Owner.run` is the delivery guarantee: the order of its lines *is* the guarantee, and docs/adr/0006 says what a crash
-after each of them leaves behind. Everything it talks to is a port, so that the same lines run against Kafka and
+`Owner.run` is the delivery guarantee: the order of the lines of its loop *is* the guarantee, and docs/adr/0006 says what a
+crash after each of them leaves behind. Everything it talks to is a port, so that the same lines run against Kafka and
 ClickHouse and against the model of tests/unit/test_sink_machine.py, crashed and rescheduled at every step.
 
 `Bounds` limit what a stopped or expelled process can still do when it wakes up. An insert starts only within `fresh_s`
@@ -84,6 +84,7 @@ def _persistently(
                 self.watch.clear_alarm(Alarm.OPERATOR)
                 self.watch.clear_alarm(Alarm.STALLED)
                 return result
+            self.table.give_turn()  # others go on while this waits
             await self.clock.pause(_pause_s(bounds, tries) * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
             tries += 1
 
@@ -119,6 +120,12 @@ class Owner:
 
     async def run(self) -> None:
         """Store blocks until the partition is taken away (NotOwned)."""
+        try:
+            await self._run()
+        finally:
+            self.table.give_turn()
+
+    async def _run(self) -> None:
         await self.resume()
         block: Block | None = None
         while True:
@@ -128,7 +135,7 @@ class Owner:
             if not await self.store(block):  # ask the table, insert
                 block = None  # the table stands elsewhere: the feed starts again from there
                 continue
-            following = await self.feed.following_block()
+            following = await self.feed.following_block(self.table.take_turn)
             if following is None and not await self.store(block, until_seen=True):  # idle: see the block in the table
                 block = None
                 continue
@@ -195,7 +202,8 @@ class Owner:
         while True:
             if not self._is_fresh(self._proved_at_s):
                 await self._commit(block.plan)
-            async with self.table.turn():
+            await self.table.take_turn()
+            try:
                 asked_at_s = self.clock.now_s()
                 highest = await self.table.highest()
                 decision = decide(block.plan, highest, is_acknowledged=block.plan in self._acknowledged)
@@ -209,6 +217,8 @@ class Owner:
                         if not until_seen:
                             return True
                     continue
+            finally:
+                self.table.give_turn()
             if isinstance(decision, InsertAgain):
                 block = await self._take_another_token(block)
             else:

@@ -6,8 +6,7 @@ token and the part are two steps, and tokens that are older than any insert can 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -171,16 +170,17 @@ class ModelTable:
 
     world: World
     start: int = 0
+    has_turn: bool = False
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
+    async def take_turn(self) -> None:
         """There is always a place."""
+        if not self.has_turn:
+            await Op("take_turn", lambda: None)
+            self.has_turn = True
 
-        @asynccontextmanager
-        async def hold() -> AsyncIterator[None]:
-            await Op("turn", lambda: None)
-            yield
-
-        return hold()
+    def give_turn(self) -> None:
+        """Others wait for it."""
+        self.has_turn = False
 
     async def highest(self) -> int:
         """Ask the table."""
@@ -294,12 +294,14 @@ class ModelFeed:
             await Op(IDLE if self.intake.position >= len(self.world.log) else "read", self._read)
         return self.intake.cut(LIMITS)
 
-    async def following_block(self) -> Block | None:
+    async def following_block(self, take_turn: Callable[[], Awaitable[None]]) -> Block | None:
         """A block that is due already, or after one more look."""
         if self.intake.due_in_ms(LIMITS, self._now_ms()) != 0:
             await Op("read", self._read)
         if self.intake.due_in_ms(LIMITS, self._now_ms()) != 0:
             return None
+        if not self.intake.is_full(LIMITS):
+            await take_turn()
         block = self.intake.cut(LIMITS)
         return block if isinstance(block, Block) else None
 
@@ -312,9 +314,10 @@ class ModelFeed:
 
 @dataclass
 class ModelClock:
-    """The world's time; a pause ends when the owner is stepped."""
+    """The world's time; a pause ends when the owner is stepped, and nobody is paused with a place for inserting."""
 
     world: World
+    table: ModelTable
 
     def now_s(self) -> float:
         """Seconds."""
@@ -326,6 +329,7 @@ class ModelClock:
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""
+        assert not self.table.has_turn, "others wait for the place"
         until_s = self.world.now_s + seconds
 
         def effect() -> None:
@@ -354,13 +358,14 @@ class Process(Stepped):
         world.generation += 1
         self.watch = SilentWatch()
         self.feed = ModelFeed(world, fetch)
+        table = self.table(world)
         owner = Owner(
             STREAM,
             0,
-            table=self.table(world),
+            table=table,
             group=ModelGroup(world, world.generation),
             feed=self.feed,
-            clock=ModelClock(world),
+            clock=ModelClock(world, table),
             watch=self.watch,
             bounds=self.bounds,
         )

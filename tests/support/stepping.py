@@ -31,7 +31,7 @@ class Op(Generic[T]):
 class Stepped:
     """A loop that lives until it ends, loses its partition, or is crashed."""
 
-    LOCAL: ClassVar[frozenset[str]] = frozenset({"pause", "read", "turn", IDLE})
+    LOCAL: ClassVar[frozenset[str]] = frozenset({"pause", "read", "take_turn", IDLE})
     """Operations that ask nobody, so they cannot fail."""
 
     def __init__(self, run: Coroutine[Op[Any], Any, None]) -> None:

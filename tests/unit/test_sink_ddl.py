@@ -31,7 +31,7 @@ def test_files_are_numbered_without_holes() -> None:
     assert [migration.version for migration in known] == list(range(1, len(known) + 1))
     repeatable = re.compile(
         r"CREATE TABLE IF NOT EXISTS |CREATE OR REPLACE VIEW |ALTER TABLE \w+ "
-        r"((ADD INDEX|ADD COLUMN|ADD PROJECTION) IF NOT EXISTS|(DROP|MATERIALIZE) PROJECTION IF EXISTS|MODIFY TTL) "
+        r"((ADD INDEX|ADD COLUMN|ADD PROJECTION) IF NOT EXISTS|(DROP|MATERIALIZE) PROJECTION IF EXISTS|MODIFY TTL|MODIFY SETTING) "
     )
     assert all(repeatable.match(s) for migration in known for s in migration.statements)
 

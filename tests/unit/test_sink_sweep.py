@@ -73,8 +73,7 @@ def test_no_second_death_loses_or_doubles_a_row(scenario: str, token_first: bool
 def test_every_port_method_is_a_point() -> None:
     """A method that is added to a port without a scenario that calls it fails here."""
     wanted = asynchronous([ports.Table, ports.Group, ports.Feed, ports.Clock]) - {"next_block", "following_block"} | {
-        "turn",
-        "read",
+        "read"
     }
     seen = {case.operation for scenario in SCENARIOS for case in cases(scenario, token_first=True)}
     assert seen == wanted

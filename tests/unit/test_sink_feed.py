@@ -1,0 +1,117 @@
+"""When the block after a stored one is cut: it grows until it may be stored, and waits for nobody when it is full."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from shared.events import HEADER_RAW_OFFSET, encode_raw_offset
+from sink.blocks import Block, Intake, Limits
+from sink.feed import PartitionFeed
+from sink.table import PartitionTable, Store
+from sink.watch import PartitionWatch
+from tests.support.sink_model import Record
+
+LIMITS = Limits(rows_max=10, bytes_max=1 << 20, age_ms=1)
+
+
+def records(first: int, count: int) -> list[Record]:
+    """Records that follow each other."""
+    return [
+        Record(
+            at,
+            1_700_000_000_000,
+            b"k",
+            b'{"v":1,"stream":"s1","raw_partition":2,"raw_offset":%d}' % at,
+            ((HEADER_RAW_OFFSET, encode_raw_offset(at)),),
+        )
+        for at in range(first, first + count)
+    ]
+
+
+@pytest.fixture
+def feed() -> PartitionFeed:
+    """A feed that has begun."""
+
+    async def nowhere() -> int:
+        return 0
+
+    made = PartitionFeed(
+        Intake("s1", 2), LIMITS, PartitionWatch("t", 2), begin_offset=nowhere, seek=lambda _offset: None
+    )
+    made.restart(0, -1)
+    return made
+
+
+def table(places: asyncio.Semaphore) -> PartitionTable:
+    """A partition of a member with these places."""
+    store = cast("Store", type("Places", (), {"places": places})())
+    return PartitionTable(store, "s1", 2, 0)
+
+
+async def test_a_block_grows_until_it_may_be_stored(feed: PartitionFeed) -> None:
+    """Rows that come while others store go with it."""
+    feed.put(records(0, 2))
+
+    async def take_turn() -> None:
+        feed.put(records(2, 3))
+
+    block = await feed.following_block(take_turn)
+    assert isinstance(block, Block)
+    assert [row.raw_offset for row in block.rows] == [0, 1, 2, 3, 4]
+
+
+async def test_a_full_block_waits_for_nobody(feed: PartitionFeed) -> None:
+    """Its plan is committed while others store."""
+    feed.put(records(0, 12))
+
+    async def take_turn() -> None:
+        raise AssertionError
+
+    block = await feed.following_block(take_turn)
+    assert isinstance(block, Block)
+    assert len(block.rows) == LIMITS.rows_max
+
+
+async def test_no_block_is_begun_when_it_is_time_to_finish(feed: PartitionFeed) -> None:
+    """However long the place was waited for."""
+    feed.put(records(0, 2))
+
+    async def take_turn() -> None:
+        feed.finish()
+
+    assert await feed.following_block(take_turn) is None
+
+
+async def test_a_place_is_one_however_often_it_is_taken() -> None:
+    """And is there for the next as soon as it is given back, in the order of asking."""
+    places = asyncio.Semaphore(1)
+    first, second = table(places), table(places)
+    for _ in range(2):
+        await first.take_turn()
+    waiting = asyncio.create_task(second.take_turn())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    for _ in range(2):
+        first.give_turn()
+    await waiting
+    assert places.locked()
+    second.give_turn()
+    assert not places.locked()
+
+
+async def test_a_wait_for_a_place_that_is_cancelled_takes_none() -> None:
+    """The partition went to another member meanwhile."""
+    places = asyncio.Semaphore(1)
+    first, second = table(places), table(places)
+    await first.take_turn()
+    waiting = asyncio.create_task(second.take_turn())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    second.give_turn()
+    first.give_turn()
+    assert not places.locked()
+    await asyncio.wait_for(first.take_turn(), 1)
