@@ -304,7 +304,7 @@ async def test_clicked_at(api: ApiService) -> None:
     raw = await api.raw_click(reply.json["transaction-id"])
     assert raw.origin.clicked_at_ignored is False
     reply = api.click(body(clicked_at=now_ms() + 400_000))
-    assert (await api.raw_click(reply.json["transaction-id"])).clicked_at_ignored is True
+    assert (await api.raw_click(reply.json["transaction-id"])).origin.clicked_at_ignored is True
     assert api.click(body("http://s.example/expired", clicked_at=now_ms() - 2 * DAY_MS)).code == ""
 
 
