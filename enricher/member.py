@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 POLL_MS: Final = 20
 """How long one look for fetched records waits: a partition that is released in between waits this long at most."""
+GATHER_MS: Final = 10
 RETRY_S: Final = 1.0
 KAFKA_CLOSE_S: Final = 3.0
 """For leaving the group and closing the connections."""
@@ -122,6 +123,7 @@ class Member:
             start_offset=stream.start_offset,
             on_assigned=self._on_assigned,
             on_revoked=self._on_revoked,
+            gather_ms=GATHER_MS,
         )
 
     @property

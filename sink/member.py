@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 POLL_MS: Final = 100
 """How long a fetch waits: also how soon a released partition is fetched again."""
+GATHER_MS: Final = 50
+"""A tenth of a block's age."""
 GAPS_EVERY_S: Final = 2.0
 """How often accepted gaps are looked up while a partition waits behind one."""
 RETRY_S: Final = 1.0
@@ -135,6 +137,7 @@ class Member:
             on_assigned=self._on_assigned,
             on_revoked=self._on_revoked,
             partition_fetch_bytes_max=fetch_bytes,
+            gather_ms=GATHER_MS,
         )
 
     @property

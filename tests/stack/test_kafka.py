@@ -13,6 +13,7 @@ import pytest
 
 from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, OutcomeUnknown, TransientError
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
+from shared.kafka.consumer import SMALL_FETCH
 from shared.settings import KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.enrichers import eventually
@@ -108,7 +109,7 @@ async def test_a_retired_producer_ends_its_waits(
 class Member:
     """A group member that keeps what its callbacks were told."""
 
-    def __init__(self, kafka: KafkaSettings, topic: str, group: str, instance: str) -> None:
+    def __init__(self, kafka: KafkaSettings, topic: str, group: str, instance: str, *, gather_ms: int = 0) -> None:
         self.assigned: dict[int, Assignment] = {}
         self.has_assignment = asyncio.Event()
         self.revocations = 0
@@ -120,6 +121,7 @@ class Member:
             start_offset=lambda _partition: 0,
             on_assigned=self._assigned,
             on_revoked=self._revoked,
+            gather_ms=gather_ms,
         )
 
     def _assigned(self, assignments: Sequence[Assignment]) -> None:
@@ -291,6 +293,29 @@ async def test_a_held_partition_returns_nothing_and_loses_nothing(
     assert [r.offset for r in await member.read(4)] == [0, 1, 2, 3]
     member.consumer.seek(member.assigned[0], 2)
     assert [r.offset for r in await member.read(2)] == [2, 3]
+    await member.consumer.close()
+
+
+async def test_what_follows_a_small_fetch_is_gathered(
+    kafka: KafkaSettings, producer: Producer, topic: str, names: Any
+) -> None:
+    """What comes one after the other within the time is one fetch; the first record and what follows many do not wait for it."""
+    gather_s = 2.0
+    member = Member(kafka, topic, names.group, "a", gather_ms=round(gather_s * 1000))
+    await member.join()
+    began_s = time.monotonic()
+    await fill(producer, topic, 0, 1)
+    assert len(await member.read(1)) == 1
+    is_prompt = time.monotonic() - began_s < gather_s
+    fetching = asyncio.create_task(member.consumer.getmany(200))
+    await fill(producer, topic, 0, 1)
+    await asyncio.sleep(gather_s / 4)
+    await fill(producer, topic, 1, SMALL_FETCH)
+    assert {partition: len(records) for partition, records in (await fetching).items()} == {0: 1, 1: SMALL_FETCH}
+    began_s = time.monotonic()
+    await fill(producer, topic, 0, 1)
+    assert len(await member.read(1)) == 1
+    assert is_prompt or time.monotonic() - began_s < gather_s  # both late: it waits for more than it should
     await member.consumer.close()
 
 
