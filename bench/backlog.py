@@ -104,9 +104,8 @@ async def fill_raw(world: World, each: int, first: int = 0, new: int = 5) -> Non
 
 
 def stored_rows(world: World) -> int:
-    """Rows of the world's stream, by their positions."""
-    sql = "SELECT sum(top) FROM (SELECT max(raw_offset) + 1 AS top FROM clicks WHERE stream != 'bench' GROUP BY raw_partition)"
-    return int(execute(world.env["CLICKLEDGER_CLICKHOUSE_URL"], sql))
+    """All rows of the table, which the server knows without reading any: to be asked often, it must cost little."""
+    return int(execute(world.env["CLICKLEDGER_CLICKHOUSE_URL"], "SELECT count() FROM clicks"))
 
 
 def check_rows(world: World, total: int) -> None:
@@ -132,9 +131,10 @@ def enrich(world: World, before: int, total: int) -> Course:
 
 def store(world: World, before: int, total: int) -> Course:
     """The sink on what is behind."""
+    others = stored_rows(world) - before
     child = world.start("sink")
     try:
-        course = work_off(child, lambda: stored_rows(world), before, total)
+        course = work_off(child, lambda: stored_rows(world) - others, before, total)
     finally:
         child.stop()
     check_rows(world, total)
