@@ -21,8 +21,8 @@ from enricher.addresses import NO_ADDRESS_COLUMNS, AddressBook, Privacy
 from enricher.agents import NO_AGENT_COLUMNS, AgentParser
 from enricher.directory import DAY_MS, RETENTION_DAYS_DEFAULT, Directory, Tenant
 from enricher.texts import TIME_MS_MAX, bounded, following
+from shared.enriched_fields import ENRICHED_FIELDS
 from shared.events import (
-    ENRICHED_FIELDS,
     ENRICHED_VERSION,
     HEADER_RAW_OFFSET,
     HEADER_SUSPECT,

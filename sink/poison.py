@@ -15,8 +15,9 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from shared.clickhouse import UnknownClickHouseError
+from shared.enriched_fields import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.errors import DataError, OperatorError
-from shared.events import ENRICHED_FIELDS, ENRICHED_NAMES, Reason, Status
+from shared.events import Reason, Status
 from sink.blocks import Row
 from sink.suspects import canonical_id
 

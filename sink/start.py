@@ -14,8 +14,8 @@ from typing import Any, Final
 import orjson
 
 from shared.clickhouse import ClickHouse
+from shared.enriched_fields import ENRICHED_FIELDS
 from shared.errors import OperatorError
-from shared.events import ENRICHED_FIELDS
 from shared.kafka import Admin
 from shared.settings import KafkaSettings, SinkSettings
 from shared.topic_rules import refuse_config

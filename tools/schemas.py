@@ -13,14 +13,13 @@ from typing import Any, Final
 
 import yaml
 
+from shared.enriched_fields import ENRICHED_FIELDS, EnrichedField
 from shared.events import (
-    ENRICHED_FIELDS,
     ENRICHED_VERSION,
     HEADER_RAW_OFFSET,
     HEADER_SUSPECT,
     RAW_FIELDS,
     RAW_VERSION,
-    EnrichedField,
     Reason,
     Source,
     Status,

@@ -14,8 +14,8 @@ import pytest
 from clickledger.stack.guard import Guard
 from enricher import refill
 from shared.catalog import Kind
+from shared.enriched_fields import ENRICHED_NAMES
 from shared.errors import TransientError
-from shared.events import ENRICHED_NAMES
 from shared.kafka import Admin, TopicSpec
 from tests.support.brokers import LocalBrokers
 from tests.support.enrichers import CALM, EnricherStack, eventually, first_copies, offset_of, pause, resume

@@ -16,7 +16,8 @@ import orjson
 import pytest
 
 from clickledger.stack.guard import Guard
-from shared.events import ENRICHED_FIELDS, encode_enriched
+from shared.enriched_fields import ENRICHED_FIELDS
+from shared.events import encode_enriched
 from shared.ids import keyed_id
 from tests.support.clickhouse import LocalClickHouse
 from tests.support.sinks import QUICK, SMALL, SinkBench

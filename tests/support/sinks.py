@@ -15,7 +15,8 @@ from pydantic import SecretStr
 from clickledger.stack.guard import Guard
 from shared.catalog import Catalog, CatalogFollower, Kind, followed
 from shared.clickhouse import ClickHouse
-from shared.events import ENRICHED_FIELDS, HEADER_RAW_OFFSET, HEADER_SUSPECT, encode_enriched, encode_raw_offset
+from shared.enriched_fields import ENRICHED_FIELDS
+from shared.events import HEADER_RAW_OFFSET, HEADER_SUSPECT, encode_enriched, encode_raw_offset
 from shared.ids import uuid7_with_partition
 from shared.kafka import Admin, Producer
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings

@@ -19,7 +19,8 @@ from standardwebhooks import Webhook
 from clickledger.stack.guard import Guard
 from clickledger.topics import catalog_topic_config, record_topic_config
 from shared.catalog import CatalogWriter, Entry, Kind
-from shared.events import ENRICHED_FIELDS, HEADER_RAW_OFFSET, encode_enriched, encode_raw_offset
+from shared.enriched_fields import ENRICHED_FIELDS
+from shared.events import HEADER_RAW_OFFSET, encode_enriched, encode_raw_offset
 from shared.ids import uuid7_with_partition
 from shared.kafka import Admin, Producer, Reader, TopicSpec
 from shared.settings import KafkaSettings

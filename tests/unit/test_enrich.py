@@ -19,18 +19,9 @@ from enricher.enrich import STEPS, CatalogBehind, enrich
 from enricher.raw_bytes import keep_raw, restore_raw
 from enricher.row import RAW_BYTES_MAX, ROW_BYTES_MAX, TIME_MS_MIN, RawRecord, Tools, raw_bytes_max
 from enricher.texts import TIME_MS_MAX
+from shared.enriched_fields import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.errors import OperatorError, TransientError
-from shared.events import (
-    ENRICHED_FIELDS,
-    ENRICHED_NAMES,
-    HEADER_RAW_OFFSET,
-    Reason,
-    Source,
-    Status,
-    encode_enriched,
-    is_suspect,
-    raw_offset_of,
-)
+from shared.events import HEADER_RAW_OFFSET, Reason, Source, Status, encode_enriched, is_suspect, raw_offset_of
 from tests.support.enriching import CLICK, ID, LINK, NOW_MS, CatalogInMemory, raw_record, raw_value, tools
 
 GOLDEN = Path(__file__).parents[1] / "golden"

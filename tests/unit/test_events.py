@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.enriched_fields import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.errors import DataError
 from shared.events import (
-    ENRICHED_FIELDS,
-    ENRICHED_NAMES,
     MalformedRaw,
     RawClick,
     RawOrigin,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import ENRICHED_FIELDS, Status
+from shared.enriched_fields import ENRICHED_FIELDS
+from shared.events import Status
 from shared.ids import PARTITIONS_MAX
 from shared.rte import (
     FILTER_CHARS_MAX,

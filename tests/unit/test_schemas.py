@@ -12,7 +12,8 @@ import orjson
 import pytest
 import yaml
 
-from shared.events import ENRICHED_FIELDS, RAW_FIELDS, MalformedRaw, decode_raw
+from shared.enriched_fields import ENRICHED_FIELDS
+from shared.events import RAW_FIELDS, MalformedRaw, decode_raw
 from shared.rte import event_of
 from tools import schemas
 

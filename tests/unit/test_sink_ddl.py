@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.enriched_fields import ENRICHED_FIELDS
 from shared.errors import OperatorError
-from shared.events import ENRICHED_FIELDS
 from shared.seals import COLUMNS, COLUMNS_VERSION, EXPIRES_AT, PERSONAL
 from sink.ddl import Migration, migrations, missing
 from sink.start import refuse_engines, refuse_times, refuse_window

@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from shared.clickhouse import UnknownClickHouseError
+from shared.enriched_fields import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.errors import ClickledgerError, DataError, OperatorError
-from shared.events import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.ids import keyed_id, uuid7_with_partition
 from sink.blocks import Row
 from sink.poison import find_poison, known_good, not_storable

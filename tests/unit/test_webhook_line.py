@@ -18,8 +18,9 @@ from reporting.webhooks.messages import Message
 from reporting.webhooks.model import BatchBody, Confidential, FilterBody, Secret, StopRecord, Webhook, make_secret
 from reporting.webhooks.places import Mark, Progress, Window
 from reporting.webhooks.schedule import Attempt, Outcome, Stop
+from shared.enriched_fields import ENRICHED_FIELDS
 from shared.errors import OffsetLost, TransientError
-from shared.events import ENRICHED_FIELDS, encode_enriched
+from shared.events import encode_enriched
 from shared.settings import WebhookSettings
 
 STREAM = "s1"

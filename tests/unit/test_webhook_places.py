@@ -16,7 +16,8 @@ from reporting.webhooks.places import (
     decode_progress,
     encode_progress,
 )
-from shared.events import ENRICHED_FIELDS, encode_enriched
+from shared.enriched_fields import ENRICHED_FIELDS
+from shared.events import encode_enriched
 from shared.ids import uuid7_with_partition
 from shared.rte import Filter
 
