@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from enricher.addresses import Privacy
-from enricher.texts import ID_BYTES_MAX, text_of, time_ms_of
+from enricher.texts import ID_BYTES_MAX, following, text_of, time_ms_of
 from shared.errors import OperatorError, TransientError
 
 DAY_MS: Final = 24 * 3600 * 1000
@@ -18,7 +18,7 @@ RETENTION_DAYS_DEFAULT: Final = 90
 RETENTION_DAYS_MAX: Final = 36_500
 """A hundred years: more than any row lives, less than a time column holds."""
 KEPT_MAX: Final = 100_000
-"""Decoded promotions kept, about 50 MB, and as many tenants: raw records may name any number that do not exist."""
+"""Decoded promotions kept, about 60 MB, and as many tenants: raw records may name any number that do not exist."""
 
 
 class Tenant(NamedTuple):
@@ -34,9 +34,20 @@ class Promotion(NamedTuple):
     campaign_id: str
     deployment_id: str
     sent_at_ms: int | None
+    columns: bytes
+    """`campaign_id` and `deployment_id`: see `following`."""
+    sent_at: bytes
+    """As JSON."""
 
 
-UNKNOWN_PROMOTION: Final = Promotion("", "", None)
+def _promotion(campaign_id: str = "", deployment_id: str = "", sent_at_ms: int | None = None) -> Promotion:
+    columns = following({"campaign_id": campaign_id, "deployment_id": deployment_id})
+    return Promotion(
+        campaign_id, deployment_id, sent_at_ms, columns, b"null" if sent_at_ms is None else b"%d" % sent_at_ms
+    )
+
+
+UNKNOWN_PROMOTION: Final = _promotion()
 
 
 class CatalogReader(Protocol):
@@ -84,7 +95,15 @@ class Directory:
         key = tenant, promotion_id
         if key not in self._promotions:
             record = self._ask(self._catalog.promotion, tenant, promotion_id)
-            self._promotions[key] = UNKNOWN_PROMOTION if record is None else _promotion(record)
+            self._promotions[key] = (
+                UNKNOWN_PROMOTION
+                if record is None
+                else _promotion(
+                    text_of(record.get("campaign_id"), ID_BYTES_MAX),
+                    text_of(record.get("deployment_id"), ID_BYTES_MAX),
+                    time_ms_of(record.get("sent_at")),
+                )
+            )
         return self._promotions[key]
 
     def _ask(self, question: Callable[..., dict[str, Any] | None], *names: str) -> dict[str, Any] | None:
@@ -103,11 +122,3 @@ def _tenant(tenant: str, record: Mapping[str, Any]) -> Tenant:
     except ValueError as exc:
         # Guessing `store` would keep addresses that the tenant forbids, so nothing is enriched until it is corrected.
         raise OperatorError(f"catalog: tenant {tenant}: {exc}") from exc
-
-
-def _promotion(record: Mapping[str, Any]) -> Promotion:
-    return Promotion(
-        text_of(record.get("campaign_id"), ID_BYTES_MAX),
-        text_of(record.get("deployment_id"), ID_BYTES_MAX),
-        time_ms_of(record.get("sent_at")),
-    )

@@ -13,14 +13,13 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-import orjson
-
+from enricher.body import click_digest, judge_clicked_at, wrong_text
 from enricher.directory import UNKNOWN_PROMOTION, Directory, Tenant
 from enricher.malformed import malformed_row
+from enricher.ordinary import ordinary_row
 from enricher.raw_bytes import keep_raw
 from enricher.row import (
     CATALOG_VERSION_MAX,
@@ -40,20 +39,17 @@ from enricher.row import (
     retention_ms_of,
     rules_columns,
 )
-from enricher.texts import ID_BYTES_MAX, TIME_MS_MAX, text_of, time_ms_of
-from shared.clicked_at import clicked_at_ms
+from enricher.texts import (
+    ID_BYTES_MAX,
+    LONG_URL_BYTES_MAX,
+    NAME_BYTES_MAX,
+    TIME_MS_MAX,
+    URL_BYTES_MAX,
+    text_of,
+    time_ms_of,
+)
 from shared.errors import OperatorError, TransientError
 from shared.events import MalformedRaw, RawClick, RawOrigin, Reason, Source, Status, decode_raw
-
-CLICKED_AHEAD_MS_MAX: Final = 86_400_000
-CLICKED_BEHIND_MS_MAX: Final = 3_650 * 86_400_000
-"""The widest bounds that the API's settings allow. The API judged the `clicked-at` by its settings and the tenant's
-retention, said so in `clicked_at_ignored`, and what was true at acceptance stays true; these only keep times sane."""
-NAME_BYTES_MAX: Final = 512
-URL_BYTES_MAX: Final = 2048
-"""contract.md: longer short URLs are 1003."""
-LONG_URL_BYTES_MAX: Final = 8192
-"""What browsers and servers accept."""
 
 _REPROCESS: Final = Source.REPROCESS
 """An enumeration's members take ten times as long to get at as a name of the module."""
@@ -74,6 +70,17 @@ def enrich(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = 
     beyond it is malformed. Raises CatalogBehind when our copy has not reached the stamp (wait, or prove the end, and
     call again) and TransientError, OperatorError, OSError or MemoryError when the environment fails.
     """
+    try:
+        ordinary = ordinary_row(raw, tools, now_ms)
+    except (TransientError, OperatorError, OSError, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001  # a bug: the steps say what it costs
+        ordinary = None
+    return enrich_in_steps(raw, tools, now_ms, catalog_end) if ordinary is None else ordinary
+
+
+def enrich_in_steps(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = None) -> EnrichedRecord:
+    """The same for whatever record: this is the rule, `ordinary_row` only a shorter way to its rows."""
     click: RawClick | None = None
     try:
         _check_size(raw, tools.raw_bytes_max)
@@ -109,14 +116,8 @@ def check_record(raw: RawRecord, click: RawClick, now_ms: int) -> None:
     origin = click.origin
     if len(origin.tenant) + len(origin.key_id) + len(origin.node) > ID_BYTES_MAX // 4:
         _check_ids(origin)
-    body = click.click
-    for name in _TEXTS:
-        if type(body.get(name)) not in _TEXT_OR_NULL:
-            raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is not a string")
-
-
-_TEXTS: Final = ("short-url", "user-agent", "ip-address")
-_TEXT_OR_NULL: Final = (str, type(None))
+    if name := wrong_text(click.click):
+        raise MalformedRaw(Reason.FIELD_INVALID, f"{name} is not a string")
 
 
 def _check_ids(origin: RawOrigin) -> None:
@@ -157,22 +158,16 @@ def put_origin(row: Row, click: RawClick, _tenant: Tenant | None, tools: Tools) 
         row.replay_of = replay_of_text(origin.replay_of)
     if origin.suspect:
         row.suspect = True
-        row.put_end(click_digest=_digest(click.click))
+        row.put_end(click_digest=click_digest(click.click))
 
 
 def put_times(row: Row, click: RawClick, tenant: Tenant | None, _tools: Tools) -> None:
     """When it was received, clicked (contract.md, Retention) and may be deleted."""
     received_at_ms, is_ignored = click.received_at_ms, click.origin.clicked_at_ignored
-    row.received_at = row.clicked_at = received_at_ms
-    row.clicked_at_ignored = is_ignored
-    given = click.click.get("clicked-at")
-    if given is not None and given != "" and not is_ignored:
-        given_ms = clicked_at_ms(given)
-        least_ms = max(received_at_ms - CLICKED_BEHIND_MS_MAX, 0)
-        if given_ms is not None and least_ms <= given_ms <= received_at_ms + CLICKED_AHEAD_MS_MAX:
-            row.clicked_at = given_ms
-        else:
-            row.clicked_at_ignored = True
+    row.received_at = received_at_ms
+    row.clicked_at, row.clicked_at_ignored = judge_clicked_at(
+        click.click.get("clicked-at"), received_at_ms, is_ignored=is_ignored
+    )
     row.expires_at = expires_at_ms(received_at_ms, retention_ms_of(tenant), row.enriched_at)
 
 
@@ -233,12 +228,6 @@ def judge_reprocessed(row: Row, click: RawClick, tenant: Tenant | None, _tools: 
         row.reason = Reason.LINK_EXPIRED
     elif sent_at_ms is not None and row.clicked_at > sent_at_ms + retention_ms_of(tenant):
         row.reason = Reason.RETENTION_PASSED
-
-
-def _digest(click: Mapping[str, Any]) -> str:
-    """Tells a repeated click from another one under the same key; unknown fields are ignored, as everywhere."""
-    known = [click.get(name) or None for name in ("short-url", "user-agent", "ip-address", "clicked-at")]
-    return hashlib.sha256(orjson.dumps(known, default=str)).hexdigest()[:32]
 
 
 Step = Callable[[Row, RawClick, Tenant | None, Tools], None]

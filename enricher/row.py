@@ -26,7 +26,6 @@ from shared.events import (
     ENRICHED_VERSION,
     HEADER_RAW_OFFSET,
     HEADER_SUSPECT,
-    ORIGINS_MAX,
     Reason,
     Status,
     encode_raw_offset,
@@ -45,6 +44,8 @@ ROW_BYTES_MAX: Final = 150_000
 """Bytes of a row without its `raw`, every string at its bound and escaped."""
 REPLAY_OF_BYTES_MAX: Final = 512
 CATALOG_VERSION_MAX: Final = 2**63 - 1
+ORIGINS_MAX: Final = 4096
+"""Origins remembered, of at most some 1,000 bytes: keys, nodes and ways in."""
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 """The text of a transaction-id."""
@@ -107,10 +108,10 @@ def origin_columns(tenant: str = "", key_id: str = "", source: str = "", node: s
 
 
 @lru_cache(maxsize=4096)  # the partitions of a topic, at most
-def _position_columns(stream: str, partition: int) -> str:
+def position_columns(stream: str, partition: int) -> bytes:
     """A row up to its raw offset."""
     whole = orjson.dumps({"v": ENRICHED_VERSION, "stream": stream, "raw_partition": partition, "raw_offset": 0})
-    return whole.decode().removesuffix("0}")
+    return whole.removesuffix(b"0}")
 
 
 class Row:
@@ -164,13 +165,13 @@ class Row:
     def encode(self, raw: RawRecord) -> bytes:
         """The row as JSON. The id is a UUID, so JSON escapes nothing of it."""
         begin = (
-            f'{_position_columns(raw.stream, raw.partition)}{raw.offset},"transaction_id":"{self.transaction_id}",'
+            f'{raw.offset},"transaction_id":"{self.transaction_id}",'
             f'{self._fate()},"received_at":{self.received_at},"clicked_at":{self.clicked_at},'
             f'"clicked_at_ignored":{"true" if self.clicked_at_ignored else "false"},'
             f'"enriched_at":{self.enriched_at},"expires_at":{self.expires_at}'
         ).encode()
-        link, end = orjson.dumps(self.link), _END_OF_MOST if self.end is _EMPTY_END else following(self.end)
-        return b"".join((begin, self.origin, b",", link[1:-1], self.agent, self.address, self.rules, end, b"}"))
+        position, link, end = position_columns(raw.stream, raw.partition), following(self.link), following(self.end)
+        return b"".join((position, begin, self.origin, link, self.agent, self.address, self.rules, end, b"}"))
 
     def _fate(self) -> str:
         if self.reason is NO_REASON and not self.suspect and not self.replay_of:
@@ -189,7 +190,7 @@ NO_REASON: Final = Reason.NONE
 """An enumeration's members take ten times as long to get at as a name of the module."""
 NO_ORIGIN_COLUMNS: Final = origin_columns()
 NO_RULES_COLUMNS: Final = rules_columns()
-_END_OF_MOST: Final = following(_EMPTY_END)
+END_OF_MOST: Final = following(_EMPTY_END)
 _FATE_OF_MOST: Final = '"status":"accepted","reason":"","suspect":false,"replay_of":""'
 
 
@@ -203,13 +204,27 @@ def raw_bytes_max(batch_bytes_max: int) -> int:
 
 def encode_row(raw: RawRecord, row: Row) -> EnrichedRecord:
     """The Kafka record of a finished row."""
-    headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw.offset))]
-    if row.suspect or row.replay_of:  # a replay is compared with others of its row, whatever became of it
-        headers.append((HEADER_SUSPECT, b"1"))
-    received_at_ms = row.received_at
-    is_late = received_at_ms < raw.timestamp_ms <= row.enriched_at
-    timestamp_ms = raw.timestamp_ms if is_late else received_at_ms  # Kafka's retention counts from it
+    is_suspect = row.suspect or bool(
+        row.replay_of
+    )  # a replay is compared with others of its row, whatever became of it
+    headers, timestamp_ms = (
+        headers_of(raw, is_suspect=is_suspect),
+        timestamp_ms_of(raw, row.received_at, row.enriched_at),
+    )
     return EnrichedRecord(row.transaction_id.encode(), row.encode(raw), headers, timestamp_ms, row.status, row.reason)
+
+
+def headers_of(raw: RawRecord, *, is_suspect: bool) -> list[tuple[str, bytes]]:
+    """The Kafka headers of a raw record's row."""
+    headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw.offset))]
+    if is_suspect:
+        headers.append((HEADER_SUSPECT, b"1"))
+    return headers
+
+
+def timestamp_ms_of(raw: RawRecord, received_at_ms: int, now_ms: int) -> int:
+    """The Kafka timestamp of a raw record's row: retention counts from it, and a late one must not be over it."""
+    return raw.timestamp_ms if received_at_ms < raw.timestamp_ms <= now_ms else received_at_ms
 
 
 def retention_ms_of(tenant: Tenant | None) -> int:

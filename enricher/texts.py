@@ -11,6 +11,11 @@ TIME_MS_MAX: Final = 4_102_444_800_000
 """1 January 2100: the table's TTL counts in 32 bits of seconds, which end in 2106."""
 ID_BYTES_MAX: Final = 256
 """Ids (tenant, key, promotion): low-cardinality columns; a longer one is not ours, and cutting would alias another."""
+NAME_BYTES_MAX: Final = 512
+URL_BYTES_MAX: Final = 2048
+"""contract.md: longer short URLs are 1003."""
+LONG_URL_BYTES_MAX: Final = 8192
+"""What browsers and servers accept."""
 
 
 def bounded(text: str, bytes_max: int) -> str:

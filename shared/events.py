@@ -238,57 +238,13 @@ _RAW_VALUES: Final = itemgetter(*(field.name for field in RAW_FIELDS))
 _RAW_TYPES: Final = tuple(field.type for field in RAW_FIELDS)
 _SOURCES: Final = {str(source): source for source in Source}
 
-_HEAD: Final = re.compile(rb'\{"v":1,"transaction_id":"([0-9a-f-]{36})","received_at":([1-9][0-9]{12}),')
-"""How every raw record of ours begins, up to the tenant."""
-_ORIGIN_ENDS: Final = b',"catalog_version":'
-_ORIGIN_NAMES: Final = frozenset(RawOrigin._fields)
-_WITHOUT_ORIGIN: Final[dict[str, Any]] = {
-    "v": RAW_VERSION,
-    **{field.name: field.type() for field in RAW_FIELDS if field.name not in _ORIGIN_NAMES},
-}
-ORIGIN_BYTES_MAX: Final = 1024
-ORIGINS_MAX: Final = 4096
-"""Remembered origins and the bytes that one may have, 10 MB at most: keys, nodes and ways in, with few callers' agents."""
-
 
 def decode_raw(value: bytes | None) -> RawClick:
-    """Decode the value of a raw record.
-
-    A record whose bytes stand as `join_raw` writes them is taken in two pieces, of which the first is remembered. Each piece
-    is the inside of a JSON object by itself, so both are what the whole object would give.
-    Raises MalformedRaw, with a reason, for anything that `encode_raw` could not have written.
-    """
-    head = None if value is None else _HEAD.match(value)
-    if value is None or head is None:
-        return _click_of(_decode_object(value))
-    begins = head.end()
-    ends = value.find(_ORIGIN_ENDS, begins, begins + ORIGIN_BYTES_MAX)
-    origin = _origin(value[begins:ends]) if ends > 0 else None
-    if origin is None:
-        return _click_of(_decode_object(value))
-    try:
-        rest = orjson.loads(b"{" + value[ends + 1 :])
-        version, link, click = rest["catalog_version"], rest["link"], rest["click"]
-    except (orjson.JSONDecodeError, KeyError):
-        return _click_of(_decode_object(value))
-    if len(rest) != 3 or type(version) is not int or type(link) is not dict or type(click) is not dict:
-        return _click_of(_decode_object(value))
-    # A named tuple without its constructor, which is a function in Python.
-    return tuple.__new__(RawClick, (head[1].decode(), int(head[2]), origin, version, link, click))
-
-
-@lru_cache(maxsize=ORIGINS_MAX)
-def _origin(members: bytes) -> RawOrigin | None:
-    """The origin that the inside of a JSON object is; None when it is not just that."""
-    try:
-        record = orjson.loads(b"{%b}" % members)
-        return _click_of(_WITHOUT_ORIGIN | record).origin if _ORIGIN_NAMES.issuperset(record) else None
-    except (orjson.JSONDecodeError, MalformedRaw):
-        return None
+    """Decode the value of a raw record. Raises MalformedRaw, with a reason, for anything that is none of ours."""
+    return _click_of(_decode_object(value))
 
 
 def _click_of(record: Mapping[str, Any]) -> RawClick:
-    """A raw record in whatever form JSON allows. Raises MalformedRaw."""
     if record.get("v") != RAW_VERSION:
         raise MalformedRaw(Reason.UNKNOWN_VERSION, f"v is {record.get('v')!r:.40}, known: {RAW_VERSION}")
     try:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import orjson
@@ -105,74 +102,6 @@ def test_a_raw_record_decodes_to_what_was_encoded(
         flag,
     )
     assert (click.received_at_ms, click.catalog_version, click.origin.replay_of) == (version, version, None)
-
-
-NAMES = (
-    "v",
-    "transaction_id",
-    "received_at",
-    "tenant",
-    "key_id",
-    "node",
-    "source",
-    "suspect",
-    "replay_of",
-    "clicked_at_ignored",
-    "caller_user_agent",
-    "catalog_version",
-    "link",
-    "click",
-)
-json_values = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.text(max_size=9)
-    | st.lists(st.integers(0, 9), max_size=3)
-    | st.dictionaries(st.sampled_from(NAMES), st.integers(0, 9), max_size=2)
-)
-
-
-def outcome(decode: Callable[[bytes], RawClick], value: bytes) -> object:
-    """The click, or why there is none."""
-    try:
-        return decode(value)
-    except MalformedRaw as exc:
-        return exc.reason, str(exc)
-
-
-def spaced(value: bytes) -> bytes:
-    """The same record in other bytes: only the whole decoder takes it."""
-    return b" " + value
-
-
-@given(st.lists(st.tuples(st.sampled_from(NAMES), json_values), max_size=3), st.integers(0, 2), st.randoms())
-def test_remembered_origins_give_what_the_whole_record_gives(
-    changes: list[tuple[str, Any]], dropped: int, order: Random
-) -> None:
-    """Names changed, repeated, missing, in another order, asked for twice: the same click, or refused for the same reason."""
-    members = [(name, orjson.dumps(value)) for name, value in orjson.loads(golden_raw()).items()]
-    for name, value in changes:
-        members.insert(order.randint(0, len(members)), (name, json.dumps(value).encode()))
-    for _ in range(dropped * order.randint(0, 1)):
-        members.pop(order.randrange(len(members)))
-    record = b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members)
-    expected = outcome(decode_raw, spaced(record))
-    assert [outcome(decode_raw, record), outcome(decode_raw, record)] == [expected, expected]
-
-
-@given(st.data())
-def test_damaged_records_are_judged_as_a_whole(data: st.DataObject) -> None:
-    """A byte of a record changed, cut or doubled: the same click, or refused for the same reason."""
-    value = golden_raw()
-    at = data.draw(st.integers(0, len(value) - 1))
-    damage = data.draw(
-        st.sampled_from([b"", b'"', b"\\", b",", b"{", b"}", b"0", b"\xff", value[at : at + 30], value[at:]])
-    )
-    record = value[:at] + damage + value[at + data.draw(st.integers(0, 1)) :]
-    expected = outcome(decode_raw, spaced(record))
-    found = outcome(decode_raw, record)
-    assert (found == expected) if isinstance(expected, RawClick) else (type(found), found[0]) == (tuple, expected[0])  # type: ignore[index]
 
 
 def without(name: str) -> bytes:
