@@ -18,6 +18,7 @@ from ingest_api.handler import (
     WANTED,
     HandlerState,
     Headers,
+    PendingClick,
     admit,
     caller_agent,
     rate_headers,
@@ -53,12 +54,12 @@ class RefusedLine(NamedTuple):
 
 
 class Share(NamedTuple):
-    """Clicks of a batch that go to one partition together."""
+    """Clicks of a batch, or of a turn, that go to one partition together."""
 
     partition: int
-    clicks: Sequence[Accepted]
+    clicks: Sequence[Accepted | PendingClick]
     places: Sequence[int]
-    """Where each stands in the batch's `clicks`."""
+    """Where each stands in the batch's `clicks`, or in the turn."""
 
     def halves(self) -> tuple[Share, Share]:
         """The first half and the rest, of at least two clicks."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,19 +19,25 @@ from ingest_api.handler import (
     HandlerState,
     JudgedHead,
     PendingClick,
+    accept_together,
     handle,
     judge_body,
     judge_head,
+    judge_taken,
     precheck,
     refuse_oversized,
     refuse_unpublished,
 )
 from ingest_api.metrics import Tallies
-from ingest_api.publish import GroupCommit
+from ingest_api.publish import GroupCommit, Settle
+from ingest_api.throttle import Taken
+from ingest_api.turns import Alike, Turn
 from shared.http.answer import Answer, Header
 from shared.http.exchange import Exchange
 from shared.http.lane import Endpoints, LaneLimits, Refusals
 from shared.settings import ApiSettings
+
+log = logging.getLogger(__name__)
 
 Reply = Callable[[Answer], None]
 
@@ -80,6 +87,18 @@ class _Path(ABC):
         body, peer = bytes(exchange.body), exchange.connection.peer
         return self.answer(exchange.method, exchange.target, exchange.headers, body, peer, exchange.reply)
 
+    def _publish(self, share: Share, settle: Settle, who: object) -> Sequence[tuple[Share, Refusal]]:
+        """Have a share published; when it does not fit, what fits of its halves, down to single clicks.
+
+        Returns what is refused; `settle` hears of the rest.
+        """
+        refusal = self._commit.submit_share(share, settle, who)
+        if refusal is None:
+            return ()
+        if refusal is Refusal.OVERLOADED and len(share.clicks) > 1:
+            return [refused for half in share.halves() for refused in self._publish(half, settle, who)]
+        return [(share, refusal)]
+
     @abstractmethod
     def answer(
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
@@ -90,6 +109,10 @@ class _Path(ABC):
 class ClickPath(_Path):
     """One click a request."""
 
+    def __init__(self, state: HandlerState, commit: GroupCommit, tallies: Tallies, body_bytes_max: int) -> None:
+        super().__init__(state, commit, tallies, body_bytes_max)
+        self._turn = Turn(self._judge)
+
     def answer(
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
     ) -> Answer | None:
@@ -97,18 +120,66 @@ class ClickPath(_Path):
         return self._submit(handle(self._state, method, target, headers, body, peer, clock_ms()), reply)
 
     def take(self, exchange: Exchange) -> Answer | None:
-        """See `Endpoint`. A head that came before on this connection is only judged again when that no longer holds."""
+        """See `Endpoint`. What is concluded from a head that came before on this connection is kept with it."""
         known = exchange.head
-        if known is None:
-            return super().take(exchange)
-        state, now_ms, judged = self._state, clock_ms(), known.memo
-        if not isinstance(judged, JudgedHead) or not judged.holds(state.catalog, now_ms):
-            method, target, peer = exchange.method, exchange.target, exchange.connection.peer
-            found = judge_head(state, method, target, exchange.headers, peer, now_ms)
+        alike = None if known is None else known.memo
+        if not isinstance(alike, Alike):
+            head = self._judge_head(exchange, clock_ms())
+            if isinstance(head, Answer):
+                return self._tallies.answer(head)
+            alike = self._turn.alike(head)
+            if known is not None:
+                known.memo = alike
+        if self._turn.add(exchange, alike):
+            self._commit.at_turn_end(self._turn.end)
+        return None
+
+    def _judge_head(self, exchange: Exchange, now_ms: int) -> JudgedHead | Answer:
+        method, target, peer = exchange.method, exchange.target, exchange.connection.peer
+        return judge_head(self._state, method, target, exchange.headers, peer, now_ms)
+
+    def _judge(self, head: JudgedHead, exchanges: Sequence[Exchange]) -> None:
+        """Judge clicks with this head: together while there is nothing to refuse, else each by itself."""
+        state, now_ms = self._state, clock_ms()
+        if len(exchanges) == 1 or not head.is_plain or not head.holds(state.catalog, now_ms):
+            for exchange in exchanges:
+                self._judge_alone(head, exchange, None, now_ms)
+            return
+        caller, bodies = head.caller, [bytes(exchange.body) for exchange in exchanges]
+        takes = state.throttle.take_each(caller.key_id, caller.rate_limit, len(exchanges), now_ms)
+        try:
+            clicks = accept_together(state, head, takes, bodies, now_ms)
+        except Exception:  # one request's bug must not be answered to its neighbours
+            log.exception("unhandled error while judging %d clicks together", len(exchanges))
+            clicks = None
+        if clicks is not None:
+            self._submit_together(exchanges, clicks)
+            return
+        for exchange, taken in zip(exchanges, takes, strict=True):
+            self._judge_alone(head, exchange, taken, now_ms)
+
+    def _judge_alone(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> None:
+        """Judge one click; `taken` None: nothing was taken from the throttle yet."""
+        try:
+            answer = self._submit(self._judged(head, exchange, taken, now_ms), exchange.reply)
+        except Exception:  # the process's edge: one request's bug must be answered, not spread
+            log.exception("unhandled error while judging a click")
+            answer = self._tallies.answer(self._state.answers.refuse(Refusal.INTERNAL_ERROR))
+        if answer is not None:
+            exchange.reply(answer)
+
+    def _judged(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> Answer | PendingClick:
+        body = bytes(exchange.body)
+        if taken is not None:
+            return judge_taken(self._state, head, taken, body, now_ms)
+        if not head.holds(self._state.catalog, now_ms):
+            if exchange.head is not None:
+                exchange.head.memo = None
+            found = self._judge_head(exchange, now_ms)
             if isinstance(found, Answer):
-                return self._tallies.answer(found)
-            judged = known.memo = found
-        return self._submit(judge_body(state, judged, bytes(exchange.body), now_ms), exchange.reply)
+                return found
+            head = found
+        return judge_body(self._state, head, body, now_ms)
 
     def _submit(self, result: Answer | PendingClick, reply: Reply) -> Answer | None:
         if not isinstance(result, PendingClick):
@@ -124,6 +195,19 @@ class ClickPath(_Path):
             reply(click.answer)
         else:
             reply(self._tallies.answer(refuse_unpublished(self._state, click, refusal)))
+
+    def _submit_together(self, exchanges: Sequence[Exchange], clicks: Sequence[PendingClick]) -> None:
+        share = Share(clicks[0].partition, clicks, range(len(clicks)))
+        for refused, refusal in self._publish(share, self._settle_together, exchanges):
+            self._settle_together(exchanges, refused, refusal)
+
+    def _settle_together(self, exchanges: Sequence[Exchange], share: Share, refusal: Refusal | None) -> None:
+        for place, click in zip(share.places, share.clicks, strict=True):
+            assert isinstance(click, PendingClick)
+            try:
+                self._settle(exchanges[place].reply, click, refusal)
+            except Exception:  # one connection's bug must not keep the others' answers back
+                log.exception("unhandled error while answering a click")
 
 
 class BatchPath(_Path):
@@ -144,19 +228,11 @@ class BatchPath(_Path):
             return self._tallies.answer(result)
         waiting = _BatchWait(result, lambda answer: reply(self._count(waiting, answer)))
         for share in result.shares():
-            self._submit(waiting, share)
+            waiting.missing += len(share.clicks)
+            for refused, refusal in self._publish(share, _BatchWait.settle, waiting):
+                waiting.missing -= len(refused.clicks)
+                waiting.note(refused, refusal)
         return None if waiting.missing else self._count(waiting, result.finish(waiting.outcomes))
-
-    def _submit(self, waiting: _BatchWait, share: Share) -> None:
-        """Have a share published; when it does not fit, what fits of its halves, down to single clicks."""
-        refusal = self._commit.submit_share(share, _BatchWait.settle, waiting)
-        if refusal is None:
-            waiting.missing += 1
-        elif refusal is Refusal.OVERLOADED and len(share.clicks) > 1:
-            for half in share.halves():
-                self._submit(waiting, half)
-        else:
-            waiting.note(share, refusal)
 
     def _count(self, waiting: _BatchWait, answer: Answer) -> Answer:
         self._tallies.lines(waiting.outcomes.count(None), waiting.batch.refusals)
@@ -174,7 +250,7 @@ class _BatchWait:
         self._reply = reply
         self.outcomes: list[Refusal | None] = [None] * len(batch.clicks)
         self.missing = 0
-        """Shares under way."""
+        """Clicks under way."""
 
     def note(self, share: Share, refusal: Refusal) -> None:
         """A share of clicks that are not durable."""
@@ -185,7 +261,7 @@ class _BatchWait:
         """A share's outcome; the last one gives the answer."""
         if refusal is not None:
             self.note(share, refusal)
-        self.missing -= 1
+        self.missing -= len(share.clicks)
         if not self.missing:
             self._reply(self.batch.finish(self.outcomes))
 

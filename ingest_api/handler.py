@@ -24,7 +24,7 @@ from ingest_api.authorize import (
     find_headers,
     parse_networks,
 )
-from ingest_api.parse import Refused, check_content, is_idempotency_key, parse_click
+from ingest_api.parse import Refused, check_content, is_idempotency_key, parse_click, plain_urls
 from ingest_api.resolve import LinkCatalog
 from ingest_api.throttle import FailureLimiter, Taken, Throttle
 from shared.http.answer import Answer, Header
@@ -176,6 +176,11 @@ class JudgedHead(NamedTuple):
     catalog_version: int
     """Of the catalog that the caller was found in."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether clicks with this head differ in nothing but their bodies, and are judged by them alone."""
+        return self.idempotency_key is None and self.refused is None
+
     def holds(self, catalog: ClickCatalog, now_ms: int) -> bool:
         """Whether it would be judged the same now: same catalog, and neither it nor the secret has ended."""
         ends_at_ms = self.caller.expires_at_ms
@@ -203,9 +208,14 @@ def judge_head(
 
 def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) -> Answer | PendingClick:
     """The rest of the checks: throttle, size and what the head is refused for, then the body."""
+    taken = state.throttle.take(head.caller.key_id, head.caller.rate_limit, 1, now_ms)
+    return judge_taken(state, head, taken, body, now_ms)
+
+
+def judge_taken(state: HandlerState, head: JudgedHead, taken: Taken, body: bytes, now_ms: int) -> Answer | PendingClick:
+    """The same for a click for which this was taken from the throttle."""
     caller, idempotency_key, agent, refused, _ = head
     make = tuple.__new__  # a third of the time of calling a named tuple's class
-    taken = state.throttle.take(caller.key_id, caller.rate_limit, 1, now_ms)
     if not taken.granted:
         return throttled(state, caller, taken)
     rate = rate_headers(caller, taken)
@@ -221,6 +231,30 @@ def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) 
         return state.answers.refuse(accepted, "", rate)
     answer = make(Answer, (200, accepted_body(accepted.key), rate, False, ""))
     return make(PendingClick, (*accepted, answer))
+
+
+def accept_together(
+    state: HandlerState, head: JudgedHead, takes: Sequence[Taken], bodies: Sequence[bytes], now_ms: int
+) -> list[PendingClick] | None:
+    """What `judge_taken` gives for each body, when all are ordinary clicks that are accepted; None when each is to be judged.
+
+    The rules stay there; nothing is refused or counted here (docs/adr/0031).
+    """
+    if not (takes[-1].granted and head.is_plain) or max(map(len, bodies)) > state.body_bytes_max:
+        return None
+    short_urls = plain_urls(bodies)
+    if short_urls is None:
+        return None
+    caller, make = head.caller, tuple.__new__
+    accepted = Acceptance(state, caller, caller.origin, head.agent, now_ms).accept_all(short_urls, bodies)
+    if accepted is None:
+        return None
+    return [
+        make(
+            PendingClick, (*click, make(Answer, (200, accepted_body(click[1]), rate_headers(caller, taken), False, "")))
+        )
+        for click, taken in zip(accepted, takes, strict=True)
+    ]
 
 
 def admit(state: HandlerState, method: bytes, found: Found, peer: str, now_ms: int) -> Caller | Answer:

@@ -27,6 +27,8 @@ IDEMPOTENCY_KEY: Final = "idempotency-key"
 
 _BOM: Final = b"\xef\xbb\xbf"
 _BACKSLASH: Final = 0x5C
+_APART: Final = b",\n0,"
+"""Between bodies that are decoded together: no string may hold a line feed, and no name is a number."""
 _UNICODE_ESCAPE: Final = b"\\u"
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     SHORT_URL: (str,),
@@ -36,7 +38,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 }
 _LINE_TYPES: Final[Mapping[str, tuple[type, ...]]] = {**_TYPES, IDEMPOTENCY_KEY: (str,)}
 _READ_BY_ITSELF: Final = frozenset((CLICKED_AT, IDEMPOTENCY_KEY))
-"""Fields of a line that `plain_urls` leaves to `parse_line`."""
+"""Fields that `plain_urls` leaves to `parse_click` and `parse_line`."""
 _SCALARS: Final = (bool, int, float)
 """What a field that nobody reads may hold, beside texts and null, without being looked at closely."""
 _TYPE_NAMES: Final = {CLICKED_AT: "a string or a number"}
@@ -120,32 +122,32 @@ def parse_line(line: bytes) -> Click | Refused:
         return _not_json(line, exc)
 
 
-def plain_urls(lines: Sequence[bytes]) -> list[str] | None:
-    """The `short-url` of each line when `parse_line` finds a click with nothing but texts in every one of them.
+def plain_urls(bodies: Sequence[bytes]) -> list[str] | None:
+    """The `short-url` of each body when `parse_click` finds a click with nothing but texts in every one of them.
 
-    None when any line is to be read by itself: it is broken, nested or brings a number, a key or a time of its own. The
-    lines, which hold no line feed, are decoded as one array. That is the same as one by one: no string goes over a line's
-    end, so the braces around each line are braces; no member is hidden (see `is_plain`) and nothing is nested, so there
-    are no other ones, and each object that was decoded is exactly one line.
+    None when any body is to be read by itself: it is broken, nested or brings a number, a key or a time of its own. They are
+    decoded as one array with a nought between two of them. That is the same as one by one: no string goes over the line
+    feed at each nought, no object has a number where a name must be, and nothing is nested (no member is hidden, see
+    `is_plain`). So all noughts are items of the array, those between its objects, and each body is the object between two.
     """
-    text = b"[%b]" % b",\n".join(lines)
-    if text.count(b"},\n{") != len(lines) - 1 or not (text.startswith(b"[{") and text.endswith(b"}]")):
-        return None
+    text = b"[%b]" % _APART.join(bodies)
     if _BACKSLASH in text and b'\\"' in text:
         return None
     try:
         items: list[Any] = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    if len(items) != len(lines) or set(map(type, items)) != {dict}:
+    objects = items[::2]
+    is_in_turn = len(items) == 2 * len(bodies) - 1 and items[1::2].count(0) == len(bodies) - 1
+    if not is_in_turn or set(map(type, objects)) != {dict}:
         return None
-    kinds = list(map(type, chain.from_iterable(map(dict.values, items))))
+    kinds = list(map(type, chain.from_iterable(map(dict.values, objects))))
     strings = kinds.count(str)
     if strings + kinds.count(NoneType) != len(kinds) or text.count(b'"') != 2 * (len(kinds) + strings):
         return None
-    if not _READ_BY_ITSELF.isdisjoint(set().union(*items)):
+    if not _READ_BY_ITSELF.isdisjoint(set().union(*objects)):
         return None
-    urls = [item.get(SHORT_URL) for item in items]
+    urls = [item.get(SHORT_URL) for item in objects]
     return urls if all(urls) else None
 
 

@@ -100,6 +100,7 @@ class GroupCommit:
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._current = 0
         self._scheduled = False
+        self._before_look: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._idle = asyncio.Event()
@@ -165,11 +166,19 @@ class GroupCommit:
         group.bytes += size
         self.pending_clicks += clicks
         self.pending_bytes += size
+        self._look_soon()
+        return group
+
+    def at_turn_end(self, call: Callable[[], None]) -> None:
+        """Call this, which may submit and never raises, when the loop has read all sockets that are ready; `drain` waits for it."""
+        self._before_look.append(call)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._idle.clear()
             asyncio.get_running_loop().call_soon(self._look)
-        return group
 
     async def drain(self) -> None:
         """Refuse new clicks and wait until every one taken is settled; its appends are bounded, so this is too."""
@@ -193,10 +202,15 @@ class GroupCommit:
 
     def _look(self) -> None:
         """Send what may go at once; see that the rest is looked at again."""
+        calls, self._before_look = self._before_look, []
+        for call in calls:
+            call()
         self._scheduled = False
         self._send_open(self._in_flight)
         if self._open and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._group_s, self._tick)
+        if not self.pending_clicks:
+            self._idle.set()
 
     def _tick(self) -> None:
         """What has waited for `group_ms` goes, wherever its partition is free."""
@@ -254,8 +268,6 @@ class GroupCommit:
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
         self._look()
-        if not self.pending_clicks:
-            self._idle.set()
 
     async def _outcome(self, group: _Group) -> Refusal | None:
         try:

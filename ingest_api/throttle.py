@@ -205,6 +205,13 @@ class Throttle:
         left = limit - used if used < limit else 0
         return tuple.__new__(Taken, (granted, left, reset_s(window_ms, now_ms)))  # cheaper than calling the class
 
+    def take_each(self, key: str, limit: int, count: int, now_ms: int) -> list[Taken]:
+        """What so many takes of one unit give, one after the other; at least one."""
+        granted, left, reset = self.take(key, limit, count, now_ms)
+        makes, end = tuple.__new__, left + granted
+        takes = [makes(Taken, (1, remaining, reset)) for remaining in range(end - 1, left - 1, -1)]
+        return takes if granted == count else takes + [Taken(0, left, reset)] * (count - granted)
+
     def _find_slot(self, key: str, now_ms: int) -> int | None:
         """The key's slot; a free one or one that was idle when it has none; None when all it may have are busy."""
         fingerprint = hashlib.sha256(key.encode()).digest()[:FINGERPRINT_BYTES]

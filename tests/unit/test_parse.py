@@ -434,6 +434,7 @@ PLAIN = (
     '{"short-url":"http://s.ex/a"}',
     '{"short-url": "b", "user-agent": null}',
     '{"x":"1","y":"2","short-url":"\\u0022"}',
+    '{\n  "short-url": "c"\n}\n',
 )
 PIECES = st.lists(
     st.sampled_from(
@@ -461,6 +462,9 @@ PIECES = st.lists(
             "{}]",
             "},{",
             "],[",
+            ",0,",
+            ",\n0,",
+            "\n",
             "ü",
         )
     ),
@@ -485,12 +489,18 @@ LINES = st.lists(
 @example(['{"short-url":"a"},{"short-url":"b"}', '{"x":[{}', '{"short-url":"c"}]}'])
 @example(['{"short-url":"a"},{"short-url":"b"}', '{"x":[{}', '{}],"x":"c","short-url":"d"}'])
 @example(['{"short-url":"a', '"}'])
+@example(['{"short-url":"a"},0,{"short-url":"b"}', '{"x":"1', '2"}'])
+@example(['{"short-url":"a"},0,{"short-url":"b"}', '{"x":"1"', '"short-url":"d"}'])
+@example(['{"short-url":"a"},[1', '2],{"short-url":"b"}', '{"short-url":"c"}'])
+@example(['{"short-url":"a"},0', '{"short-url":"b"}'])
+@example(['{"short-url":"a"},0,', '{"short-url":"b"}'])
+@example(['{\n"short-url":"a"\n}\n', '{"short-url":"b\n"}'])
 @example(['{"short-url":"a","short-url":"b"}', PLAIN[0]])
 @example(['{"short-url":"a","x":[1],"x":"b"}'])
 @example(['{"short-url":"a"}', "{}"])
 @example(['{"short-url":"a\\\\"}', '{"short-url":"\\"}"}'])
-def test_plain_lines_are_what_each_is_by_itself(lines: list[str]) -> None:
-    """Where lines are taken together, each by itself is a click with that URL and nothing else to look at, or a blank one."""
+def test_plain_bodies_are_what_each_is_by_itself(lines: list[str]) -> None:
+    """Where bodies are taken together, each by itself is a click with that URL and nothing else to look at, or a blank one."""
     raw = [line.encode() for line in lines]
     urls = plain_urls(raw)
     if urls is None:
@@ -498,5 +508,5 @@ def test_plain_lines_are_what_each_is_by_itself(lines: list[str]) -> None:
         return
     assert len(urls) == len(lines)
     for url, line in zip(urls, raw, strict=True):
-        found = parse_line(line)
-        assert found == Click(url, None, line) or (is_blank(url) and isinstance(found, Refused)), line
+        for found in (parse_line(line), parse_click(line)):
+            assert found == Click(url, None, line) or (is_blank(url) and isinstance(found, Refused)), line
