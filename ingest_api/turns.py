@@ -9,7 +9,7 @@ from ingest_api.handler import JudgedHead
 from shared.http.exchange import Exchange
 
 TOGETHER: Final = 32
-"""Clicks that are judged together at most: what one that is refused costs, and how long the loop reads nothing."""
+"""Clicks that are judged together at most: one that is refused costs so many others the short way."""
 ALIKE_MAX: Final = 4_096
 """Different heads that are told apart before all are forgotten: one for each caller, or for each agent of a caller's own."""
 
@@ -26,10 +26,10 @@ class Alike:
 
 
 class Turn:
-    """All that wait to be judged. They are judged when `TOGETHER` are alike, else at the turn's end."""
+    """All that wait to be judged, until the turn's end: not more than what was read of each connection at once."""
 
     def __init__(self, judge: Callable[[JudgedHead, Sequence[Exchange]], None]) -> None:
-        """`judge` gets clicks that are alike, at least one, and never raises."""
+        """`judge` gets clicks that are alike, 1 to `TOGETHER`, and never raises."""
         self._judge = judge
         self._by_head: dict[JudgedHead, Alike] = {}
         self._version = -1
@@ -48,20 +48,15 @@ class Turn:
         """Let a click wait with those that are alike; whether it is the turn's first, and somebody must `end` the turn."""
         exchanges = alike.exchanges
         exchanges.append(exchange)
-        if len(exchanges) == 1:
-            self._waiting.append(alike)
-            return len(self._waiting) == 1
-        if len(exchanges) == TOGETHER:
-            self._judge_all(alike)
-        return False
+        if len(exchanges) > 1:
+            return False
+        self._waiting.append(alike)
+        return len(self._waiting) == 1
 
     def end(self) -> None:
         """Have all judged that wait."""
         waiting, self._waiting = self._waiting, []
         for alike in waiting:
-            if alike.exchanges:
-                self._judge_all(alike)
-
-    def _judge_all(self, alike: Alike) -> None:
-        exchanges, alike.exchanges = alike.exchanges, []
-        self._judge(alike.head, exchanges)
+            exchanges, alike.exchanges = alike.exchanges, []
+            for first in range(0, len(exchanges), TOGETHER):
+                self._judge(alike.head, exchanges[first : first + TOGETHER])
