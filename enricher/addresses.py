@@ -7,7 +7,7 @@ up from the full address and only then is the address truncated or dropped, as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple, Protocol
@@ -66,9 +66,13 @@ NO_PLACE: Final = Place()
 NO_ADDRESS: Final = Located("", "", NO_PLACE)
 
 
+_COLUMNS: Final = ("ip", "ip_kind", *Place._fields)
+
+
 def columns_of(located: Located) -> bytes:
     """The columns from `ip` to `asn`: see `following`."""
-    return following({"ip": located.ip, "ip_kind": located.ip_kind, **located.place._asdict()})
+    ip, ip_kind, place = located
+    return following(dict(zip(_COLUMNS, (ip, ip_kind, *place), strict=True)))
 
 
 NO_ADDRESS_COLUMNS: Final = columns_of(NO_ADDRESS)
@@ -104,6 +108,9 @@ _SPECIAL_4: Final = frozenset(
         0xCB00,  # 203.0.113.0/24
     )
 )
+_OCTET: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PLAIN_4: Final = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}")
+"""An IPv4 address as it would be written again."""
 _MULTICAST_4: Final = 0xE000
 """First 16 bits of IPv4 in which some network is not public (RFC 6890), and from which none is public."""
 _PLAIN_HEXTETS_6: Final = range(0x2003, 0x3FFF)
@@ -138,12 +145,15 @@ def _is_port(text: str) -> bool:
 def kind_of(address: Address) -> str:
     """The kind of an address by its network; the order matters, since documentation networks are private as well."""
     if isinstance(address, IPv4Address):
-        begins = int(address) >> 16
-        if begins < _MULTICAST_4 and begins not in _SPECIAL_4:
+        if _is_plainly_public(int(address) >> 16):
             return "public"
     elif int(address) >> 112 in _PLAIN_HEXTETS_6:
         return "public"
     return _kind_of_special(address)
+
+
+def _is_plainly_public(begins: int) -> bool:
+    return begins < _MULTICAST_4 and begins not in _SPECIAL_4
 
 
 def _kind_of_special(address: Address) -> str:
@@ -210,6 +220,9 @@ class AddressBook:
 
     def locate(self, text: str, privacy: Privacy) -> Located:
         """What a row may say about the address, worked out. Raises OperatorError when the database cannot be read."""
+        plain = _PLAIN_4.fullmatch(text)
+        if plain is not None and _is_plainly_public(int(plain[1]) << 8 | int(plain[2])):
+            return Located(_kept(text, privacy), "public", self._places.look_up(text))  # most: no objects needed
         text = bounded(text, ADDRESS_BYTES_MAX)
         if not text.strip(_QUOTES):
             return NO_ADDRESS
@@ -218,19 +231,27 @@ class AddressBook:
             # Something like "203.199.178.211 (mobile)" may hold an address, so only `store` keeps it.
             kept = bounded(text.strip(), INVALID_BYTES_STORED_MAX) if privacy is Privacy.STORE else ""
             return Located(kept, kind, NO_PLACE)
-        place = self._places.look_up(str(address)) if kind == "public" else NO_PLACE
+        whole = str(address)
+        place = self._places.look_up(whole) if kind == "public" else NO_PLACE
         match privacy:
             case Privacy.STORE:
-                return Located(str(address), kind, place)
+                return Located(whole, kind, place)
             case Privacy.TRUNCATE:
                 return Located(truncated(address), kind, place)
             case Privacy.DROP:
                 return Located("", kind, place)
 
 
+def _kept(plain: str, privacy: Privacy) -> str:
+    """What is kept of an IPv4 address as it would be written again."""
+    if privacy is Privacy.STORE:
+        return plain
+    return f"{plain.rpartition('.')[0]}.0" if privacy is Privacy.TRUNCATE else ""
+
+
 def place_of(record: object) -> Place:
     """The place in one record of a database, in DB-IP's shape (`country_code`) or MaxMind's. Never raises."""
-    if not isinstance(record, Mapping):
+    if not isinstance(record, dict):
         return NO_PLACE
     country = record.get("country_code") or _name(record.get("country"), "iso_code") or record.get("country")
     subdivisions = record.get("subdivisions")
@@ -254,10 +275,10 @@ def merged(first: Place, second: Place) -> Place:
 
 
 def _name(node: object, key: str) -> Any:
-    if not isinstance(node, Mapping):
+    if not isinstance(node, dict):
         return None
     value = node.get(key)
-    return value.get("en") if isinstance(value, Mapping) else value
+    return value.get("en") if isinstance(value, dict) else value
 
 
 def _country(value: object) -> str:

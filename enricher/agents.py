@@ -54,9 +54,12 @@ class Agent(NamedTuple):
     bot_reason: str = ""
 
 
+_COLUMNS: Final = ("user_agent", *Agent._fields)
+
+
 def columns_of(given: str, agent: Agent) -> bytes:
     """The columns from `user_agent` to `bot_reason`: see `following`."""
-    return following({"user_agent": given, **agent._asdict()})
+    return following(dict(zip(_COLUMNS, (given, *agent), strict=True)))
 
 
 NO_AGENT_COLUMNS: Final = columns_of("", Agent())
@@ -96,9 +99,9 @@ def resolution_of(agent: str) -> str:
     Known: Instagram, Opera Mini on BREW, UC Browser, Windows CE and others (`720x1280`, `480*800`), Facebook's
     `FBDM/{…width=480,height=800}`, and Baidu's, which prints all its fields backwards (`diordna_008_084`).
     """
-    if (match := _FACEBOOK_DISPLAY.search(agent)) is not None:
+    if "FBDM/{" in agent and (match := _FACEBOOK_DISPLAY.search(agent)) is not None:
         return _screen(match[1], match[2])
-    if (match := _BAIDU_REVERSED.search(agent)) is not None:
+    if "_diordna_" in agent and (match := _BAIDU_REVERSED.search(agent)) is not None:
         return _screen(match[2][::-1], match[1][::-1])
     if _PAIR_BEGINS.search(agent) is None:
         return ""
@@ -174,7 +177,7 @@ def _device_logic(agent: str, browser: UserAgent | None, system: OS | None, devi
 
 
 def _device_type(agent: str, logic: DeviceLogic) -> str:
-    if any(part in agent for part in _TV_PARTS) and _TV.search(agent):
+    if any(map(agent.__contains__, _TV_PARTS)) and _TV.search(agent):
         return "other"
     if logic.is_tablet:
         # user-agents calls every Android agent without `Mobile Safari` a tablet, apps' own agents (Dalvik, Instagram,

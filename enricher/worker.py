@@ -261,9 +261,8 @@ class PartitionWorker(Generic[A]):
         return batch, counts, taken
 
     def _enrich(self, record: Record, now_ms: int, catalog_end: int | None) -> EnrichedRecord:
-        position = self._stream, self._partition, record.offset
-        raw = tuple.__new__(RawRecord, (*position, record.key, record.value, record.timestamp))
-        return enrich(raw, self._tools, now_ms, catalog_end)
+        fields = self._stream, self._partition, record.offset, record.key, record.value, record.timestamp
+        return enrich(tuple.__new__(RawRecord, fields), self._tools, now_ms, catalog_end)
 
     async def _stand_still(self, lost: OffsetLost) -> None:
         """Stop at records that Kafka no longer has, until a refill request says where to go on."""

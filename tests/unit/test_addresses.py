@@ -118,6 +118,16 @@ def test_the_short_way_leaves_out_every_special_network() -> None:
             assert kind_of(other := IPv6Address((hextet << 112) + rest)) == _kind_of_special(other)
 
 
+@given(
+    st.ip_addresses(v=4).map(str)
+    | st.from_regex(r"([0-9]{1,3}\.){3}[0-9]{1,3}\n?", fullmatch=True, alphabet="0129.\n"),
+    st.sampled_from(Privacy),
+)
+def test_the_short_way_of_a_plain_address_agrees_with_the_long_one(text: str, privacy: Privacy) -> None:
+    """White space around it sends an address the long way."""
+    assert address_book().locate(text, privacy) == address_book().locate(f" {text} ", privacy)
+
+
 @given(st.ip_addresses())
 def test_truncating_twice_changes_nothing(given_address: Any) -> None:
     """A truncated address is the address of its network."""
