@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from bench import fill
 from bench.backlog import Course, enrich, fill_raw
@@ -19,8 +20,9 @@ from bench.machine import rss_mb
 from bench.part import Recorder, main
 from bench.sink import tools
 from bench.stack import Stores, stores
-from enricher.enrich import enrich as enrich_record
-from enricher.row import RawRecord
+from enricher.enrich import Moment
+from enricher.row import RawRecord, Tools
+from enricher.worker import SLICE_LOOK
 
 CHUNK = 500
 REPEATED, NEW = 5, 100
@@ -36,17 +38,30 @@ def records(new: int, first: int = 0) -> Iterator[RawRecord]:
         yield RawRecord("bench", 1, offset, key, value, at_ms)
 
 
-def per_second(step: Callable[[RawRecord], object], source: Iterator[RawRecord], seconds: float) -> float:
-    """Steps a second of processor time; making the records is not counted."""
+def per_second(step: Callable[[Sequence[RawRecord]], object], source: Iterator[RawRecord], seconds: float) -> float:
+    """Records a second of processor time, some at a time; making them is not counted."""
     spent, done = 0.0, 0
     while spent < seconds:
         chunk = list(itertools.islice(source, CHUNK))
         began = time.process_time()
-        for record in chunk:
-            step(record)
+        step(chunk)
         spent += time.process_time() - began
         done += len(chunk)
     return done / spent
+
+
+def enrich_all(records: Sequence[RawRecord], own: Tools) -> None:
+    """As the worker does it."""
+    for first in range(0, len(records), SLICE_LOOK):
+        moment = Moment(records[first].stream, records[first].partition, own, fill.now_ms())
+        for record in records[first : first + SLICE_LOOK]:
+            moment.enrich(record.offset, record.key, record.value, record.timestamp_ms)
+
+
+def enrich_naively(records: Sequence[RawRecord]) -> None:
+    """With `user_agents.parse` for each."""
+    for record in records:
+        naive_enricher.enrich(record.value or b"")
 
 
 def loops(recorder: Recorder, seconds: float) -> dict[int, list[float]]:
@@ -54,12 +69,11 @@ def loops(recorder: Recorder, seconds: float) -> dict[int, list[float]]:
     ours: dict[int, list[float]] = {REPEATED: [], NEW: []}
     naive: dict[int, list[float]] = {REPEATED: [], NEW: []}
     for new, some in ours.items():
-        own, at_ms, source = tools(), fill.now_ms(), records(new)
-        for record in itertools.islice(source, WARM_UP):
-            enrich_record(record, own, at_ms)
+        own, source = tools(), records(new)
+        enrich_all(list(itertools.islice(source, WARM_UP)), own)
         for _ in range(recorder.repetitions):
-            some.append(per_second(lambda r, t=own, ms=at_ms: enrich_record(r, t, ms), source, seconds))  # type: ignore[misc]
-            naive[new].append(per_second(lambda r: naive_enricher.enrich(r.value or b""), source, seconds))
+            some.append(per_second(partial(enrich_all, own=own), source, seconds))
+            naive[new].append(per_second(enrich_naively, source, seconds))
     for new, name in ((REPEATED, "agents 95 % repeated"), (NEW, "every agent new")):
         recorder.figure(f"naive: user_agents.parse, {name}", naive[new])
         recorder.figure(f"loop without Kafka, {name}", ours[new], naive[new])
@@ -78,11 +92,11 @@ def process(recorder: Recorder, found: Stores, new: int, count: int) -> list[Cou
 
 def memory(recorder: Recorder, different: int) -> None:
     """Resident memory of this process at a fifth and at the end: caches are full long before."""
-    own, at_ms, source = tools(), fill.now_ms(), records(NEW)
+    own, source = tools(), records(NEW)
     sizes = []
     for share in (different // 5, different - different // 5):
-        for record in itertools.islice(source, share):
-            enrich_record(record, own, at_ms)
+        for _ in range(0, share, CHUNK):
+            enrich_all(list(itertools.islice(source, CHUNK)), own)
         sizes.append(rss_mb("self"))
     note = f"{different // 5:,} and {different:,} different agents and addresses"
     recorder.figure("memory over new agents and addresses", sizes[1:], sizes[:1], note)

@@ -19,7 +19,7 @@ from typing import Final
 from enricher.body import click_digest, judge_clicked_at, wrong_text
 from enricher.directory import UNKNOWN_PROMOTION, Directory, Tenant
 from enricher.malformed import malformed_row
-from enricher.ordinary import ordinary_row
+from enricher.ordinary import OrdinaryRows
 from enricher.raw_bytes import keep_raw
 from enricher.row import (
     CATALOG_VERSION_MAX,
@@ -63,24 +63,50 @@ class CatalogBehind(TransientError):
         self.wanted = wanted
 
 
-def enrich(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = None) -> EnrichedRecord:
-    """The enriched record of a raw record; `now_ms` becomes `enriched_at`.
+class Moment:
+    """Enriches records of one partition at one moment: clock and catalog stand still, so give no turn to others meanwhile."""
 
-    `catalog_end`: the last version in the catalog topic, where it was proved after this record was read; a stamp
-    beyond it is malformed. Raises CatalogBehind when our copy has not reached the stamp (wait, or prove the end, and
-    call again) and TransientError, OperatorError, OSError or MemoryError when the environment fails.
-    """
-    try:
-        ordinary = ordinary_row(raw, tools, now_ms)
-    except (TransientError, OperatorError, OSError, MemoryError):
-        raise
-    except Exception:  # noqa: BLE001  # a bug: the steps say what it costs
-        ordinary = None
-    return enrich_in_steps(raw, tools, now_ms, catalog_end) if ordinary is None else ordinary
+    __slots__ = ("_catalog_end", "_now_ms", "_ordinary", "_partition", "_stream", "_tools")
+
+    def __init__(self, stream: str, partition: int, tools: Tools, now_ms: int, catalog_end: int | None = None) -> None:
+        """`now_ms` becomes `enriched_at`.
+
+        `catalog_end`: the last version in the catalog topic, where it was proved after the record was read; a stamp
+        beyond it is malformed.
+        """
+        self._stream = stream
+        self._partition = partition
+        self._tools = tools
+        self._now_ms = now_ms
+        self._catalog_end = catalog_end
+        self._ordinary = OrdinaryRows(stream, partition, tools, now_ms)
+
+    def enrich(self, offset: int, key: bytes | None, value: bytes | None, timestamp_ms: int) -> EnrichedRecord:
+        """The enriched record of a raw record.
+
+        Raises CatalogBehind when our copy has not reached its stamp (wait, or prove the end, and ask a new moment) and
+        TransientError, OperatorError, OSError or MemoryError when the environment fails.
+        """
+        try:
+            ordinary = self._ordinary.row(offset, key, value, timestamp_ms)
+        except (TransientError, OperatorError, OSError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001  # a bug: the steps say what it costs
+            ordinary = None
+        if ordinary is not None:
+            return ordinary
+        raw = RawRecord(self._stream, self._partition, offset, key, value, timestamp_ms)
+        return enrich_in_steps(raw, self._tools, self._now_ms, self._catalog_end)
+
+
+def enrich(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = None) -> EnrichedRecord:
+    """One record at a moment of its own: see `Moment`."""
+    moment = Moment(raw.stream, raw.partition, tools, now_ms, catalog_end)
+    return moment.enrich(raw.offset, raw.key, raw.value, raw.timestamp_ms)
 
 
 def enrich_in_steps(raw: RawRecord, tools: Tools, now_ms: int, catalog_end: int | None = None) -> EnrichedRecord:
-    """The same for whatever record: this is the rule, `ordinary_row` only a shorter way to its rows."""
+    """The same for whatever record: this is the rule, `OrdinaryRows` only a shorter way to its rows."""
     click: RawClick | None = None
     try:
         _check_size(raw, tools.raw_bytes_max)

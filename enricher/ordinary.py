@@ -1,6 +1,6 @@
 """The short way: the row of a click as our API writes it, joined of the raw record's own bytes.
 
-Rule: `ordinary_row` gives the row that the steps of `enrich` give, byte for byte, or it gives up, and then the steps
+Rule: `OrdinaryRows.row` gives the row that the steps of `enrich` give, byte for byte, or it gives up, and then the steps
 tell. It judges nothing: whatever would be refused, rejected or corrected is left to them.
 
 Why bytes may be copied: `_ORDINARY` takes a record from its first byte to its link's end, string by string. In them
@@ -28,14 +28,13 @@ from enricher.row import (
     RECEIVED_AHEAD_MS_MAX,
     UUID,
     EnrichedRecord,
-    RawRecord,
     Tools,
     expires_at_ms,
     headers_of,
+    kafka_time_ms,
     origin_columns,
     position_columns,
     rules_columns,
-    timestamp_ms_of,
 )
 from enricher.texts import ID_BYTES_MAX, LONG_URL_BYTES_MAX, NAME_BYTES_MAX, URL_BYTES_MAX, following, text_of
 from shared.events import Source
@@ -101,58 +100,89 @@ def _sender(members: bytes) -> _Sender | None:
     return _Sender(origin["tenant"], columns, orjson.dumps(is_suspect), is_suspect, origin["clicked_at_ignored"])
 
 
-def ordinary_row(raw: RawRecord, tools: Tools, now_ms: int) -> EnrichedRecord | None:
-    """The enriched record of an ordinary click, None for any other record. Raises as `enrich` does for the environment."""
-    value, directory = raw.value or b"", tools.directory
-    found = _match(value) if len(value) <= tools.raw_bytes_max and (value.isascii() or _is_utf8(value)) else None
-    if found is None:
-        return None
-    (
-        transaction_id, received_at, origin, owner, caller, version_column, version, link_owner,
-        link, promotion_id, recipient, link_name, long_url, sent_at,
-    ) = found.groups()  # fmt: skip
-    sender, received_at_ms, click = _sender(origin), int(received_at), _body(value[found.end() :])
-    if (
-        sender is None
-        or click is None
-        or transaction_id != raw.key
-        or link_owner != owner
-        or received_at_ms > now_ms + RECEIVED_AHEAD_MS_MAX
-        or int(version) > directory.version
-        or (tenant := directory.tenant(sender.tenant)) is None
-    ):
-        return None
-    given = click.get
-    clicked_at_ms, is_ignored = judge_clicked_at(given("clicked-at"), received_at_ms, is_ignored=sender.is_ignored)
-    promotion = directory.promotion(sender.tenant, promotion_id.decode())
-    agents, addresses, address = tools.agents, tools.addresses, given("ip-address")
-    row = _ROW % (
-        position_columns(raw.stream, raw.partition),
-        raw.offset,
-        transaction_id,
-        sender.suspect,
-        received_at,
-        clicked_at_ms,
-        b"true" if is_ignored else b"false",
-        now_ms,
-        expires_at_ms(received_at_ms, tenant.retention_ms, now_ms),
-        sender.columns,
-        version_column,
-        orjson.dumps(text_of(given("short-url"), URL_BYTES_MAX)),
-        link,
-        promotion.columns,
-        link_name,
-        recipient,
-        long_url,
-        sent_at or promotion.sent_at,
-        agents.columns(given("user-agent")) or (caller and agents.columns(caller.decode())) or NO_AGENT_COLUMNS,
-        addresses.columns(address, tenant.privacy) if address else NO_ADDRESS_COLUMNS,
-        rules_columns(agents.agent_rules, agents.bot_rules, addresses.version),
-        following({"click_digest": click_digest(click), "raw": ""}) if sender.is_suspect else END_OF_MOST,
+class OrdinaryRows:
+    """Rows of ordinary clicks of one partition, at one moment: until then nobody else may have had the event loop's turn.
+
+    What they share is looked up once: the clock, the catalog's version, the rules.
+    """
+
+    __slots__ = (
+        "_addresses",
+        "_agents",
+        "_bytes_max",
+        "_catalog_version",
+        "_directory",
+        "_now_ms",
+        "_position",
+        "_received_ms_max",
+        "_rules",
     )
-    headers, timestamp_ms = headers_of(raw, is_suspect=sender.is_suspect), timestamp_ms_of(raw, received_at_ms, now_ms)
-    # A named tuple without its constructor, which is a function in Python.
-    return tuple.__new__(EnrichedRecord, (transaction_id, row, headers, timestamp_ms, ACCEPTED, NO_REASON))
+
+    def __init__(self, stream: str, partition: int, tools: Tools, now_ms: int) -> None:
+        self._agents, self._addresses, self._directory, self._bytes_max = tools
+        self._position = position_columns(stream, partition)
+        self._rules = rules_columns(tools.agents.agent_rules, tools.agents.bot_rules, tools.addresses.version)
+        self._catalog_version = tools.directory.version
+        self._now_ms = now_ms
+        self._received_ms_max = now_ms + RECEIVED_AHEAD_MS_MAX
+
+    def row(self, offset: int, key: bytes | None, value: bytes | None, timestamp_ms: int) -> EnrichedRecord | None:
+        """The enriched record of an ordinary click, None for any other record.
+
+        Raises as `enrich` does for the environment.
+        """
+        if value is None or len(value) > self._bytes_max or not (value.isascii() or _is_utf8(value)):
+            return None
+        found = _match(value)
+        if found is None:
+            return None
+        (
+            transaction_id, received_at, origin, owner, caller, version_column, version, link_owner,
+            link, promotion_id, recipient, link_name, long_url, sent_at,
+        ) = found.groups()  # fmt: skip
+        sender, received_at_ms, click = _sender(origin), int(received_at), _body(value[found.end() :])
+        if (
+            sender is None
+            or click is None
+            or transaction_id != key
+            or link_owner != owner
+            or received_at_ms > self._received_ms_max
+            or int(version) > self._catalog_version
+            or (tenant := self._directory.tenant(sender.tenant)) is None
+        ):
+            return None
+        given, now_ms = click.get, self._now_ms
+        clicked_at_ms, is_ignored = judge_clicked_at(given("clicked-at"), received_at_ms, is_ignored=sender.is_ignored)
+        promotion = self._directory.promotion(sender.tenant, promotion_id.decode())
+        agent, address = self._agents.columns(given("user-agent")), given("ip-address")
+        row = _ROW % (
+            self._position,
+            offset,
+            transaction_id,
+            sender.suspect,
+            received_at,
+            clicked_at_ms,
+            b"true" if is_ignored else b"false",
+            now_ms,
+            expires_at_ms(received_at_ms, tenant.retention_ms, now_ms),
+            sender.columns,
+            version_column,
+            orjson.dumps(text_of(given("short-url"), URL_BYTES_MAX)),
+            link,
+            promotion.columns,
+            link_name,
+            recipient,
+            long_url,
+            sent_at or promotion.sent_at,
+            agent or (caller and self._agents.columns(caller.decode())) or NO_AGENT_COLUMNS,
+            self._addresses.columns(address, tenant.privacy) if address else NO_ADDRESS_COLUMNS,
+            self._rules,
+            following({"click_digest": click_digest(click), "raw": ""}) if sender.is_suspect else END_OF_MOST,
+        )
+        headers = headers_of(offset, is_suspect=sender.is_suspect)
+        made_ms = kafka_time_ms(received_at_ms, timestamp_ms, now_ms)
+        # A named tuple without its constructor, which is a function in Python.
+        return tuple.__new__(EnrichedRecord, (transaction_id, row, headers, made_ms, ACCEPTED, NO_REASON))
 
 
 def _is_utf8(value: bytes) -> bool:

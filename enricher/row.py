@@ -204,27 +204,23 @@ def raw_bytes_max(batch_bytes_max: int) -> int:
 
 def encode_row(raw: RawRecord, row: Row) -> EnrichedRecord:
     """The Kafka record of a finished row."""
-    is_suspect = row.suspect or bool(
-        row.replay_of
-    )  # a replay is compared with others of its row, whatever became of it
-    headers, timestamp_ms = (
-        headers_of(raw, is_suspect=is_suspect),
-        timestamp_ms_of(raw, row.received_at, row.enriched_at),
-    )
-    return EnrichedRecord(row.transaction_id.encode(), row.encode(raw), headers, timestamp_ms, row.status, row.reason)
+    # A replay is compared with others of its row, whatever became of it.
+    headers = headers_of(raw.offset, is_suspect=row.suspect or bool(row.replay_of))
+    made_ms = kafka_time_ms(row.received_at, raw.timestamp_ms, row.enriched_at)
+    return EnrichedRecord(row.transaction_id.encode(), row.encode(raw), headers, made_ms, row.status, row.reason)
 
 
-def headers_of(raw: RawRecord, *, is_suspect: bool) -> list[tuple[str, bytes]]:
+def headers_of(raw_offset: int, *, is_suspect: bool) -> list[tuple[str, bytes]]:
     """The Kafka headers of a raw record's row."""
-    headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw.offset))]
+    headers = [(HEADER_RAW_OFFSET, encode_raw_offset(raw_offset))]
     if is_suspect:
         headers.append((HEADER_SUSPECT, b"1"))
     return headers
 
 
-def timestamp_ms_of(raw: RawRecord, received_at_ms: int, now_ms: int) -> int:
-    """The Kafka timestamp of a raw record's row: retention counts from it, and a late one must not be over it."""
-    return raw.timestamp_ms if received_at_ms < raw.timestamp_ms <= now_ms else received_at_ms
+def kafka_time_ms(received_at_ms: int, raw_ms: int, now_ms: int) -> int:
+    """The Kafka timestamp of a row; `raw_ms`: its raw record's. Retention counts from it, and a late one must not be over it."""
+    return raw_ms if received_at_ms < raw_ms <= now_ms else received_at_ms
 
 
 def retention_ms_of(tenant: Tenant | None) -> int:

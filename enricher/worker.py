@@ -22,11 +22,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from enricher import metrics
-from enricher.enrich import CatalogBehind, enrich
+from enricher.enrich import CatalogBehind, Moment
 from enricher.feed import Feed
 from enricher.metrics import SERVICE, Alarm
 from enricher.refill import Position, Request, position_of, rewound
-from enricher.row import ACCEPTED, EnrichedRecord, RawRecord, Tools
+from enricher.row import ACCEPTED, Tools
 from shared.alarms import Alarms
 from shared.errors import DataError, NotOwned, OffsetLost, OperatorError, OutcomeUnknown, TransientError
 from shared.events import Reason
@@ -235,34 +235,34 @@ class PartitionWorker(Generic[A]):
         """A batch of `records[start:]`, as many as fit; the count by outcome, and how many were taken."""
         batch, counts, taken = producer.new_batch(), Counter[tuple[str, str]](), 0
         catalog_end: int | None = None
-        slice_ends, now_ms = time.monotonic() + SLICE_S, self._now_ms()
+        slice_ends, moment = time.monotonic() + SLICE_S, self._moment(catalog_end)
         for record in records[start:] if start else records:
             try:
-                enriched = self._enrich(record, now_ms, catalog_end)
+                enriched = moment.enrich(record.offset, record.key, record.value, record.timestamp)
             except CatalogBehind as behind:
                 if taken:
                     break  # what is ready goes out before the wait
                 catalog_end = await self._gate.reach(behind.wanted)
-                now_ms = self._now_ms()
-                enriched = self._enrich(record, now_ms, catalog_end)
-            if not _append(batch, enriched):
+                moment = self._moment(catalog_end)
+                enriched = moment.enrich(record.offset, record.key, record.value, record.timestamp)
+            key, value, headers, timestamp_ms, status, reason = enriched
+            if batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:
                 break
-            if enriched.status is not ACCEPTED:
-                counts[enriched.status, enriched.reason] += 1
+            if status is not ACCEPTED:
+                counts[status, reason] += 1
             taken += 1
             if taken % SLICE_LOOK == 0:
                 if time.monotonic() >= slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = time.monotonic() + SLICE_S
-                now_ms = self._now_ms()
+                moment = self._moment(catalog_end)
         if not taken:
             raise OperatorError(f"raw offset {records[start].offset}: its enriched record does not fit an empty batch")
         counts[ACCEPTED, Reason.NONE] = taken - counts.total()
         return batch, counts, taken
 
-    def _enrich(self, record: Record, now_ms: int, catalog_end: int | None) -> EnrichedRecord:
-        fields = self._stream, self._partition, record.offset, record.key, record.value, record.timestamp
-        return enrich(tuple.__new__(RawRecord, fields), self._tools, now_ms, catalog_end)
+    def _moment(self, catalog_end: int | None) -> Moment:
+        return Moment(self._stream, self._partition, self._tools, self._now_ms(), catalog_end)
 
     async def _stand_still(self, lost: OffsetLost) -> None:
         """Stop at records that Kafka no longer has, until a refill request says where to go on."""
@@ -289,13 +289,6 @@ class PartitionWorker(Generic[A]):
         self._failing_since_s = None
         for alarm in list(self.alarms.standing):
             self.alarms.clear_alarm(alarm)
-
-
-def _append(batch: Batch, enriched: EnrichedRecord) -> bool:
-    added = batch.append(
-        timestamp=enriched.timestamp_ms, key=enriched.key, value=enriched.value, headers=enriched.headers
-    )
-    return added is not None
 
 
 def _count(counts: Mapping[tuple[str, str], int]) -> None:

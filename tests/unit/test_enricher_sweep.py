@@ -17,7 +17,7 @@ from tests.support.tracing import asynchronous, missed_lines
 UNREACHED = {
     "_note: self.alarms.raise_alarm(Alarm.STALLED, str(exc))",
     "_fill: if time.monotonic() >= slice_ends:",
-    "_fill: now_ms = self._now_ms()",
+    "_fill: moment = self._moment(catalog_end)",
     "_fill: await asyncio.sleep(0)",
     "_fill: slice_ends = time.monotonic() + SLICE_S",
     '_fill: raise OperatorError(f"raw offset {records[start].offset}: its enriched record does not fit an empty batch")',

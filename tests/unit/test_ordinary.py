@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enricher.enrich import CatalogBehind, enrich, enrich_in_steps
-from enricher.ordinary import ordinary_row
-from enricher.row import RECEIVED_AHEAD_MS_MAX, TIME_MS_MIN, EnrichedRecord, RawRecord
+from enricher.ordinary import OrdinaryRows
+from enricher.row import RECEIVED_AHEAD_MS_MAX, TIME_MS_MIN, EnrichedRecord, RawRecord, Tools
 from enricher.texts import ID_BYTES_MAX, LONG_URL_BYTES_MAX, NAME_BYTES_MAX, TIME_MS_MAX, URL_BYTES_MAX
 from shared.events import Source
 from shared.links import GoodLine, read_link
@@ -28,6 +28,12 @@ REGISTERED = {
     "long_url": "https://example.com/landing?x=1&y=%20",
     "sent_at": "2026-11-01T08:00:00Z",
 }
+
+
+def ordinary_row(raw: RawRecord, the_tools: Tools, now_ms: int) -> EnrichedRecord | None:
+    """The row of one record by the short way."""
+    rows = OrdinaryRows(raw.stream, raw.partition, the_tools, now_ms)
+    return rows.row(raw.offset, raw.key, raw.value, raw.timestamp_ms)
 
 
 def assert_same(record: RawRecord, *, is_short: bool | None = None) -> None:
