@@ -258,7 +258,8 @@ class _Auditor:
         """Judge streams of earlier topics: only the table can be asked, and only for holes and doubles."""
         rows = await self.clickhouse.query(
             "SELECT stream, groupUniqArray(raw_partition) FROM "
-            "(SELECT stream, raw_partition FROM clicks UNION ALL SELECT stream, raw_partition FROM seals) "
+            "(SELECT stream, raw_partition FROM clicks GROUP BY stream, raw_partition "  # from the projection
+            "UNION ALL SELECT stream, raw_partition FROM seals) "
             "WHERE stream != {stream:String} GROUP BY stream ORDER BY stream",
             {"stream": self.stream},
         )

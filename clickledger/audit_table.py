@@ -33,6 +33,8 @@ class TableReader:
         for partition, each in sealed.items():
             facts[partition] = replace(facts.get(partition, PartitionFacts(partition, 0)), sealed=each)
         before = await positions.totals(self.clickhouse, stream)
+        for partition in before.keys() - facts.keys():
+            facts[partition] = PartitionFacts(partition, 0)
         firsts = {partition: each.expected_first for partition, each in facts.items()}
         stored = {each.partition: each for each in await positions.positions(self.clickhouse, stream, firsts, gaps)}
         after = await positions.totals(self.clickhouse, stream)

@@ -48,23 +48,25 @@ GROUP BY raw_partition
 """`HIGHEST` of all partitions, as the first raw offset that is not stored yet."""
 
 AUDIT: Final = """
-SELECT raw_partition, countIf(is_inside), uniqExactIf(raw_offset, is_inside), maxIf(raw_offset, is_inside), count()
+SELECT raw_partition, countIf(is_inside), groupBitmapIf(raw_offset, is_inside), maxIf(raw_offset, is_inside), count()
 FROM
 (
     SELECT raw_partition, raw_offset,
-        NOT arrayExists(
+        raw_offset < arrayMin({gap_firsts:Array(UInt64)}) OR raw_offset > arrayMax({gap_lasts:Array(UInt64)}) OR NOT arrayExists(
             (gap_partition, first, last) -> raw_partition = gap_partition AND raw_offset BETWEEN first AND last,
             {gap_partitions:Array(UInt16)}, {gap_firsts:Array(UInt64)}, {gap_lasts:Array(UInt64)}) AS is_inside
     FROM clicks
     WHERE stream = {stream:String} AND raw_offset >= {least:UInt64}
-        AND raw_offset >= transform(raw_partition, {partitions:Array(UInt16)}, {firsts:Array(UInt64)}, 0)
+        AND raw_offset >= {firsts:Array(UInt64)}[raw_partition + 1]
 )
 GROUP BY raw_partition
 ORDER BY raw_partition
 """
 """The check in one query, so that its numbers are of one moment: reads every position from each partition's first on.
 
-Rows in accepted gaps are counted apart.
+`groupBitmapIf` counts different offsets as exactly as `uniqExactIf` does, in a set that is made for runs of numbers:
+docs/adr/0035. `firsts` stands in order of partitions from 0 on; those behind its end begin at 0. Rows in accepted gaps
+are counted apart; most rows lie outside of all of them and are not compared with each.
 """
 
 TOTALS: Final = """
@@ -186,8 +188,7 @@ async def positions(
     params = {
         "stream": stream,
         "least": min(firsts.values(), default=0),
-        "partitions": list(firsts),
-        "firsts": list(firsts.values()),
+        "firsts": [firsts.get(partition, 0) for partition in range(max(firsts, default=-1) + 1)],
         "gap_partitions": [gap.partition for gap in gaps],
         "gap_firsts": [gap.first for gap in gaps],
         "gap_lasts": [gap.last for gap in gaps],

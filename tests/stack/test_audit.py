@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from clickledger.audit import Problem, Span
@@ -17,6 +19,7 @@ from clickledger.audit_run import AuditReport
 from clickledger.stack.guard import Guard
 from shared.errors import OperatorError
 from shared.kafka import Admin, TopicSpec
+from shared.positions import AcceptedGap, Position, positions
 from tests.support.audits import ROWS, AuditBench
 
 
@@ -55,7 +58,7 @@ async def test_what_is_in_order_is_clean(bench: AuditBench) -> None:
 
 
 async def test_every_damage_of_the_table_is_named(bench: AuditBench) -> None:
-    """First, middle and last block removed, a double, a changed id: each on its own partition, none elsewhere."""
+    """First, middle and last block removed, a double, a changed id, a double for a missing row: each on its own partition."""
     await bench.store()
     await bench.delete(0, 0, 99)
     await bench.delete(1, 100, 199)
@@ -63,6 +66,8 @@ async def test_every_damage_of_the_table_is_named(bench: AuditBench) -> None:
     await bench.insert(bench.record(3, 150))
     await bench.delete(4, 299, 299)
     await bench.insert(bench.record(4, 299, transaction_id=str(uuid.uuid4())))
+    await bench.delete(5, 17, 17)
+    await bench.insert(bench.record(5, 18))
     report = await bench.audit(wait=True)
     assert _problems(report) == {
         (0, Problem.MISSING): 100,
@@ -70,6 +75,8 @@ async def test_every_damage_of_the_table_is_named(bench: AuditBench) -> None:
         (2, Problem.TAIL_MISSING): 100,
         (3, Problem.DOUBLE): 1,
         (4, Problem.ID_MISMATCH): 1,
+        (5, Problem.MISSING): 1,
+        (5, Problem.DOUBLE): 1,
     }
     by_partition = {each.facts.partition: each.facts for each in report.current.partitions}
     assert (by_partition[0].missing, by_partition[1].missing) == ([Span(0, 99)], [Span(100, 199)])
@@ -78,7 +85,40 @@ async def test_every_damage_of_the_table_is_named(bench: AuditBench) -> None:
     done = bench.command("audit")
     assert done.returncode == 1, done.stderr
     assert "MISSING: partition 1, 100: no row for raw offsets 100-199" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("NOT clean: 5 findings")
+    assert done.stdout.splitlines()[-1].startswith("NOT clean: 7 findings")
+
+
+def _offsets(seed: int) -> list[int]:
+    """Raw offsets as no healthy partition has them: runs, holes, doubles, far apart, around the bounds of bitmaps."""
+    draw = random.Random(seed)
+    runs = [range(start, start + draw.randrange(1, 9_000)) for start in (0, 65_000, 2**32 - 4_000, 2**48, 2**63)]
+    found = [offset for run in runs for offset in draw.sample(run, draw.randrange(1, len(run) + 1))]
+    found += [draw.randrange(2**64) for _ in range(200)]
+    found += draw.choices(found, k=draw.randrange(300))
+    draw.shuffle(found)
+    return found
+
+
+async def test_rows_are_counted_exactly_whatever_their_offsets_are(bench: AuditBench) -> None:
+    """Rows, different offsets and the last one, behind each partition's first and outside of accepted gaps: as Python's sets."""
+    offsets = {partition: _offsets(partition) for partition in range(6)}
+    firsts = {0: 0, 1: 3_000, 2: 2**32, 4: 2**63 + 5}
+    gaps = [AcceptedGap(0, 0, 5_000, "me", ""), AcceptedGap(1, 66_000, 2**48 + 10, "me", "")]
+    lines = [
+        orjson.dumps(
+            {"stream": "odd", "raw_partition": partition, "raw_offset": value, "expires_at": "2100-01-01 00:00:00"}
+        )
+        for partition, values in offsets.items()
+        for value in values
+    ]
+    await bench.clickhouse.insert_bytes("clicks", b"\n".join(lines), {})
+    found = {each.partition: each for each in await positions(bench.clickhouse, "odd", firsts, gaps)}
+    for partition, values in offsets.items():
+        kept = [value for value in values if value >= firsts.get(partition, 0)]
+        spans = [range(gap.first, gap.last + 1) for gap in gaps if gap.partition == partition]
+        inside = [value for value in kept if not any(value in span for span in spans)]
+        expected = Position(partition, len(inside), len(set(inside)), max(inside), len(kept))
+        assert found[partition] == expected
 
 
 async def test_a_table_that_lost_everything_is_reported(bench: AuditBench) -> None:
