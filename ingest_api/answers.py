@@ -213,9 +213,9 @@ class Answers:
         """The answer for `refusal`; `detail` replaces our own words. Adds Allow and, for a 500, Retry-After."""
         answer = _TABLE[refusal][0]
         if answer is Published.INTERNAL:
-            headers = (*headers, RETRY_AFTER)
+            headers = (RETRY_AFTER, *headers)
         elif answer is Published.METHOD:
-            headers = (*headers, ALLOW_POST)
+            headers = (ALLOW_POST, *headers)
         return Answer(self._status[answer], self.body(refusal, detail), headers, close, refusal)
 
     def body(self, refusal: Refusal, detail: str = "") -> bytes:

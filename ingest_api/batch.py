@@ -120,7 +120,7 @@ class PendingBatch:
                 results.append(self._answers.body(outcome))
         if failed is not None and not durable:
             return self._answers.refuse(failed, "", self._rate)
-        headers = (*self._rate, RETRY_AFTER) if failed is not None else self._rate
+        headers = (RETRY_AFTER, *self._rate) if failed is not None else self._rate
         return Answer(200, b"[%b]" % RESULTS_APART.join(results), headers)
 
 
@@ -152,7 +152,7 @@ def handle_batch(
     lines.extend([over] * (len(clicks) - taken.granted))
     rate = rate_headers(caller, taken)
     if taken.granted < len(clicks):
-        rate = (*rate, (b"retry-after", b"%d" % taken.reset_s))
+        rate = ((b"retry-after", b"%d" % taken.reset_s), *rate)
     return PendingBatch(state, lines, rate)
 
 

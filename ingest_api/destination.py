@@ -74,9 +74,10 @@ class KafkaDestination:
         """Append all clicks as one batch; returns when every in-sync replica has it. Errors as `Destination`."""
         producer = self.producer()
         batch = producer.new_batch()
+        add = batch.append
         for click in clicks:
             headers = SUSPECT_HEADERS if click.suspect else NO_HEADERS
-            if batch.append(timestamp=click.timestamp_ms, key=click.key, value=click.value, headers=headers) is None:
+            if add(timestamp=click.timestamp_ms, key=click.key, value=click.value, headers=headers) is None:
                 raise DataError(f"{len(clicks)} clicks do not fit one batch of {self._topic}/{partition}")
         try:
             await producer.send_batch(self._topic, partition, batch, timeout_ms=self._ack_timeout_ms)

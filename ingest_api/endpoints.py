@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from ingest_api.answers import Answers, Refusal
 from ingest_api.batch import BATCH_PATHS, PendingBatch, Share, handle_batch
@@ -203,9 +203,8 @@ class ClickPath(_Path):
 
     def _settle_together(self, exchanges: Sequence[Exchange], share: Share, refusal: Refusal | None) -> None:
         for place, click in zip(share.places, share.clicks, strict=True):
-            assert isinstance(click, PendingClick)
             try:
-                self._settle(exchanges[place].reply, click, refusal)
+                self._settle(exchanges[place].reply, cast("PendingClick", click), refusal)
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
 

@@ -292,11 +292,7 @@ def refuse_unpublished(state: HandlerState, pending: PendingClick, refusal: Refu
 
 def rate_headers(caller: Caller, taken: Taken) -> tuple[Header, ...]:
     """The X-RateLimit-* headers that every authenticated answer carries."""
-    return (
-        caller.limit_header,
-        (b"x-ratelimit-remaining", b"%d" % taken.remaining),
-        _reset_header(taken.reset_s),
-    )
+    return caller.limit_header, _reset_header(taken.reset_s), (b"x-ratelimit-remaining", b"%d" % taken.remaining)
 
 
 @lru_cache(maxsize=64)
@@ -307,7 +303,7 @@ def _reset_header(reset_s: int) -> Header:
 def throttled(state: HandlerState, caller: Caller, taken: Taken) -> Answer:
     """429 for a whole request, to be tried again when the window has ended."""
     wait = (b"retry-after", b"%d" % taken.reset_s)
-    return state.answers.refuse(Refusal.THROTTLED, "", (*rate_headers(caller, taken), wait))
+    return state.answers.refuse(Refusal.THROTTLED, "", (wait, *rate_headers(caller, taken)))
 
 
 def read_idempotency_key(values: Sequence[bytes]) -> str | Refusal | None:

@@ -15,7 +15,7 @@ class Answer(NamedTuple):
     body: bytes
     """A JSON object; its content type is always application/json."""
     headers: tuple[Header, ...] = ()
-    """Without content-type, content-length and connection, which the shell adds."""
+    """Without content-type, content-length and connection, which the shell adds. What differs most often stands last."""
     close: bool = False
     """Close the connection afterwards: the rest of the request is not worth reading."""
     reason: str = ""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from shared.http.answer import Answer
+from shared.http.answer import Answer, Header
 from shared.http.exchange import Endpoint
 from shared.http.pressure import Crowded, largest, longest_still, longest_unfinished
 
@@ -31,7 +31,7 @@ COMMON_FIELDS: tuple[tuple[bytes, bytes], ...] = (
 """Every answer is JSON, is about one request only, and is never to be guessed at."""
 
 HEADS_MAX = 256
-"""Beginnings of answers that are kept at most, of about 200 bytes each."""
+"""Beginnings of answers that are kept at most, of about 300 bytes each."""
 
 CLOSE_AND_END = b"connection: close\r\n\r\n"
 
@@ -92,26 +92,27 @@ class Cut(StrEnum):
 
 
 class AnswerEncoder:
-    """Answers as bytes; what answers of one status and length begin with is joined once per second."""
+    """Answers as bytes; what answers of one status, length and fields but the last begin with is joined once per second."""
 
     def __init__(self) -> None:
         self._defaults: list[tuple[bytes, bytes]] | None = None
-        self._heads: dict[tuple[int, int], bytes] = {}
+        self._heads: dict[tuple[int, int, tuple[Header, ...]], bytes] = {}
 
     def encode(self, answer: Answer, defaults: list[tuple[bytes, bytes]], *, close: bool, head_only: bool) -> bytes:
         """Return the whole response. `defaults` (date, …) is a new list whenever it changed."""
         status, body, fields = answer[:3]
+        size, same = len(body), fields[:-1]
         if defaults is not self._defaults or len(self._heads) > HEADS_MAX:
             self._defaults = defaults
             self._heads.clear()
-        head = self._heads.get((status, len(body)))
+        head = self._heads.get((status, size, same))
         if head is None:
-            length = (b"content-length", b"%d" % len(body))
-            head = self._heads[status, len(body)] = STATUS_LINE[status] + b"".join(
-                b"%b: %b\r\n" % field for field in (*defaults, *COMMON_FIELDS, length)
+            length = (b"content-length", b"%d" % size)
+            head = self._heads[status, size, same] = STATUS_LINE[status] + b"".join(
+                b"%b: %b\r\n" % field for field in (*defaults, *COMMON_FIELDS, length, *same)
             )
-        own = [b"%b: %b\r\n" % field for field in fields]
-        return b"".join((head, *own, CLOSE_AND_END if close else b"\r\n", b"" if head_only else body))
+        last = b"%b: %b\r\n" % fields[-1] if fields else b""
+        return b"%b%b%b%b" % (head, last, CLOSE_AND_END if close else b"\r\n", b"" if head_only else body)
 
 
 class Watched(Crowded, Protocol):
