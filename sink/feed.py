@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from shared.errors import OffsetLost
@@ -45,6 +45,9 @@ class PartitionFeed:
         self._is_finishing = False
         self._is_out = False  # the owner has a block
         self._out_bytes = 0
+        self._row_bytes = 0.0
+        self.served_s = 0.0
+        """When the last block was cut, or nothing was left to read: who has waited longest is read first."""
 
     async def begin_offset(self) -> int:
         """The earliest record kept in Kafka. Raises TransientError, OperatorError."""
@@ -57,6 +60,8 @@ class PartitionFeed:
         before = self.intake.counts
         taken, dropped, foreign, awaiting = before.taken, before.dropped, before.foreign, before.awaiting
         self.intake.offer(records, _now_ms())
+        if self.intake:
+            self._row_bytes = self.intake.bytes / len(self.intake)
         after = self.intake.counts
         for outcome, count in (
             ("taken", after.taken - taken),
@@ -106,6 +111,12 @@ class PartitionFeed:
         if self.intake.has_plan:
             return False
         return self.intake.bytes >= 2 * self._limits.bytes_max or len(self.intake) >= 2 * self._limits.rows_max
+
+    def wanted_bytes(self, lag: int) -> int:
+        """Memory of what is still to be read for the block that fills, with so many records left to read."""
+        rows_max = self._limits.rows_max
+        rows = min(lag, rows_max - len(self.intake) % rows_max)
+        return min(self._limits.bytes_max, round(rows * self._row_bytes))
 
     def restart(self, position: int, taken: int, plan: Plan | None = None) -> None:
         """Read again from a Kafka offset; everything up to raw offset `taken` is stored."""
@@ -160,6 +171,7 @@ class PartitionFeed:
         before = self.intake.bytes
         block = self.intake.cut(self._limits)
         self._out_bytes = before - self.intake.bytes
+        self.served_s = time.monotonic()
         return block
 
     def _due_in_ms(self) -> int | None:
@@ -170,3 +182,20 @@ class PartitionFeed:
             self._watch.gap(self.intake.gap)
         else:
             self._watch.clear_alarm(Alarm.GAP)
+
+
+def who_may_read(feeds: Mapping[int, PartitionFeed], lags: Mapping[int, int], room: int, fetch_room: int) -> set[int]:
+    """The partitions to read now, with `room` bytes free and as much as `fetch_room` taken by one fetch for a partition.
+
+    Who has waited longest goes first, and on until its block is full: were the room shared out among all, each would have too
+    little for a block, and all would store small ones when they are due for their age. A planned block is needed whole.
+    """
+    found = set()
+    for partition, feed in sorted(feeds.items(), key=lambda each: each[1].served_s):
+        if not feed.is_started or feed.is_full or (room < fetch_room and not feed.intake.has_plan):
+            continue
+        found.add(partition)
+        room -= max(fetch_room, feed.wanted_bytes(lags[partition]))
+        if not lags[partition]:
+            feed.served_s = time.monotonic()
+    return found

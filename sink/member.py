@@ -22,7 +22,7 @@ from shared.positions import accepted_gaps
 from shared.settings import KafkaSettings
 from sink.blocks import Intake, Limits, Range
 from sink.clock import BootClock
-from sink.feed import PartitionFeed
+from sink.feed import PartitionFeed, who_may_read
 from sink.ports import Bounds
 from sink.sealing import Sealer, SealLimits
 from sink.table import PartitionTable, Store
@@ -111,7 +111,6 @@ class Member:
         fetch_bytes = max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, buffer_bytes_max // (4 * partitions)))
         # A fetch brings a whole batch at least, and small records take up to twice their bytes in memory.
         self._fetch_room = min(buffer_bytes_max, 2 * max(fetch_bytes, kafka.kafka_batch_bytes_max))
-        self._turn = 0
         self._topic = kafka.topic_enriched
         self._owned: dict[int, _Owned] = {}
         self._is_finishing = False
@@ -231,17 +230,16 @@ class Member:
                 self._owned[partition].feed.put(records)
 
     def _hold_and_release(self) -> None:
-        """Back-pressure: fetch for as many partitions as the buffer has room for, in turns, and hold the others."""
-        free = self._buffer_bytes_max - sum(owned.feed.bytes for owned in self._owned.values())
-        buffered_bytes.set(self._buffer_bytes_max - free)
-        partitions = sorted(self._owned)
-        self._turn = (self._turn + 1) % max(1, len(partitions))
-        for partition in (*partitions[self._turn :], *partitions[: self._turn]):
-            feed = self._owned[partition].feed
-            lag_records.labels(partition).set(self._consumer.lag(partition) or 0)
-            if feed.is_started and not feed.is_full and (free >= self._fetch_room or feed.intake.has_plan):
+        """Back-pressure: read the partitions that the buffer has room for."""
+        feeds = {partition: owned.feed for partition, owned in self._owned.items()}
+        lags = {partition: self._consumer.lag(partition) or 0 for partition in feeds}
+        used = sum(feed.bytes for feed in feeds.values())
+        buffered_bytes.set(used)
+        reading = who_may_read(feeds, lags, self._buffer_bytes_max - used, self._fetch_room)
+        for partition, lag in lags.items():
+            lag_records.labels(partition).set(lag)
+            if partition in reading:
                 self._consumer.release(partition)
-                free -= self._fetch_room
             else:
                 self._consumer.hold(partition)
 

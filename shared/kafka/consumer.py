@@ -7,7 +7,8 @@ Its rules:
 * A commit belongs to one `Assignment`: it carries the generation and member id of that assignment, is cancelled when
   the partitions are revoked and never repeated under a newer generation.
 * The position is always explicit: there is no reset to earliest or latest.
-* A held partition keeps its fetched records and returns none, while heartbeats go on.
+* A held partition keeps its fetched records, returns none and fetches none, while heartbeats go on. One that went on
+  fetching would slow the others: the library asks a broker for nothing while records of it wait (100 ms at most).
 """
 
 from __future__ import annotations
@@ -209,12 +210,16 @@ class Consumer:
         return {partition: records for partition, records in fetched.items() if partition in self._assignments}
 
     def hold(self, partition: int) -> None:
-        """Return no records of this partition until `release`."""
+        """Return no records of this partition until `release`, and fetch none."""
         self._held.add(partition)
+        if partition in self._assignments:
+            self._consumer.pause(TopicPartition(self.topic, partition))
 
     def release(self, partition: int) -> None:
         """Return records of this partition again."""
         self._held.discard(partition)
+        if partition in self._assignments:
+            self._consumer.resume(TopicPartition(self.topic, partition))
 
     def is_held(self, partition: int) -> bool:
         """Whether a partition is held."""

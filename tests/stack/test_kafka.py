@@ -296,6 +296,22 @@ async def test_a_held_partition_returns_nothing_and_loses_nothing(
     await member.consumer.close()
 
 
+async def test_a_held_partition_is_not_fetched(
+    kafka: KafkaSettings, producer: Producer, topic: str, names: Any
+) -> None:
+    """Records that wait in the library keep it from asking that broker for any other partition."""
+    member = Member(kafka, topic, names.group, "a")
+    await member.join()
+    member.consumer.hold(0)
+    await fill(producer, topic, 0, 4)
+    await fill(producer, topic, 1, 4)
+    assert len(await member.read(4)) == 4
+    assert not member.consumer._consumer._fetcher._records
+    member.consumer.release(0)
+    assert [r.offset for r in await member.read(4)] == [0, 1, 2, 3]
+    await member.consumer.close()
+
+
 async def test_what_follows_a_small_fetch_is_gathered(
     kafka: KafkaSettings, producer: Producer, topic: str, names: Any
 ) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from shared.events import HEADER_RAW_OFFSET, encode_raw_offset
 from sink.blocks import Block, Intake, Limits
-from sink.feed import PartitionFeed
+from sink.feed import PartitionFeed, who_may_read
+from sink.plans import Plan
 from sink.table import PartitionTable, Store
 from sink.watch import PartitionWatch
 from tests.support.sink_model import Record
@@ -33,6 +34,11 @@ def records(first: int, count: int) -> list[Record]:
 
 @pytest.fixture
 def feed() -> PartitionFeed:
+    """A feed that has begun."""
+    return begun()
+
+
+def begun() -> PartitionFeed:
     """A feed that has begun."""
 
     async def nowhere() -> int:
@@ -115,3 +121,50 @@ async def test_a_wait_for_a_place_that_is_cancelled_takes_none() -> None:
     first.give_turn()
     assert not places.locked()
     await asyncio.wait_for(first.take_turn(), 1)
+
+
+async def test_each_partition_fills_a_block_before_the_next_when_room_is_short() -> None:
+    """However often one asks, with rows behind for all: those that began go on, others begin when they are cut."""
+    feeds = {partition: begun() for partition in range(6)}
+    lags = dict.fromkeys(feeds, 1000)
+    for feed in feeds.values():
+        feed.put(records(0, 1))
+    bytes_max = 2 * LIMITS.rows_max * feeds[0].bytes
+
+    def reading() -> set[int]:
+        return who_may_read(feeds, lags, bytes_max - sum(feed.bytes for feed in feeds.values()), 1)
+
+    assert reading() == {0, 1}
+    feeds[0].put(records(1, 5))
+    feeds[1].put(records(1, 1))
+    assert reading() == {0, 1}
+    feeds[0].put(records(6, 4))
+    assert isinstance(await feeds[0].next_block(), Block)
+    assert reading() == {1}  # the block at hand takes its room until it is stored
+    assert who_may_read(feeds, lags, bytes_max, 1) == {1, 2, 3}
+
+
+def test_all_are_read_when_little_is_behind() -> None:
+    """A buffer that is small for full blocks of all is large enough for a few rows of each."""
+    feeds = {partition: begun() for partition in range(60)}
+    for feed in feeds.values():
+        feed.put(records(0, 1))
+    assert who_may_read(feeds, dict.fromkeys(feeds, 1), 60 * feeds[0].bytes, 1) == set(feeds)
+
+
+def test_partitions_without_records_take_turns() -> None:
+    """With room for a few fetches each is asked for in time."""
+    feeds = {partition: begun() for partition in range(10)}
+    asked: set[int] = set()
+    for _ in range(4):
+        some = who_may_read(feeds, dict.fromkeys(feeds, 0), 3 * 100, 100)
+        assert len(some) == 3
+        asked |= some
+    assert asked == set(feeds)
+
+
+async def test_a_planned_block_is_read_without_room(feed: PartitionFeed) -> None:
+    """It was too large for the limits of now: nothing of the partition is stored before it."""
+    feed.restart(0, -1, Plan(0, 49, -1, 49))
+    feed.put(records(0, 40))
+    assert who_may_read({2: feed, 3: begun()}, {2: 10, 3: 10}, 0, 100) == {2}
