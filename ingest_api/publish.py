@@ -4,7 +4,9 @@ Theory of operation. A click joins the open group of its partition. Groups are l
 all sockets that were ready (`call_soon`), so clicks of one moment share a group: while fewer than `in_flight` groups are
 under way every open group leaves at once; otherwise the groups wait for an acknowledgement or for `group_ms`, whichever
 comes first. A partition never has two groups under way. Clicks without a key all go to one partition until a group of
-that partition leaves (`next_partition`), so that a group is usually one batch instead of a crumb per partition.
+that partition leaves (`next_partition`), so that a group is usually one batch instead of a crumb per partition. The next
+ones go there again as soon as it is acknowledged, for a while: what follows, to the row in the table, is then done for one
+partition or two at a time instead of for a few clicks of each (docs/adr/0037).
 
 What waits is bounded in clicks, bytes and time; beyond a bound a click is refused before anything was promised. The time
 is that of the partition's oldest click whose group has not left: while it is over its bound every further click would wait
@@ -30,6 +32,10 @@ log = logging.getLogger(__name__)
 
 RECORD_OVERHEAD_BYTES: Final = 128
 """Upper bound of what Kafka adds to a record's value: key, header, varints (about 90)."""
+STAY_S: Final = 0.5
+"""How long clicks without a key go to the same partition: the age of a block, which is what is made of them in the end."""
+STAY_CLICKS: Final = 1_000
+"""The same in clicks: of a fast stream each partition has its share all the time."""
 
 Settle = Callable[[Any, Any, Refusal | None], None]
 """Told once for what was submitted at once, with who submitted it and what it was: None when it is durable, else why it is
@@ -98,7 +104,12 @@ class GroupCommit:
         self._open: list[_Group] = []  # oldest first
         self._filling: dict[int, _Group] = {}
         self._under_way: dict[int, asyncio.Task[None]] = {}
-        self._current = 0
+        self._current = -1
+        """Where clicks without a key go now; -1 after the group has left, until the next click comes."""
+        self._home = -1
+        """Where they go while it is free."""
+        self._home_until = 0.0
+        self._home_clicks = 0
         self._scheduled = False
         self._before_look: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -119,10 +130,20 @@ class GroupCommit:
         return self._destination.why_not_ready()
 
     def next_partition(self) -> int:
-        """The partition for a click without a key; the same one until its group leaves."""
-        if self._current >= self._partitions():  # the topic was made anew with fewer
-            self._current = 0
+        """The partition for a click without a key: the same one until its group leaves."""
+        if self._current < 0 or self._current >= self._partitions():  # none yet, or the topic was made anew with fewer
+            self._choose_partition()
         return self._current
+
+    def _choose_partition(self) -> None:
+        """The one where clicks stay for now, or the first one after it without a group under way."""
+        count = max(1, self._partitions())
+        now = asyncio.get_running_loop().time()
+        if now >= self._home_until or self._home_clicks >= STAY_CLICKS:
+            self._home = (self._home + 1) % count
+            self._home_until, self._home_clicks = now + STAY_S, 0
+        following = [(self._home + step) % count for step in range(count)]
+        self._current = next((p for p in following if p not in self._under_way), following[0])
 
     def submit(self, click: PendingClick, settle: Settle, who: Any) -> Refusal | None:
         """Take a click and call `settle` later with `who` and the click, or refuse it now."""
@@ -243,15 +264,10 @@ class GroupCommit:
         if self._filling.get(group.partition) is group:
             del self._filling[group.partition]
         if group.partition == self._current:
-            self._rotate()
+            self._current = -1
+        self._home_clicks += len(group.clicks)
         self.batches += 1
         self._under_way[group.partition] = asyncio.get_running_loop().create_task(self._append(group))
-
-    def _rotate(self) -> None:
-        """Choose the next partition without a group under way, else simply the next."""
-        count = max(1, self._partitions())
-        following = [(self._current + step) % count for step in range(1, count + 1)]
-        self._current = next((p for p in following if p not in self._under_way), following[0])
 
     async def _append(self, group: _Group) -> None:
         try:

@@ -13,7 +13,7 @@ from ingest_api.answers import Refusal
 from ingest_api.batch import Share
 from ingest_api.destination import Publishable
 from ingest_api.handler import PendingClick
-from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
+from ingest_api.publish import RECORD_OVERHEAD_BYTES, STAY_CLICKS, GroupCommit
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.http.answer import Answer
 
@@ -125,23 +125,51 @@ async def test_groups_wait_while_two_are_under_way() -> None:
 
 
 async def test_partitions_get_even_shares() -> None:
-    """Whatever comes between two acknowledgements, in the long run each partition gets as many groups as any other."""
+    """Whatever comes between two acknowledgements, in the long run each partition gets as many clicks as any other."""
     destination, settled = HeldDestination(), Settled()
-    commit = commit_to(destination, group_ms=60_000)
-    for number in range(60 * PARTITIONS):
+    commit = commit_to(destination, group_ms=60_000, pending_clicks_max=10 * STAY_CLICKS * PARTITIONS)
+    for number in range(4 * STAY_CLICKS * PARTITIONS):
         commit.submit(click(b"%d" % number, commit.next_partition()), settled, None)
-        await turns(3)
-        if len(destination.appends) > 1 and number % 3:
+        if number % 20 == 0:
+            await turns(3)
+        if len(destination.appends) > 1 and number % 30 == 0:
             destination.acknowledge_oldest()
             await turns(3)
     commit_all = asyncio.ensure_future(commit.drain())
     while not commit_all.done():
         destination.acknowledge_oldest()
         await turns(3)
-    groups = Counter(partition for partition, _, _ in destination.appends)
-    assert set(groups) == set(range(PARTITIONS))
-    assert max(groups.values()) - min(groups.values()) <= 2
+    clicks: Counter[int] = Counter()
+    for partition, some, _ in destination.appends:
+        clicks[partition] += len(some)
+    assert set(clicks) == set(range(PARTITIONS))
+    assert max(clicks.values()) - min(clicks.values()) <= STAY_CLICKS
     assert set(settled.outcomes.values()) == {None}
+
+
+async def test_clicks_stay_with_a_partition_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it is free; then they go to the next one."""
+    monkeypatch.setattr("ingest_api.publish.STAY_S", 60.0)
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination)
+
+    async def goes_to(number: int) -> int:
+        chosen = commit.next_partition()
+        commit.submit(click(b"%d" % number, chosen), settled, None)
+        await turns()
+        return chosen
+
+    assert [await goes_to(0), await goes_to(1)] == [0, 1]
+    destination.acknowledge(0)
+    await turns()
+    assert await goes_to(2) == 0
+    destination.acknowledge(1)
+    destination.acknowledge(2)
+    await turns()
+    commit._home_until = 0.0
+    assert await goes_to(3) == 1
+    destination.acknowledge(3)
+    await commit.drain()
 
 
 async def test_a_partition_without_an_acknowledgement_is_passed_over() -> None:
@@ -324,11 +352,9 @@ async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once() ->
     """The partition in use is gone with the old topic: the next click goes to one that there is."""
     count = PARTITIONS
     destination, settled = HeldDestination(), Settled()
-    commit = commit_while(lambda: count, destination)
+    commit = commit_while(lambda: count, destination, in_flight=PARTITIONS)
     for index in range(PARTITIONS - 1):
         commit.submit(click(b"%d" % index, commit.next_partition()), settled, None)
-        await turns()
-        destination.acknowledge(index)
         await turns()
     assert commit.next_partition() == PARTITIONS - 1
     count = 2
