@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 POLL_MS: Final = 20
 """How long one look for fetched records waits: a partition that is released in between waits this long at most."""
-GATHER_MS: Final = 10
+GATHER_MS: Final = 20
 """At a thousand clicks a second: ten to a fetch instead of one or two."""
 RETRY_S: Final = 1.0
 KAFKA_CLOSE_S: Final = 3.0

@@ -83,6 +83,8 @@ class Enriched:
     client_id: str
     buffer_bytes: int
     """Fetched ahead, all partitions together."""
+    gather_ms: int = 0
+    """As for `shared.kafka.Reader`."""
     foreign: int = 0
     """Records seen that no enricher wrote."""
     copies: int = 0
@@ -106,7 +108,13 @@ class Enriched:
     async def open(self) -> None:
         """Connect. Raises TransientError, OperatorError."""
         share = max(PARTITION_BYTES_MIN, self.buffer_bytes // max(1, len(self.stream.starts)))
-        reader = Reader(self.kafka, self.kafka.topic_enriched, client_id=self.client_id, partition_bytes_max=share)
+        reader = Reader(
+            self.kafka,
+            self.kafka.topic_enriched,
+            client_id=self.client_id,
+            partition_bytes_max=share,
+            gather_ms=self.gather_ms,
+        )
         await reader.start()
         self._reader = reader
         self._has_moved = True

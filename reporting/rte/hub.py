@@ -124,7 +124,8 @@ class Hub:
 
     def reader(self, what: str) -> Enriched:
         """A new reader of the present stream, not yet connected. Raises TransientError."""
-        return Enriched(self.kafka, self.stream(), f"clickledger-{what}", self.settings.reporting_rte_catchup_bytes_max)
+        bytes_max = self.settings.reporting_rte_catchup_bytes_max
+        return Enriched(self.kafka, self.stream(), f"clickledger-{what}", bytes_max, round(1000 * PUBLISH_S))
 
     async def pass_accepted_gaps(self, enriched: Enriched) -> dict[int, int]:
         """Let a reader go on behind gaps that somebody accepted; gives the partitions and where they go on."""

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 ENTRY_OVERHEAD_BYTES: Final = 500
 """Python's own weight of an entry, so that the bound in bytes holds in memory."""
+GATHER_MS: Final = 50
+"""What a webhook may wait for others: a request for every click or two is for Kafka alone."""
 TURN_TRIES_MAX: Final = 20
 """Fetches of 500 ms that a turn waits for records that must be there."""
 SLICE_MAX: Final = 2_000
@@ -49,7 +51,7 @@ class Feed:
 
     def __init__(self, kafka: KafkaSettings, *, bytes_max: int, readers: int) -> None:
         self._new_reader: Callable[[], Reader] = lambda: Reader(
-            kafka, kafka.topic_enriched, client_id="clickledger-deliverer"
+            kafka, kafka.topic_enriched, client_id="clickledger-deliverer", gather_ms=GATHER_MS
         )
         self._bytes_max = bytes_max
         self._bytes = 0

@@ -30,6 +30,9 @@ METADATA_AGE_MS: Final = 30_000
 FETCH_WAIT_MS = 100
 """How long a fetch may wait for a first byte at the broker; a seek or resume waits for the running fetch."""
 
+_GATHERED_BYTES: Final = 256 << 10
+"""What is worth a fetch of its own, however long more was to be waited for: some 200 enriched records."""
+
 _CLOSED_TRANSPORT: Final = "the handler is closed"
 """What uvloop's RuntimeError says of a write to a connection that is gone; asyncio's own loop raises nothing."""
 
@@ -183,6 +186,19 @@ async def fetched_records(
         refuse_broken(consumer, what)
         raise
     return {tp.partition: records for tp, records in fetched.items()}
+
+
+def gather(consumer: AIOKafkaConsumer, records: int, gather_ms: int) -> None:
+    """After a fetch that brought records have the brokers wait so long for more before they answer the next one.
+
+    A fetch of a few records costs broker and reader more than its records do. After one that brought none, they answer with the
+    first record that comes: after a silence nobody waits.
+    """
+    fetcher = consumer._fetcher
+    bytes_min = min(
+        _GATHERED_BYTES, fetcher._max_partition_fetch_bytes
+    )  # as one partition may give: a backlog never waits
+    fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = (bytes_min, gather_ms) if records else (1, FETCH_WAIT_MS)
 
 
 def _as_decoded(_records: PartitionRecords, _tp: TopicPartition, record: Record) -> Record:

@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
@@ -32,6 +32,7 @@ from shared.kafka.client import (
     bounded,
     connection,
     fetched_records,
+    gather,
     mapped,
     refuse_broken,
     start_consumer,
@@ -42,9 +43,6 @@ log = logging.getLogger(__name__)
 
 POLL_INTERVAL_MS = 24 * 3600 * 1000
 """The library's own limit between polls is not used: a member with held partitions is alive, its metrics tell."""
-
-SMALL_FETCH: Final = 100
-"""Records; a fetch of fewer costs broker and member more than its records do."""
 
 
 class Committed(NamedTuple):
@@ -106,8 +104,8 @@ class Consumer:
 
     `start_offset(partition)` gives the first offset to read where the group has committed none. `on_assigned` is told
     the assignments of a new generation and must return at once; `on_revoked` is awaited before the partitions go to
-    others (bounded by the rebalance time-out) and must leave no work behind. `gather_ms`: what comes so soon after a small
-    fetch is taken together with what follows it; the first record after a silence does not wait.
+    others (bounded by the rebalance time-out) and must leave no work behind. `gather_ms`: how long the brokers wait for more
+    records while some come; the first after a silence is given at once. 0: they never wait.
     """
 
     def __init__(
@@ -131,8 +129,7 @@ class Consumer:
         self._revoked_callback = on_revoked
         self._assignments: dict[int, Assignment] = {}
         self._held: set[int] = set()
-        self._gather_s = gather_ms / 1000
-        self._is_gathering = False
+        self._gather_ms = gather_ms
         self._has_joined = False
         self._is_leaving = False
         self._consumer = AIOKafkaConsumer(
@@ -198,15 +195,14 @@ class Consumer:
         member must be built anew, TransientError, OperatorError.
         """
         what = f"reading {self.topic} as {self.group_id}"
-        if self._is_gathering:
-            await asyncio.sleep(self._gather_s)
         refuse_broken(self._consumer, what)
         wanted = [TopicPartition(self.topic, p) for p in self._assignments if p not in self._held]
         if not wanted:
             await asyncio.sleep(timeout_ms / 1000)
             return {}
         fetched = await fetched_records(self._consumer, wanted, timeout_ms, what)
-        self._is_gathering = 0 < sum(map(len, fetched.values())) < SMALL_FETCH
+        if self._gather_ms:
+            gather(self._consumer, sum(map(len, fetched.values())), self._gather_ms)
         return {partition: records for partition, records in fetched.items() if partition in self._assignments}
 
     def hold(self, partition: int) -> None:

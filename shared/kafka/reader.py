@@ -15,6 +15,7 @@ from shared.kafka.client import (
     bounded,
     connection,
     fetched_records,
+    gather,
     mapped,
     refuse_broken,
     start_consumer,
@@ -29,9 +30,19 @@ class Reader:
     """Reads a topic from explicit positions, without a group: catalog, audit, streams."""
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, *, client_id: str, partition_bytes_max: int = PARTITION_BYTES_MAX
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        *,
+        client_id: str,
+        partition_bytes_max: int = PARTITION_BYTES_MAX,
+        gather_ms: int = 0,
     ) -> None:
-        """`partition_bytes_max`: what is fetched ahead of one partition; a larger record comes all the same."""
+        """`partition_bytes_max`: what is fetched ahead of one partition; a larger record comes all the same.
+
+        `gather_ms`: as for `Consumer`.
+        """
+        self._gather_ms = gather_ms
         self._settings = settings
         self.topic = topic
         self._consumer = AIOKafkaConsumer(
@@ -104,4 +115,7 @@ class Reader:
 
     async def getmany(self, timeout_ms: int) -> dict[int, list[Record]]:
         """As `Consumer.getmany`, for the assigned partitions."""
-        return await fetched_records(self._consumer, (), timeout_ms, f"reading {self.topic}")
+        fetched = await fetched_records(self._consumer, (), timeout_ms, f"reading {self.topic}")
+        if self._gather_ms:
+            gather(self._consumer, sum(map(len, fetched.values())), self._gather_ms)
+        return fetched

@@ -13,7 +13,6 @@ import pytest
 
 from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, OutcomeUnknown, TransientError
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
-from shared.kafka.consumer import SMALL_FETCH
 from shared.settings import KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.enrichers import eventually
@@ -312,26 +311,29 @@ async def test_a_held_partition_is_not_fetched(
     await member.consumer.close()
 
 
-async def test_what_follows_a_small_fetch_is_gathered(
+async def test_records_that_come_one_after_the_other_are_gathered(
     kafka: KafkaSettings, producer: Producer, topic: str, names: Any
 ) -> None:
-    """What comes one after the other within the time is one fetch; the first record and what follows many do not wait for it."""
-    gather_s = 2.0
+    """What comes within the time is one fetch; the first record and one as large as a fetch do not wait for it."""
+    gather_s = 4.0
     member = Member(kafka, topic, names.group, "a", gather_ms=round(gather_s * 1000))
     await member.join()
     began_s = time.monotonic()
     await fill(producer, topic, 0, 1)
     assert len(await member.read(1)) == 1
-    is_prompt = time.monotonic() - began_s < gather_s
-    fetching = asyncio.create_task(member.consumer.getmany(200))
+    is_prompt = time.monotonic() - began_s < gather_s / 2
+    fetching = asyncio.create_task(member.consumer.getmany(10_000))
     await fill(producer, topic, 0, 1)
-    await asyncio.sleep(gather_s / 4)
-    await fill(producer, topic, 1, SMALL_FETCH)
-    assert {partition: len(records) for partition, records in (await fetching).items()} == {0: 1, 1: SMALL_FETCH}
+    await asyncio.sleep(gather_s / 8)
+    await fill(producer, topic, 1, 5)
+    assert {partition: len(records) for partition, records in (await fetching).items()} == {0: 1, 1: 5}
     began_s = time.monotonic()
-    await fill(producer, topic, 0, 1)
+    large = producer.new_batch()
+    large.append(timestamp=1_700_000_000_000, key=b"k", value=bytes(500_000), headers=[])
+    await producer.send_batch(topic, 0, large)
     assert len(await member.read(1)) == 1
-    assert is_prompt or time.monotonic() - began_s < gather_s  # both late: it waits for more than it should
+    assert is_prompt
+    assert time.monotonic() - began_s < gather_s / 2
     await member.consumer.close()
 
 
