@@ -111,7 +111,7 @@ class PartitionTable:
 
     async def highest(self) -> int:
         """The highest raw offset that is stored or sealed; the stream's start - 1 when there is none."""
-        ((is_there, last),) = await self._store.ask(HIGHEST, self._parameters)
+        ((is_there, last),) = await self._store.ask(HIGHEST, self._parameters, {"max_threads": 1})  # it reads few rows
         return int(last) if is_there else self.start - 1
 
     async def copies(self, asked: Sequence[Asked], raw_before: int) -> Mapping[str, Copies]:
