@@ -9,10 +9,10 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -23,17 +23,25 @@ from shared.kafka import Producer
 from shared.settings import CatalogSettings, KafkaSettings
 
 _CATALOG_SECONDS_MAX = 120.0  # a million links are read in a few seconds
+KEPT: Final = (Kind.STREAM, Kind.KEY)
+"""What a kept copy holds: of other kinds there may be millions."""
 _KEY_ID_BYTES = 5  # 40 random bits name a key among the few that a tenant has
 
 
 @asynccontextmanager
 async def read_catalog(
-    kafka: KafkaSettings, settings: CatalogSettings, kinds: Collection[Kind]
+    kafka: KafkaSettings, settings: CatalogSettings, kinds: Collection[Kind], kept: Path | None = None
 ) -> AsyncIterator[Catalog]:
-    """Give a complete copy of the catalog's records of some kinds. Raises TransientError when Kafka does not answer."""
-    with tempfile.TemporaryDirectory(prefix="clickledger-catalog-") as scratch:
-        folder = Path(scratch)
-        async with followed(Catalog(settings, folder), CatalogFollower(settings, kafka, folder, kinds)) as catalog:
+    """Give a complete copy of the catalog's records of some kinds. Raises TransientError when Kafka does not answer.
+
+    `kept`: a folder that keeps the copy, so that the next time only what is new is read; it holds `KEPT`. Without it all
+    of the topic is read.
+    """
+    with nullcontext(kept) if kept else tempfile.TemporaryDirectory(prefix="clickledger-catalog-") as name:
+        folder = Path(name)
+        catalog = Catalog(settings, folder)
+        catalog.require_proof()
+        async with followed(catalog, CatalogFollower(settings, kafka, folder, KEPT if kept else kinds)):
             await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
             yield catalog
 

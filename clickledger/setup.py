@@ -6,7 +6,6 @@ partitions, is written last. A run that was cut off is completed by the next one
 
 from __future__ import annotations
 
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from clickledger import topics
+from clickledger.directory import read_catalog
 from shared import positions
-from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Kind, followed
+from shared.catalog import CatalogWriter, Kind
 from shared.clickhouse import ClickHouse
 from shared.errors import OperatorError, TransientError
 from shared.kafka import Admin, Producer, Reader, TopicSpec
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
 
 _OTHER_SETUP_SECONDS = 5.0  # from making a topic to the acknowledged record: two requests
-_CATALOG_SECONDS_MAX = 120.0  # a million links are read in a few seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,8 @@ class SetupSettings:
     kafka: KafkaSettings
     clickhouse: ClickHouseSettings
     catalog: CatalogSettings
+    catalog_copy: Path | None = None
+    """folder of a copy that is kept; without it all of the catalog is read"""
 
 
 async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
@@ -168,13 +169,9 @@ async def _topic_state(admin: Admin, kafka: KafkaSettings, name: str) -> topics.
 
 
 async def _stream_record(settings: SetupSettings) -> dict[str, Any] | None:
-    """Read the raw topic's stream record from all of the catalog topic: an older copy could lack a new record."""
-    with tempfile.TemporaryDirectory(prefix="clickledger-setup-") as scratch:
-        folder = Path(scratch)
-        follower = CatalogFollower(settings.catalog, settings.kafka, folder, (Kind.STREAM,))
-        async with followed(Catalog(settings.catalog, folder), follower) as catalog:
-            await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
-            return catalog.stream(settings.kafka.topic_raw)
+    """Read the raw topic's stream record from a copy that is level with the catalog topic now: an older one could lack it."""
+    async with read_catalog(settings.kafka, settings.catalog, (Kind.STREAM,), settings.catalog_copy) as catalog:
+        return catalog.stream(settings.kafka.topic_raw)
 
 
 @asynccontextmanager

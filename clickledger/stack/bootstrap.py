@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from clickledger.directory import read_catalog
 from clickledger.keyring import SECRET_BYTES, create_key, create_tenant
 from clickledger.stack.ready import TenantKeys
-from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Entry, Kind, followed, promotion_key
+from shared.catalog import CatalogWriter, Entry, Kind, promotion_key
 from shared.kafka import Producer
 from shared.keys import Grant, digest_of
-from shared.settings import CatalogSettings, KafkaSettings
+
+if TYPE_CHECKING:
+    from clickledger.setup import SetupSettings
 
 DEFAULT_TENANT = "default"
 DEFAULT_SHORT_URL = "http://localhost/hello"
@@ -22,7 +23,6 @@ DEMO_TENANT = "demo"
 DEMO_SHORT_URL = "http://shortdomain/dsltrack/employee/j460A8"  # the published example's
 
 _FIRST_PROMOTION = "first-steps"
-_CATALOG_SECONDS_MAX = 120.0
 
 # One key for each job, so that the one that sits in an app can read nothing.
 _GRANTS = {"key": [Grant.CLICKS], "reports_key": [Grant.REPORTS, Grant.WEBHOOKS], "admin_key": [Grant.ADMIN]}
@@ -57,14 +57,13 @@ def make_tenant(tenant: str, short_url: str, random_bytes: Callable[[int], bytes
     return Made(TenantKeys(**{name: each.secret for name, each in issued.items()}), entries)
 
 
-async def ensure_tenant(
-    kafka: KafkaSettings, catalog: CatalogSettings, tenant: str, short_url: str, known: TenantKeys | None
-) -> TenantKeys:
+async def ensure_tenant(settings: SetupSettings, tenant: str, short_url: str, known: TenantKeys | None) -> TenantKeys:
     """Give the tenant's keys: the known ones when the catalog has them, else new ones, written with all that belongs to them.
 
     Raises TransientError when Kafka does not answer.
     """
-    if known is not None and await _has_keys(kafka, catalog, known):
+    kafka = settings.kafka
+    if known is not None and await _has_keys(settings, known):
         return known
     made = make_tenant(tenant, short_url, secrets.token_bytes, time.time_ns() // 1_000_000)
     producer = Producer(kafka, "clickledger-up")
@@ -76,13 +75,9 @@ async def ensure_tenant(
     return made.keys
 
 
-async def _has_keys(kafka: KafkaSettings, settings: CatalogSettings, keys: TenantKeys) -> bool:
-    with tempfile.TemporaryDirectory(prefix="clickledger-up-") as scratch:
-        folder = Path(scratch)
-        follower = CatalogFollower(settings, kafka, folder, (Kind.KEY,))
-        async with followed(Catalog(settings, folder), follower) as catalog:
-            await catalog.wait_until_current(_CATALOG_SECONDS_MAX)
-            found = [catalog.key_by_digest(digest_of(getattr(keys, name).encode())) for name in _GRANTS]
+async def _has_keys(settings: SetupSettings, keys: TenantKeys) -> bool:
+    async with read_catalog(settings.kafka, settings.catalog, (Kind.KEY,), settings.catalog_copy) as catalog:
+        found = [catalog.key_by_digest(digest_of(getattr(keys, name).encode())) for name in _GRANTS]
     return all(record is not None and not record["revoked"] for record in found)
 
 

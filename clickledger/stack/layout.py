@@ -9,12 +9,19 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
 
 from clickledger.stack import ready
 from clickledger.stack.broker import Cluster, Node, local_cluster
 from clickledger.stack.ports import HOST, Ports, choose_ports, free_ports, taken
 from clickledger.stack.supervisor import Spec, python_command
 from shared.errors import OperatorError
+from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, load
+
+if TYPE_CHECKING:
+    from clickledger.setup import SetupSettings
 
 DATABASE = "clickledger"
 _PROBE_SECONDS_MAX = 2.0
@@ -123,9 +130,18 @@ def clickhouse_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
     return Spec("clickhouse", command, env, lambda _pid: answers(layout.ports.clickhouse, "/ping"))
 
 
-def setup_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
-    """The one-shot `clickledger setup`."""
-    return Spec("setup", _cli("setup"), {**environ, **layout.settings()}, lambda _pid: _yes())
+def setup_settings(layout: Layout) -> SetupSettings:
+    """What `clickledger setup` would be told by the services' environment, and a copy of the catalog that is kept."""
+    from clickledger.setup import SetupSettings  # imported late: see up.py
+
+    kafka = {"kafka_bootstrap": layout.cluster.bootstrap, "replication_factor": len(layout.cluster.nodes)}
+    owner = {"clickhouse_url": SecretStr(layout.clickhouse_owner)}
+    return SetupSettings(
+        load(KafkaSettings).model_copy(update=kafka),
+        load(ClickHouseSettings).model_copy(update=owner),
+        load(CatalogSettings),
+        layout.options.data / "up-catalog",
+    )
 
 
 def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
@@ -200,10 +216,6 @@ def _answers(port: int, path: str) -> bool:
         return False
     finally:
         connection.close()
-
-
-async def _yes() -> bool:
-    return True
 
 
 def ready_object(

@@ -220,19 +220,6 @@ async def spawn(spec: Spec, output: Output) -> Process:
     return process
 
 
-async def run_to_end(spec: Spec, guard: Guard, output: Output) -> int:
-    """Run a one-shot command and give its exit status."""
-    process = await spawn(spec, output)
-    guard.add(process.pid)
-    try:
-        return await process.wait()
-    finally:
-        if process.is_alive:  # cancelled
-            process.signal_group(signal.SIGKILL)
-            await process.wait()
-        guard.remove(process.pid)
-
-
 def python_command(*arguments: str) -> list[str]:
     """The same interpreter with these arguments, unbuffered."""
     return [sys.executable, "-u", *arguments]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clickledger.login_link import make_login_link
 from clickledger.stack import layout as layouts
@@ -29,14 +31,15 @@ from clickledger.stack.guard import KILL_SECONDS, TERM_SECONDS, Guard
 from clickledger.stack.jars import cache_folder, ensure_jars
 from clickledger.stack.layout import SERVICES, Layout, Options
 from clickledger.stack.output import Output
-from clickledger.stack.supervisor import Service, Spec, describe_exit, run_to_end
+from clickledger.stack.supervisor import Service, Spec
 from shared.errors import ClickledgerError, OperatorError, TransientError
-from shared.settings import CatalogSettings, KafkaSettings
+
+if TYPE_CHECKING:
+    from clickledger.setup import SetupSettings
 
 _READY_SECONDS_MAX = 120.0  # a loaded machine with two cores; an idle one needs about ten
 _SETUP_TRIES_MAX = 5
 _WORKERS_POLL_SECONDS = 0.5
-_EXIT_UNREACHABLE = 3
 
 # Groups in the order in which they stop, and the seconds since the beginning after which one is killed. A part that is
 # quick leaves its time to the next ones; all together stay below the 30 s that machines give at a shutdown.
@@ -113,13 +116,16 @@ class _Stack:
         layout, environ = self._layout, self._environ
         await asyncio.to_thread(layout.cluster.prepare)
         brokers = [layouts.broker_spec(layout, node, environ) for node in layout.cluster.nodes]
-        await self._launch([*brokers, layouts.clickhouse_spec(layout, environ)])
-        await self._set_up()
+        await asyncio.gather(
+            self._launch([*brokers, layouts.clickhouse_spec(layout, environ)]),
+            asyncio.to_thread(importlib.import_module, "clickledger.setup"),  # Java takes longer: it costs no time here
+        )
+        settings = layouts.setup_settings(layout)
+        await self._set_up(settings)
         keys = dict(before.keys) if before else {}
         tenant, short_url = self._tenant()
-        kafka = KafkaSettings(kafka_bootstrap=layout.cluster.bootstrap)
         keys[tenant], _ = await asyncio.gather(
-            ensure_tenant(kafka, CatalogSettings(), tenant, short_url, keys.get(tenant)),
+            ensure_tenant(settings, tenant, short_url, keys.get(tenant)),
             self._launch([layouts.service_spec(layout, name, environ) for name in SERVICES]),  # need no keys to start
         )
         self._ready = layouts.ready_object(layout, tenant, short_url, keys, self._pids())
@@ -139,14 +145,18 @@ class _Stack:
         names = ", ".join(spec.name for spec in specs)
         self._output.say(f"{names}: ready after {time.monotonic() - started:.1f} s")
 
-    async def _set_up(self) -> None:
-        spec = layouts.setup_spec(self._layout, self._environ)
-        for last in (*[False] * (_SETUP_TRIES_MAX - 1), True):
-            status = await run_to_end(spec, self._guard, self._output)
-            if status == 0:
+    async def _set_up(self, settings: SetupSettings) -> None:
+        from clickledger.setup import set_up
+
+        for tries_left in reversed(range(_SETUP_TRIES_MAX)):
+            try:
+                await set_up(settings, lambda text: self._output.line("setup", text))
+            except TransientError as exc:
+                if not tries_left:
+                    raise
+                self._output.line("setup", f"{exc}: again")
+            else:
                 return
-            if status != _EXIT_UNREACHABLE or last:
-                raise OperatorError(f"'clickledger setup' ended with {describe_exit(status)}: see its lines above")
 
     # -- running -------------------------------------------------------------------------------------------------------
 

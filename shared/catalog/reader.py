@@ -154,6 +154,11 @@ class Catalog:
             await asyncio.sleep(self._settings.catalog_refresh_ms / 1000)
             self.refresh()
 
+    def require_proof(self) -> None:
+        """Count as level with the topic only when that has been proved again: what an earlier follower saw is not enough."""
+        self._store.heard_file.unlink(missing_ok=True)
+        self._read_meta()
+
     async def wait_until_current(self, timeout_s: float) -> None:
         """Wait until the copy is level with the topic. Raises TransientError after `timeout_s`."""
         deadline = time.monotonic() + timeout_s

@@ -14,7 +14,7 @@ import pytest
 
 from clickledger.stack.guard import Guard, follow
 from clickledger.stack.output import Output
-from clickledger.stack.supervisor import Service, Spec, backoff_seconds, describe_exit, run_to_end
+from clickledger.stack.supervisor import Service, Spec, backoff_seconds, describe_exit
 from shared.errors import OperatorError, TransientError
 from tests.support.processes import WAIT_S
 
@@ -167,13 +167,6 @@ async def test_a_service_that_never_answers_times_out(room: Room) -> None:
     service = room.keep(FOREVER, is_ready=never_ready)
     with pytest.raises(TransientError, match="toy did not become ready within 0 s"):
         await service.wait_ready(0.2)
-
-
-async def test_a_one_shot_command_gives_its_status(room: Room) -> None:
-    """The exit status of `setup` decides about going on."""
-    spec = Spec("once", [sys.executable, "-c", "print('done'); raise SystemExit(3)"], dict(os.environ), ready_now)
-    assert await run_to_end(spec, room.guard, room.output) == 3
-    await room.printed("once       | done")
 
 
 def test_the_guard_knows_who_is_left() -> None:

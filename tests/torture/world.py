@@ -23,6 +23,7 @@ import orjson
 from pydantic import SecretStr
 
 from clickledger.located import Located
+from clickledger.setup import SetupSettings
 from clickledger.stack import layout
 from clickledger.stack.bootstrap import DEFAULT_SHORT_URL, DEFAULT_TENANT, ensure_tenant
 from clickledger.stack.guard import Guard
@@ -126,7 +127,8 @@ class World:
             self.env |= self.clock.env
         self.setup()
         self.located = self._locate()
-        keys = ensure_tenant(self.located.kafka, CatalogSettings(), DEFAULT_TENANT, DEFAULT_SHORT_URL, None)
+        settings = SetupSettings(self.located.kafka, self.located.clickhouse, CatalogSettings())
+        keys = ensure_tenant(settings, DEFAULT_TENANT, DEFAULT_SHORT_URL, None)
         self.key = asyncio.run(keys).key
         for name in self.shape.services:
             self.add(name)
