@@ -21,12 +21,8 @@ _TEXT_OR_NULL: Final = (str, type(None))
 
 def wrong_text(click: Mapping[str, Any]) -> str:
     """The name of a text in the body that is none, '' when there is no such."""
-    given = click.get
-    short_url, agent, address = given("short-url"), given("user-agent"), given("ip-address")
-    if type(short_url) is type(agent) is type(address) is str:
-        return ""
-    texts = (("short-url", short_url), ("user-agent", agent), ("ip-address", address))
-    return next((name for name, text in texts if type(text) not in _TEXT_OR_NULL), "")
+    texts = ("short-url", "user-agent", "ip-address")
+    return next((name for name in texts if type(click.get(name)) not in _TEXT_OR_NULL), "")
 
 
 def judge_clicked_at(given: object, received_at_ms: int, *, is_ignored: bool) -> tuple[int, bool]:

@@ -92,10 +92,10 @@ class Directory:
 
     def promotion(self, tenant: str, promotion_id: str) -> Promotion:
         """A promotion's campaign; `UNKNOWN_PROMOTION` when it is not registered (yet)."""
-        key = tenant, promotion_id
-        if key not in self._promotions:
+        promotion = self._promotions.get((tenant, promotion_id))
+        if promotion is None:
             record = self._ask(self._catalog.promotion, tenant, promotion_id)
-            self._promotions[key] = (
+            promotion = self._promotions[tenant, promotion_id] = (
                 UNKNOWN_PROMOTION
                 if record is None
                 else _promotion(
@@ -104,7 +104,7 @@ class Directory:
                     time_ms_of(record.get("sent_at")),
                 )
             )
-        return self._promotions[key]
+        return promotion
 
     def _ask(self, question: Callable[..., dict[str, Any] | None], *names: str) -> dict[str, Any] | None:
         try:

@@ -64,7 +64,7 @@ class CatalogBehind(TransientError):
 
 
 class Moment:
-    """Enriches records of one partition at one moment: clock and catalog stand still, so give no turn to others meanwhile."""
+    """Enriches records of one partition while clock and catalog stand still: not to be kept over an `await`."""
 
     __slots__ = ("_catalog_end", "_now_ms", "_ordinary", "_partition", "_stream", "_tools")
 

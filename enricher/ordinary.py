@@ -101,9 +101,9 @@ def _sender(members: bytes) -> _Sender | None:
 
 
 class OrdinaryRows:
-    """Rows of ordinary clicks of one partition, at one moment: until then nobody else may have had the event loop's turn.
+    """Rows of ordinary clicks of one partition at one moment: clock, catalog version and rules are looked up once.
 
-    What they share is looked up once: the clock, the catalog's version, the rules.
+    Not to be kept over an `await`: the catalog may move there.
     """
 
     __slots__ = (
@@ -152,9 +152,11 @@ class OrdinaryRows:
         ):
             return None
         given, now_ms = click.get, self._now_ms
+        short_url, agent, address = given("short-url"), given("user-agent"), given("ip-address")
+        if not type(short_url) is type(agent) is type(address) is str and wrong_text(click):
+            return None
         clicked_at_ms, is_ignored = judge_clicked_at(given("clicked-at"), received_at_ms, is_ignored=sender.is_ignored)
         promotion = self._directory.promotion(sender.tenant, promotion_id.decode())
-        agent, address = self._agents.columns(given("user-agent")), given("ip-address")
         row = _ROW % (
             self._position,
             offset,
@@ -167,14 +169,14 @@ class OrdinaryRows:
             expires_at_ms(received_at_ms, tenant.retention_ms, now_ms),
             sender.columns,
             version_column,
-            orjson.dumps(text_of(given("short-url"), URL_BYTES_MAX)),
+            orjson.dumps(text_of(short_url, URL_BYTES_MAX)),
             link,
             promotion.columns,
             link_name,
             recipient,
             long_url,
             sent_at or promotion.sent_at,
-            agent or (caller and self._agents.columns(caller.decode())) or NO_AGENT_COLUMNS,
+            self._agents.columns(agent) or (caller and self._agents.columns(caller.decode())) or NO_AGENT_COLUMNS,
             self._addresses.columns(address, tenant.privacy) if address else NO_ADDRESS_COLUMNS,
             self._rules,
             following({"click_digest": click_digest(click), "raw": ""}) if sender.is_suspect else END_OF_MOST,
@@ -194,10 +196,10 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def _body(rest: bytes) -> dict[str, Any] | None:
-    """The click in what stands behind the link; None when that is not exactly a click whose texts are texts."""
+    """The click in what stands behind the link; None when that is not exactly one object."""
     try:
         members = orjson.loads(b"{" + rest)
     except orjson.JSONDecodeError:
         return None
     click = members.get("click")
-    return click if len(members) == 1 and type(click) is dict and not wrong_text(click) else None
+    return click if len(members) == 1 and type(click) is dict else None
