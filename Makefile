@@ -51,6 +51,6 @@ $(BIN)/python:
 	@$(PIP) --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
-.venv/.jars: clickledger/stack/kafka.lock .venv/.project
+.venv/.jars: clickledger/stack/kafka.lock clickledger/stack/java_archive.py .venv/.project
 	@$(BIN)/python -m clickledger.stack.jars
 	@touch $@

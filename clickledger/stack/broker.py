@@ -6,6 +6,7 @@ may change between two starts of one data folder (the static quorum is named by 
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,16 @@ class Cluster:
         """`host:port[,…]` of every broker."""
         return ",".join(f"{HOST}:{node.port}" for node in self.nodes)
 
+    @property
+    def archive(self) -> Path:
+        """Where Java finds the classes of these jars as they are after loading; see java_archive.py.
+
+        It is code, so it lies beside the Java that runs it, where whoever can write could replace Java itself, and not
+        in the cache folder, whose jars are compared with the lock at every start.
+        """
+        name = hashlib.sha256(":".join(map(str, self.jars)).encode()).hexdigest()[:16]
+        return self.java.parent.parent / "lib" / f"kafka-{name}.aot"
+
     def prepare(self) -> None:
         """Write properties and format each node's folder once. Raises OperatorError with Kafka's own words."""
         for node in self.nodes:
@@ -69,7 +80,10 @@ class Cluster:
 
     def _format(self, node: Node) -> None:
         command = [
-            *_java_command(self.java, self.jars, node.log_file, heap_mib=64),
+            *_java_command(self, node.log_file, heap_mib=64),
+            f"-XX:AOTCache={self.archive}",
+            "-cp",
+            ":".join(map(str, self.jars)),
             "kafka.tools.StorageTool",
             "format",
             "-t",
@@ -83,8 +97,15 @@ class Cluster:
 
     def command(self, node: Node) -> list[str]:
         """The argument list that runs this broker in the foreground."""
-        java = _java_command(self.java, self.jars, node.log_file, heap_mib=_HEAP_MIB_MAX)
-        return [*java, "kafka.Kafka", str(node.properties_file)]
+        return self._broker(node, f"-XX:AOTCache={self.archive}")
+
+    def recording_command(self, node: Node, archive: Path) -> list[str]:
+        """The same, but at its end the broker writes its classes into a file."""
+        return self._broker(node, f"-XX:AOTCacheOutput={archive}")
+
+    def _broker(self, node: Node, option: str) -> list[str]:
+        java = _java_command(self, node.log_file, heap_mib=_HEAP_MIB_MAX)
+        return [*java, option, "-cp", ":".join(map(str, self.jars)), "kafka.Kafka", str(node.properties_file)]
 
 
 # Any fixed base64 UUID will do: a local cluster is told from another by its data folder, not by this name.
@@ -102,7 +123,7 @@ def local_cluster(folder: Path, jars: Sequence[Path], ports: Sequence[int], cont
     return Cluster(nodes, tuple(jars), JAVA)
 
 
-def _java_command(java: Path, jars: Sequence[Path], log_file: Path, *, heap_mib: int) -> list[str]:
+def _java_command(cluster: Cluster, log_file: Path, *, heap_mib: int) -> list[str]:
     """Options shared by the broker and the format tool. The serial collector is the smallest; pauses do not matter here."""
     simple_logger = {
         "defaultLogLevel": "warn",
@@ -114,7 +135,7 @@ def _java_command(java: Path, jars: Sequence[Path], log_file: Path, *, heap_mib:
         "log.org.apache.kafka.clients.NetworkClient": "error",
     }
     return [
-        str(java),
+        str(cluster.java),
         f"-Xmx{heap_mib}m",
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",  # the first compiler only: a start in half the processor time (docs/adr/0001)
@@ -122,9 +143,12 @@ def _java_command(java: Path, jars: Sequence[Path], log_file: Path, *, heap_mib:
         "-Djava.awt.headless=true",
         "--enable-native-access=ALL-UNNAMED",  # compression libraries; without it Java prints a warning
         "--sun-misc-unsafe-memory-access=allow",  # the same for the mapped indexes
+        *(
+            "-Xlog:aot*=off",
+            "-Xlog:cds*=off",
+        ),  # no word about an archive that is missing or does not fit: it is done without
+        "-XX:+VerifySharedSpaces",  # sums of the archive: a damaged one counts as missing
         *(f"-Dorg.slf4j.simpleLogger.{name}={text}" for name, text in simple_logger.items()),
-        "-cp",
-        ":".join(map(str, jars)),
     ]
 
 

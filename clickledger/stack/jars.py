@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clickledger.stack.java_archive import ensure_archive
 from shared.errors import ClickledgerError, OperatorError, TransientError
 
 if TYPE_CHECKING:
@@ -178,12 +179,12 @@ def _say(text: str) -> None:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    """Set-up: have every jar, checked. `--relock`, for maintainers: write the lock anew."""
+    """Set-up: have every jar, checked, and the archive of their classes. `--relock`, for maintainers: write the lock anew."""
     try:
         if list(arguments) == ["--relock"]:
             _relock()
         else:
-            ensure_jars(cache_folder(os.environ), say=_say)
+            ensure_archive(ensure_jars(cache_folder(os.environ), say=_say), say=_say)
     except ClickledgerError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
