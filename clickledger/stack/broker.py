@@ -143,10 +143,8 @@ def _java_command(cluster: Cluster, log_file: Path, *, heap_mib: int) -> list[st
         "-Djava.awt.headless=true",
         "--enable-native-access=ALL-UNNAMED",  # compression libraries; without it Java prints a warning
         "--sun-misc-unsafe-memory-access=allow",  # the same for the mapped indexes
-        *(
-            "-Xlog:aot*=off",
-            "-Xlog:cds*=off",
-        ),  # no word about an archive that is missing or does not fit: it is done without
+        "-Xlog:aot*=off",  # no word about an archive that is missing or does not fit: it is done without
+        "-Xlog:cds*=off",
         "-XX:+VerifySharedSpaces",  # sums of the archive: a damaged one counts as missing
         *(f"-Dorg.slf4j.simpleLogger.{name}={text}" for name, text in simple_logger.items()),
     ]
