@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +89,7 @@ async def test_a_retired_producer_ends_its_waits(
     await fill(producer, topic, 0, 1)
     os.kill(brokers.pid(), signal.SIGSTOP)
     try:
+        await all_stopped(brokers.pid())
         sent, queued = (
             asyncio.create_task(fill(producer, topic, 0, 1)),
             asyncio.create_task(fill(producer, topic, 0, 1)),
@@ -103,6 +106,15 @@ async def test_a_retired_producer_ends_its_waits(
         assert not await producer.close(0.1)
     finally:
         os.kill(brokers.pid(), signal.SIGCONT)
+
+
+async def all_stopped(pid: int) -> None:
+    """Wait until SIGSTOP has reached every thread: until then a process goes on."""
+    async with asyncio.timeout(10):
+        for stat in list(Path(f"/proc/{pid}/task").glob("*/stat")):  # noqa: ASYNC240  # no disk
+            with contextlib.suppress(FileNotFoundError):  # a thread that has ended
+                while stat.read_text(encoding="ascii").rpartition(")")[2].split()[0] != "T":
+                    await asyncio.sleep(0.01)
 
 
 class Member:
