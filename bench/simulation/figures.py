@@ -62,10 +62,9 @@ RESULT_NAMES: Final[Mapping[str, str]] = {
     "enricher_us": "batches of 100: enricher",
     "sink_us": "CPU of the sink",
     "clickhouse_us": "CPU of ClickHouse",
-    "row_bytes": "bytes a stored row",
 }
 """Rows of bench/results.json; CPU-seconds a million are microseconds each. Measured where groups and blocks are large: what
-a group costs by itself is a figure of its own."""
+a group costs by itself is a figure of its own. Not the bytes of a stored row: those of the results are of rows with short texts."""
 
 
 def load(path: Path = FILE) -> tuple[Figures, dict[str, str]]:
