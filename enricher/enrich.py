@@ -19,6 +19,7 @@ from typing import Final
 from enricher.body import click_digest, judge_clicked_at, wrong_text
 from enricher.directory import UNKNOWN_PROMOTION, Directory, Tenant
 from enricher.malformed import malformed_row
+from enricher.metrics import SERVICE
 from enricher.ordinary import OrdinaryRows
 from enricher.raw_bytes import keep_raw
 from enricher.row import (
@@ -50,6 +51,7 @@ from enricher.texts import (
 )
 from shared.errors import OperatorError, TransientError
 from shared.events import MalformedRaw, RawClick, RawOrigin, Reason, Source, Status, decode_raw
+from shared.metrics import errors
 
 _REPROCESS: Final = Source.REPROCESS
 """An enumeration's members take ten times as long to get at as a name of the module."""
@@ -91,7 +93,8 @@ class Moment:
             ordinary = self._ordinary.row(offset, key, value, timestamp_ms)
         except (TransientError, OperatorError, OSError, MemoryError):
             raise
-        except Exception:  # noqa: BLE001  # a bug: the steps say what it costs
+        except Exception:  # noqa: BLE001  # a bug in the short way must cost no row: the steps make it, and it is counted
+            errors.labels(SERVICE, "bug").inc()
             ordinary = None
         if ordinary is not None:
             return ordinary

@@ -142,8 +142,8 @@ class GroupCommit:
         if now >= self._home_until or self._home_clicks >= STAY_CLICKS:
             self._home = (self._home + 1) % count
             self._home_until, self._home_clicks = now + STAY_S, 0
-        following = [(self._home + step) % count for step in range(count)]
-        self._current = next((p for p in following if p not in self._under_way), following[0])
+        following = ((self._home + step) % count for step in range(count))
+        self._current = next((p for p in following if p not in self._under_way), self._home % count)
 
     def submit(self, click: PendingClick, settle: Settle, who: Any) -> Refusal | None:
         """Take a click and call `settle` later with `who` and the click, or refuse it now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge
 
 errors = Counter("clickledger_errors", "Errors handled, by what the service did about them", ["service", "kind"])
-"""`kind`: transient, operator, data, unknown_outcome."""
+"""`kind`: transient, operator, data, unknown_outcome; bug: of ours, and the work was done another way."""
 alarms = Gauge("clickledger_alarms", "Alarms that stand now and need a human, by reason", ["service", "reason"])
 alarms_raised = Counter("clickledger_alarms_raised", "How often an alarm began, by reason", ["service", "reason"])
 catalog_version = Gauge("clickledger_catalog_version", "Offset of the last applied catalog record", ["service"])

@@ -11,8 +11,10 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from enricher.enrich import CatalogBehind, enrich, enrich_in_steps
+from enricher.metrics import SERVICE
 from enricher.ordinary import OrdinaryRows
 from enricher.row import RECEIVED_AHEAD_MS_MAX, TIME_MS_MIN, EnrichedRecord, RawRecord, Tools
 from enricher.texts import ID_BYTES_MAX, LONG_URL_BYTES_MAX, NAME_BYTES_MAX, TIME_MS_MAX, URL_BYTES_MAX
@@ -238,3 +240,20 @@ def test_answers_follow_the_catalog() -> None:
     then = ordinary_row(raw_record(), the_tools, NOW_MS)
     assert first is not None
     assert first != then == enrich_in_steps(raw_record(), the_tools, NOW_MS)
+
+
+def test_a_bug_in_the_short_way_costs_no_row_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps make the row that they always make."""
+    raw = raw_record()
+    expected = enrich_in_steps(raw, tools(), NOW_MS)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    def counted() -> float:
+        return REGISTRY.get_sample_value("clickledger_errors_total", {"service": SERVICE, "kind": "bug"}) or 0.0
+
+    before = counted()
+    monkeypatch.setattr(OrdinaryRows, "row", broken)
+    assert enrich(raw, tools(), NOW_MS) == expected
+    assert counted() == before + 1
