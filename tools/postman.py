@@ -98,7 +98,13 @@ CASES: Final[Mapping[str, Sequence[Case]]] = {
     ),
     "GET /v1/reports/breakdown": (Case("by browser", query={"by": "browser"}),),
     "GET /v1/transactions/{transaction_id}": (Case("the click from above"),),
-    "GET /v1/edr": (Case("since 2026 as CSV", query={"from": "2026-01-01T00:00:00Z", "format": "csv"}, is_json=False),),
+    "GET /v1/edr": (  # of one promotion: a runner keeps each answer, and all rows may be millions
+        Case(
+            "a promotion's since 2026 as CSV",
+            query={"promotion_id": "{{promotion_id}}", "from": "2026-01-01T00:00:00Z", "format": "csv"},
+            is_json=False,
+        ),
+    ),
     "GET /v1/health": (Case("how the pipeline is"),),
     "GET /v1/reports/minutes": (Case("the last hour by minute"),),
     "GET /v1/webhooks": (Case("all webhooks"),),

@@ -33,7 +33,7 @@ def test_the_collection_runs(full_stack: FullStack, tmp_path: Path) -> None:
     command = [str(NEWMAN), "run", str(FILE), *variables, "--timeout-request", "60000", "--reporters", "cli,json"]
     command += ["--reporter-json-export", str(report), "--color", "off"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, done.stdout[-6000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     stats = json.loads(report.read_text(encoding="utf-8"))["run"]["stats"]
     wanted = sum(len(folder["item"]) for folder in json.loads(FILE.read_text(encoding="utf-8"))["item"])
     assert (stats["requests"]["total"], stats["requests"]["failed"], stats["assertions"]["failed"]) == (wanted, 0, 0)
