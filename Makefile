@@ -3,6 +3,7 @@ PYTHON = $(shell for python in python3.11 python3.12 python3.13 python3.14 pytho
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 BIN = .venv/bin
 CODE = clickledger enricher ingest_api reporting shared sink bench tools
+unexport PYTHONDONTWRITEBYTECODE # else each process of a stack compiles all of its modules again
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .PHONY: setup demo up test check audit-deps bench torture

@@ -16,6 +16,8 @@ from tests.support.clickhouse import http_ok
 from tests.support.processes import Child, wait_until
 
 _READY_SECONDS_MAX = 180.0
+_QUICK = {"CLICKLEDGER_API_SPOOL_HEARD_MS": "500"}
+"""`audit --wait` waits for the next sign of life of each spool, of which there is one in 3 s else."""
 
 _ON_THE_FULL_STACK = frozenset(
     {
@@ -58,7 +60,7 @@ class FullStack:
         self.data = folder / "data"
         self.ready_file = folder / "ready.json"
         self._guard, self._arguments = guard, arguments
-        self._env = {**clean_env(), **(env or {})}
+        self._env = {**clean_env(), **_QUICK, **(env or {})}
         self.supervisor = self._spawn()
         self.wait_ready()
 
