@@ -16,6 +16,7 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
 from clickledger import commands
+from clickledger.commands import services
 from clickledger.exit_codes import ExitCode
 from shared.errors import ClickledgerError, TransientError
 from shared.quiet import LIBRARY
@@ -31,8 +32,11 @@ Exit status: 0 done; 1 the answer is no (gap, double, refused line, refusal); 2 
 """
 
 
-def build_app() -> typer.Typer:
-    """Make the application; every module of `clickledger.commands` adds its commands by `register(app)`."""
+def build_app(command: str = "") -> typer.Typer:
+    """Make the application; every module of `clickledger.commands` adds its commands by `register(app)`.
+
+    A service's command comes alone: what the others import would be a fifth of a second of each of its restarts.
+    """
     app = typer.Typer(
         help=_HELP,
         no_args_is_help=True,
@@ -41,6 +45,9 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
+    if command in services.SERVICES:
+        services.register(app)
+        return app
     for module in sorted(pkgutil.iter_modules(commands.__path__), key=lambda found: found.name):
         importlib.import_module(f"{commands.__name__}.{module.name}").register(app)
     return app
@@ -55,7 +62,7 @@ def run_command(arguments: list[str]) -> int:
     """Run one command and give its exit status; expected errors are printed as one line."""
     logging.getLogger(LIBRARY).setLevel(logging.CRITICAL)  # our own line says it once; services set up their logging
     try:
-        status = build_app()(args=arguments, prog_name="clickledger", standalone_mode=False)
+        status = build_app(next(iter(arguments), ""))(args=arguments, prog_name="clickledger", standalone_mode=False)
     except NoArgsIsHelpError as exc:
         sys.stderr.write(f"{exc.format_message()}\n")
         return ExitCode.USAGE

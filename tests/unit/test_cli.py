@@ -47,7 +47,7 @@ def test_expected_errors_are_one_line_and_a_status(
     def failing(*, args: list[str], prog_name: str, standalone_mode: bool) -> None:
         raise error
 
-    monkeypatch.setattr("clickledger.cli.build_app", lambda: failing)
+    monkeypatch.setattr("clickledger.cli.build_app", lambda _command: failing)
     assert run_command([]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("clickledger: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clickledger.cli import build_app, run_command
+from clickledger.commands.services import SERVICES
 
 _COMMANDS = [
     "up",
@@ -70,6 +71,13 @@ def test_the_list_of_commands_is_complete() -> None:
         assert group.typer_instance is not None
         names |= {f"{group.name} {command.name}" for command in group.typer_instance.registered_commands}
     assert names == set(_COMMANDS)
+
+
+def test_a_service_comes_without_the_other_commands() -> None:
+    """Its start does not pay for their imports; anything else has all of them."""
+    assert {command.name for command in build_app("sink").registered_commands} == set(SERVICES)
+    assert not build_app("sink").registered_groups
+    assert len(build_app("audit").registered_commands) > len(SERVICES)
 
 
 @pytest.mark.parametrize(
