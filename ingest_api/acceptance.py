@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from ingest_api.answers import Refusal
 from ingest_api.normalise import canonical_keys
 from ingest_api.parse import Click
-from ingest_api.resolve import FoundLink, all_count, find_link, judge_clicked_at, judge_link
+from ingest_api.resolve import FoundLink, find_link, judge_clicked_at, judge_link
 from shared.events import join_raw, raw_middle
 from shared.ids import keyed_id, partition_of, uuid7_head
+from shared.stored_links import records_in_time
 
 if TYPE_CHECKING:
     from ingest_api.authorize import Caller
@@ -89,8 +90,9 @@ class Acceptance:
         """
         state, caller, now_ms = self._state, self._caller, self._now_ms
         keys = canonical_keys(short_urls)
-        links = None if keys is None else state.catalog.exact_links(keys)
-        if links is None or not all_count(links, caller.tenant, now_ms, caller.retention_ms):
+        stored = None if keys is None else state.catalog.exact_links(keys)
+        links = None if stored is None else records_in_time(stored, caller.tenant, now_ms, caller.retention_ms)
+        if links is None:
             return None
         partition, head, make = self._partition, self._head, tuple.__new__
         middle = raw_middle(now_ms, self._origin, state.catalog.version, False, False, self._agent)  # noqa: FBT003
@@ -103,9 +105,7 @@ class Acceptance:
     def _find(self, short_url: str) -> tuple[FoundLink | Refusal, Refusal | None]:
         """The link, and why a click on it without `clicked-at` would not be recorded; remembered for this request."""
         link = find_link(self._state.catalog, self._caller.tenant, short_url)
-        refusal = (
-            None if isinstance(link, Refusal) else judge_link(link.record, self._now_ms, self._caller.retention_ms)
-        )
+        refusal = None if isinstance(link, Refusal) else judge_link(link.terms, self._now_ms, self._caller.retention_ms)
         self._links[short_url] = link, refusal
         return link, refusal
 
@@ -115,7 +115,7 @@ class Acceptance:
         clicked_at, ignored = judge_clicked_at(
             value, now_ms=self._now_ms, retention_ms=retention_ms, ahead_ms_max=self._state.ahead_ms_max
         )
-        return judge_link(link.record, clicked_at, retention_ms), ignored
+        return judge_link(link.terms, clicked_at, retention_ms), ignored
 
     def _keyed(self, idempotency_key: str) -> tuple[int, bytes] | Refusal:
         """Partition and transaction-id of a click with a key."""

@@ -30,6 +30,7 @@ from ingest_api.throttle import FailureLimiter, Taken, Throttle
 from shared.http.answer import Answer, Header
 from shared.ids import Tails
 from shared.settings import ApiSettings
+from shared.stored_links import StoredLink
 
 Headers = Sequence[Header]
 """(lower-case name, raw value) pairs, as httptools gives them."""
@@ -62,8 +63,8 @@ WANTED: Final = frozenset(
 class ClickCatalog(KeyCatalog, LinkCatalog, Protocol):
     """The part of `shared.catalog.Catalog` that a click needs."""
 
-    def exact_links(self, keys: Sequence[str]) -> list[bytes] | None:
-        """The records registered under exactly these keys, in order; None when any has none."""
+    def exact_links(self, keys: Sequence[str]) -> list[StoredLink] | None:
+        """The links registered under exactly these keys, in order; None when any has none."""
 
     def stream(self, topic: str) -> dict[str, Any] | None:
         """The record of the stream that a raw topic carries."""

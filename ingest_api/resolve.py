@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 
 from ingest_api.answers import Refusal, describe
 from ingest_api.normalise import normalise
 from shared.clicked_at import clicked_at_ms
+from shared.stored_links import DISABLED, Terms, read_terms, record_of
 
 if TYPE_CHECKING:  # only its shape: the catalog's module opens LMDB and Kafka
     from shared.catalog import Match
-
-
-_TEXT: Final = rb'"[^"]*+"'
-_LINKS: Final = re.compile(
-    rb'^\{"v":1,"tenant":(%b),"link":%b,"promotion_id":%b,"recipient":%b,"link_name":%b,"long_url":%b,'
-    rb'"sent_at":(?:null|(\d{13})),"expires_at":(null|\d{13}),"disabled":false,'
-    rb'"match":"(?:exact|prefix)","registered_at":(\d{13})\}$' % ((_TEXT,) * 6),
-    re.MULTILINE,
-)
-"""Links as `shared.links.read_link` makes them, one a line: tenant, `sent_at`, `expires_at`, `registered_at`.
-
-The catalog's copy holds JSON objects only. So where a quote that the pattern takes for a text's end is an escaped one, the
-text would have to go on with a comma and end at the next quote, and the bare name after it would be no JSON.
-"""
 
 
 class LinkCatalog(Protocol):
@@ -47,8 +33,8 @@ class FoundLink(NamedTuple):
     rule: str
     """`exact` or `prefix`."""
     raw: bytes
-    """The stored record, byte for byte."""
-    record: Mapping[str, Any]
+    """The record, byte for byte."""
+    terms: Terms
 
 
 def find_link(catalog: LinkCatalog, tenant: str, short_url: str) -> FoundLink | Refusal:
@@ -63,10 +49,10 @@ def find_link(catalog: LinkCatalog, tenant: str, short_url: str) -> FoundLink | 
     match = catalog.resolve(key)
     if match is None:
         return Refusal.LINK_UNKNOWN if catalog.is_current else Refusal.CATALOG_STALE
-    record = orjson.loads(match.link)
-    if record["tenant"] != tenant:
+    terms = read_terms(match.link)
+    if terms.tenant != tenant:
         return Refusal.LINK_OF_OTHER_TENANT if catalog.is_current else Refusal.CATALOG_STALE
-    return tuple.__new__(FoundLink, (key, match.rule, match.link, record))  # cheaper than calling the class
+    return tuple.__new__(FoundLink, (key, match.rule, record_of(match.link), terms))  # cheaper than calling the class
 
 
 def judge_clicked_at(value: object, *, now_ms: int, retention_ms: int, ahead_ms_max: int) -> tuple[int, bool]:
@@ -82,40 +68,15 @@ def judge_clicked_at(value: object, *, now_ms: int, retention_ms: int, ahead_ms_
     return moment_ms, False
 
 
-def judge_link(link: Mapping[str, Any], clicked_at: int, retention_ms: int) -> Refusal | None:
+def judge_link(link: Terms, clicked_at: int, retention_ms: int) -> Refusal | None:
     """Why a click at `clicked_at` (ms) on a known link is deliberately not recorded; None when it is.
 
     A link ends at `expires_at`; a click reported late counts when it happened before. Retention runs from `sent_at`,
     else from the registration, and its last millisecond counts.
     """
-    if link.get("disabled"):
-        return Refusal.LINK_DISABLED
-    expires_at = link.get("expires_at")
-    if expires_at is not None and clicked_at >= expires_at:
-        return Refusal.LINK_EXPIRED
-    start = link.get("sent_at")
-    if start is None:
-        start = link["registered_at"]
-    return Refusal.RETENTION_PASSED if clicked_at > start + retention_ms else None
-
-
-def all_count(links: Sequence[bytes], tenant: str, now_ms: int, retention_ms: int) -> bool:
-    """Whether each of these records is a link of the tenant on which `judge_link` lets a click of now count.
-
-    False also when one of them has not the form in which links are registered, and must be decoded to be known.
-    """
-    text = b"\n".join(links)
-    if text.count(b"\n") != len(links) - 1:
-        return False
-    found = _LINKS.findall(text)
-    if len(found) != len(links):
-        return False
-    tenants, sent, ends, registered = zip(*found, strict=True)
-    starts = [at or otherwise for at, otherwise in zip(sent, registered, strict=True)] if b"" in sent else sent
-    if set(tenants) != {orjson.dumps(tenant)} or now_ms > int(min(starts)) + retention_ms:
-        return False
-    first_end = min(ends)  # of 13 digits each, and digits come before `null`
-    return bool(first_end == b"null" or now_ms < int(first_end))
+    if clicked_at >= link.end_ms:
+        return Refusal.LINK_DISABLED if link.end_ms == DISABLED else Refusal.LINK_EXPIRED
+    return Refusal.RETENTION_PASSED if clicked_at > link.start_ms + retention_ms else None
 
 
 class Resolution(NamedTuple):
@@ -135,5 +96,5 @@ def explain(catalog: LinkCatalog, tenant: str, short_url: str, *, now_ms: int, r
     if isinstance(found, Refusal):
         words = describe(found) or "No link of this tenant is registered for the key."
         return Resolution(normalise(short_url).key, "", None, found, words)
-    refusal = judge_link(found.record, now_ms, retention_ms)
-    return Resolution(found.key, found.rule, found.record, refusal, describe(refusal) if refusal else "")
+    refusal = judge_link(found.terms, now_ms, retention_ms)
+    return Resolution(found.key, found.rule, orjson.loads(found.raw), refusal, describe(refusal) if refusal else "")

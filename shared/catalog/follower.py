@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from shared.catalog.store import Store, db_key, meta_int
 from shared.errors import OffsetLost, OperatorError, TransientError
 from shared.kafka import Reader, Record
 from shared.settings import CatalogSettings, KafkaSettings
+from shared.stored_links import StoredLink, record_of, store_link
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class CatalogFollower:
     async def run(self) -> None:
         """Follow until cancelled. Failures of the environment are logged and retried with back-off."""
         with await _locked(self._store.path / "follower.lock"):
+            self._store.drop_other_forms()
             self._store.env.reader_check()  # slots of killed readers would pin old pages
             delay_s = RETRY_S_MIN
             while True:
@@ -148,33 +150,35 @@ class CatalogFollower:
         with self._store.env.begin(write=True) as txn:
             prefixes = meta_int(txn, self._store, b"prefixes", 0)
             for record in records:
-                if record.key and self._is_kept(record.key, record.value):
+                if record.key and self._is_kept(record.key):
                     prefixes += self._put(txn, record.key, record.value)
             txn.put(b"prefixes", str(prefixes).encode(), db=self._store.meta)
             txn.put(b"version", str(records[-1].offset).encode(), db=self._store.meta)
 
-    def _is_kept(self, name: bytes, value: bytes | None) -> bool:
-        if name.partition(b":")[0].decode(errors="replace") not in self._kinds:
-            return False
-        if value is not None and not _is_object(value):
-            log.error("catalog: %r holds no JSON object, ignored", name[:80])
-            return False
-        return True
+    def _is_kept(self, name: bytes) -> bool:
+        return name.partition(b":")[0].decode(errors="replace") in self._kinds
 
     def _put(self, txn: lmdb.Transaction[bytes], name: bytes, value: bytes | None) -> int:
         """Store or delete one record; by how much the number of prefix links changes."""
-        key = db_key(name)
-        before = txn.get(key, db=self._store.records)
-        if name.startswith(b"key:"):
-            self._index_secrets(txn, name[4:], before, value)
+        record = {} if value is None else _object_of(value)
+        if record is None:
+            log.error("catalog: %r holds no JSON object, ignored", name[:80])
+            return 0
+        key, is_link = db_key(name), name.startswith(b"link:")
+        stored = txn.get(key, db=self._store.records)
         if value is None:
             txn.delete(key, db=self._store.records)
         else:
-            txn.put(key, value, db=self._store.records)
-        return _is_prefix(value) - _is_prefix(before) if name.startswith(b"link:") else 0
+            txn.put(key, store_link(value, record) if is_link else value, db=self._store.records)
+        if is_link:
+            before = {} if stored is None else orjson.loads(record_of(StoredLink(stored)))
+            return _is_prefix(record) - _is_prefix(before)
+        if name.startswith(b"key:"):
+            self._index_secrets(txn, name[4:], {} if stored is None else orjson.loads(stored), record)
+        return 0
 
     def _index_secrets(
-        self, txn: lmdb.Transaction[bytes], key_id: bytes, before: bytes | None, after: bytes | None
+        self, txn: lmdb.Transaction[bytes], key_id: bytes, before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> None:
         for digest in _digests(before):
             txn.delete(digest, db=self._store.digests)
@@ -182,19 +186,20 @@ class CatalogFollower:
             txn.put(digest, key_id, db=self._store.digests)
 
 
-def _is_object(value: bytes) -> bool:
+def _object_of(value: bytes) -> dict[str, Any] | None:
     try:
-        return isinstance(orjson.loads(value), dict)
+        record = orjson.loads(value)
     except orjson.JSONDecodeError:
-        return False
+        return None
+    return record if isinstance(record, dict) else None
 
 
-def _digests(record: bytes | None) -> list[bytes]:
-    return [] if record is None else [s["digest"].encode() for s in orjson.loads(record).get("secrets", ())]
+def _digests(record: Mapping[str, Any]) -> list[bytes]:
+    return [secret["digest"].encode() for secret in record.get("secrets", ())]
 
 
-def _is_prefix(record: bytes | None) -> int:
-    return int(record is not None and orjson.loads(record).get("match") == "prefix")
+def _is_prefix(record: Mapping[str, Any]) -> int:
+    return int(record.get("match") == "prefix")
 
 
 async def _locked(path: Path) -> Any:

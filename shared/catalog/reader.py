@@ -14,6 +14,7 @@ from shared.catalog.records import Kind, Match, promotion_key
 from shared.catalog.store import KEY_BYTES_MAX, Store, db_key, meta_int
 from shared.errors import TransientError
 from shared.settings import CatalogSettings
+from shared.stored_links import StoredLink, record_of
 
 CURRENT_MS: Final = 5_000
 """How long after the last proof of being level with the topic an unknown link counts as unknown (proofs come each second)."""
@@ -64,25 +65,25 @@ class Catalog:
         self.is_ready = self.is_complete and self.age_ms <= self._settings.catalog_age_ms_max
         self.is_current = self.is_complete and self.age_ms <= CURRENT_MS
 
-    def _get(self, name: bytes) -> bytes | None:
-        value: bytes | None = self._txn.get(db_key(name), db=self._store.records)
-        return value
-
     def _record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
-        value = self._get(f"{kind}:{record_id}".encode())
-        return None if value is None else orjson.loads(value)
+        value = self._txn.get(db_key(f"{kind}:{record_id}".encode()), db=self._store.records)
+        return None if value is None else orjson.loads(_plain(kind, value))
 
     def link(self, key: str) -> bytes | None:
         """The link record registered under exactly this key (host/path)."""
+        stored = self._link(key)
+        return None if stored is None else record_of(stored)
+
+    def _link(self, key: str) -> StoredLink | None:
         name = b"link:" + key.encode()
         if len(name) > KEY_BYTES_MAX:
             name = db_key(name)
-        link: bytes | None = self._txn.get(name, None, self._store.records)
+        link: StoredLink | None = self._txn.get(name, None, self._store.records)  # type: ignore[assignment]
         return link
 
     def resolve(self, key: str) -> Match | None:
         """The link of a URL key: the exact one, else the longest registered prefix of whole path segments."""
-        link = self.link(key)
+        link = self._link(key)
         if link is not None:
             return tuple.__new__(Match, ("exact", link))  # cheaper than calling the class
         if not self._prefixes:
@@ -91,18 +92,18 @@ class Catalog:
             key, slash, _rest = key.rpartition("/")
             if not slash:
                 return None
-            link = self.link(key)
-            if link is not None and orjson.loads(link).get("match") == "prefix":
+            link = self._link(key)
+            if link is not None and orjson.loads(record_of(link)).get("match") == "prefix":
                 return Match("prefix", link)
         return None
 
-    def exact_links(self, keys: Sequence[str]) -> list[bytes] | None:
-        """The records registered under exactly these keys, in order; None when any has none. At least one key."""
+    def exact_links(self, keys: Sequence[str]) -> list[StoredLink] | None:
+        """The links registered under exactly these keys, in order; None when any has none. At least one key."""
         get, records = self._txn.get, self._store.records
         names = [f"link:{key}".encode() for key in keys]
         if max(map(len, names)) > KEY_BYTES_MAX:
             names = [db_key(name) for name in names]
-        links = [link for name in names if (link := get(name, None, records)) is not None]
+        links: list[Any] = [link for name in names if (link := get(name, None, records)) is not None]
         return links if len(links) == len(names) else None
 
     def tenant(self, tenant: str) -> dict[str, Any] | None:
@@ -139,7 +140,7 @@ class Catalog:
             for name, value in cursor:
                 if not name.startswith(prefix):
                     return
-                yield name[len(name_of_kind) :].decode(errors="replace"), value
+                yield name[len(name_of_kind) :].decode(errors="replace"), _plain(kind, value)
 
     def record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
         """One record of any kind."""
@@ -172,3 +173,8 @@ class Catalog:
         """Release the snapshot and the file."""
         self._txn.abort()
         del self._txn, self._store
+
+
+def _plain(kind: Kind, value: bytes) -> bytes:
+    """The record in a value of the copy."""
+    return record_of(StoredLink(value)) if kind is Kind.LINK else value

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from shared.stored_links import StoredLink
+
 PARTITION: Final = 0
 """The catalog has one partition, so that one number is its version."""
 
@@ -30,10 +32,10 @@ class Kind(StrEnum):
 
 
 class Match(NamedTuple):
-    """A link found for a URL key: by which rule (`exact` or `prefix`), and its record."""
+    """A link found for a URL key: by which rule (`exact` or `prefix`), and as it is stored."""
 
     rule: str
-    link: bytes
+    link: StoredLink
 
 
 class Entry(NamedTuple):

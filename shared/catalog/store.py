@@ -12,6 +12,11 @@ import lmdb
 KEY_BYTES_MAX: Final = 500
 """LMDB takes keys of up to 511 bytes; longer ones are hashed."""
 _READERS_MAX: Final = 512
+FORM: Final = 2
+"""Of what the tables hold, in their names: a copy of another form is never read, and its follower begins anew. 2: links have heads."""
+_NAMES: Final = tuple(b"%b.%d" % (name, FORM) for name in (b"records", b"digests", b"meta"))
+_TABLES_MAX: Final = 6
+"""The three, and as many of another form until they are dropped."""
 
 
 class Store:
@@ -36,11 +41,20 @@ class Store:
     def __init__(self, path: Path, map_bytes: int) -> None:
         self.path = path
         self.env = lmdb.open(
-            str(path), map_size=map_bytes, max_dbs=3, max_readers=_READERS_MAX, metasync=False, readahead=False
+            str(path),
+            map_size=map_bytes,
+            max_dbs=_TABLES_MAX,
+            max_readers=_READERS_MAX,
+            metasync=False,
+            readahead=False,
         )
-        self.records = self.env.open_db(b"records")
-        self.digests = self.env.open_db(b"digests")
-        self.meta = self.env.open_db(b"meta")
+        self.records, self.digests, self.meta = map(self.env.open_db, _NAMES)
+
+    def drop_other_forms(self) -> None:
+        """Give the space of copies of other forms back. For the one process that writes."""
+        with self.env.begin(write=True) as txn:
+            for name in [name for name in txn.cursor().iternext(values=False) if name not in _NAMES]:
+                txn.drop(self.env.open_db(name, txn))
 
     @property
     def heard_file(self) -> Path:

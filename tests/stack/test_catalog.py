@@ -7,15 +7,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import orjson
 import pytest
 
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Entry, Kind
+from shared.catalog.store import Store
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import CatalogSettings, KafkaSettings
+from shared.stored_links import NEVER, read_terms, record_of
 from tests.support.processes import WAIT_S
 
 SETTINGS = CatalogSettings(catalog_map_bytes=64 << 20)
+KINDS = [str(kind).encode() for kind in Kind]
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ async def test_resolve_prefers_the_exact_link_then_the_longest_prefix(catalog: C
 
     def rule_and_link(key: str) -> tuple[str, str] | None:
         match = catalog.resolve(key)
-        return match and (match.rule, orjson.loads(match.link)["link"])
+        return match and (match.rule, orjson.loads(record_of(match.link))["link"])
 
     assert rule_and_link("h/a/b/c") == ("exact", "h/a/b/c")
     assert rule_and_link("h/a/b/c/d") == ("prefix", "h/a/b")
@@ -104,7 +108,7 @@ async def test_resolve_prefers_the_exact_link_then_the_longest_prefix(catalog: C
     assert rule_and_link("h/" + "x" * 599 + "y") is None
     together = catalog.exact_links(["h/" + "x" * 600, "h/a"])
     assert together is not None
-    assert [orjson.loads(link)["link"] for link in together] == ["h/" + "x" * 600, "h/a"]
+    assert [orjson.loads(record_of(link))["link"] for link in together] == ["h/" + "x" * 600, "h/a"]
     assert catalog.exact_links(["h/a", "h/a/x"]) is None
 
 
@@ -167,3 +171,37 @@ async def test_garbage_in_the_topic_is_ignored(catalog: Catalog, kafka: KafkaSet
     assert catalog.link("h/x") is None
     assert catalog.tenant("good")
     await producer.close()
+
+
+async def test_a_copy_of_another_form_is_not_read(kafka: KafkaSettings, writer: CatalogWriter, tmp_path: Path) -> None:
+    """A copy as an earlier version left it has nothing to say; its follower drops it and reads the topic again."""
+    await writer.put(Kind.LINK, "h/a", {"link": "h/a", "tenant": "acme", "registered_at": 1})
+    env = lmdb.open(str(tmp_path), map_size=64 << 20, max_dbs=3)
+    with env.begin(write=True) as txn:
+        txn.put(b"link:h/a", b'{"link":"h/old"}', db=env.open_db(b"records", txn))
+        for name, value in ((b"version", b"0"), (b"end", b"1"), (b"complete", b"1"), (b"kinds", b" ".join(KINDS))):
+            txn.put(name, value, db=env.open_db(b"meta", txn))
+    env.close()
+    (tmp_path / "heard").touch()
+    catalog = Catalog(SETTINGS, tmp_path)
+    assert (catalog.link("h/a"), catalog.version, catalog.is_ready) == (None, -1, False)
+    follower = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+    await catalog.wait_for(0, WAIT_S)
+    assert orjson.loads(catalog.link("h/a") or b"")["link"] == "h/a"
+    follower.cancel()
+    await asyncio.wait([follower])
+    catalog.close()
+    with Store.at(tmp_path, SETTINGS.catalog_map_bytes).env.begin() as txn:
+        assert {name.rpartition(b".")[0] for name, _ in txn.cursor()} == {b"records", b"digests", b"meta"}
+
+
+async def test_links_are_given_as_they_were_written(catalog: Catalog, writer: CatalogWriter) -> None:
+    """However a link is asked for, its record is the bytes of the topic; what says more of it is the copy's own."""
+    record = {"link": "h/a", "tenant": "acme", "registered_at": 1, "match": "prefix"}
+    await catalog.wait_for(await writer.put(Kind.LINK, "h/a", record), WAIT_S)
+    raw = orjson.dumps(record)
+    assert (catalog.link("h/a"), list(catalog.scan(Kind.LINK))) == (raw, [("h/a", raw)])
+    assert catalog.record(Kind.LINK, "h/a") == record
+    below = catalog.resolve("h/a/b")
+    assert below is not None
+    assert (record_of(below.link), read_terms(below.link)) == (raw, ("acme", 1, NEVER))

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from shared.catalog import Match
+from shared.stored_links import StoredLink, record_of, store_link
 
 NOW_MS = 1_760_000_000_000
 """2025-10-09T08:53:20Z: the `now` of pure tests."""
@@ -33,14 +34,19 @@ class MemoryCatalog:
         self.is_current = True
         self.age_ms = 0
         self._records: dict[str, bytes] = {}
+        self._links: dict[str, StoredLink] = {}
 
     def put(self, kind: str, record_id: str, value: dict[str, Any] | None) -> None:
         """Write or delete one record."""
         self.version += 1
         if value is None:
             self._records.pop(f"{kind}:{record_id}", None)
-        else:
-            self._records[f"{kind}:{record_id}"] = orjson.dumps(value)
+            if kind == "link":
+                self._links.pop(record_id, None)
+            return
+        raw = self._records[f"{kind}:{record_id}"] = orjson.dumps(value)
+        if kind == "link":
+            self._links[record_id] = store_link(raw, value)
 
     def refresh(self) -> bool:
         """Nothing to renew: changes are seen at once."""
@@ -50,20 +56,20 @@ class MemoryCatalog:
         """The link registered under exactly this key."""
         return self._records.get(f"link:{key}")
 
-    def exact_links(self, keys: Sequence[str]) -> list[bytes] | None:
+    def exact_links(self, keys: Sequence[str]) -> list[StoredLink] | None:
         """The links registered under exactly these keys, None when any is missing."""
-        links = [self.link(key) for key in keys]
-        return None if None in links else [link for link in links if link is not None]
+        links = [self._links[key] for key in keys if key in self._links]
+        return links if len(links) == len(keys) else None
 
     def resolve(self, key: str) -> Match | None:
         """Exact link, else the longest registered prefix of whole segments."""
-        link = self.link(key)
+        link = self._links.get(key)
         if link is not None:
             return Match("exact", link)
         while "/" in key:
             key = key.rpartition("/")[0]
-            link = self.link(key)
-            if link is not None and orjson.loads(link)["match"] == "prefix":
+            link = self._links.get(key)
+            if link is not None and orjson.loads(record_of(link))["match"] == "prefix":
                 return Match("prefix", link)
         return None
 
