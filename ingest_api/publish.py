@@ -3,10 +3,10 @@
 Theory of operation. A click joins the open group of its partition. Groups are looked at when the event loop has read
 all sockets that were ready (`call_soon`), so clicks of one moment share a group: while fewer than `in_flight` groups are
 under way every open group leaves at once; otherwise the groups wait for an acknowledgement or for `group_ms`, whichever
-comes first. A partition never has two groups under way. Clicks without a key all go to one partition until a group of
-that partition leaves (`next_partition`), so that a group is usually one batch instead of a crumb per partition. The next
-ones go there again as soon as it is acknowledged, for a while: what follows, to the row in the table, is then done for one
-partition or two at a time instead of for a few clicks of each (docs/adr/0037).
+comes first. A partition never has two groups under way. Clicks without a key all go to one partition for a while
+(`next_partition`), a few of them also while its batch is under way: what follows, to the row in the table, is then done for
+one partition at a time instead of for a few clicks of each (docs/adr/0037). Only what is too much for one batch at a time,
+or has waited for a slow one, goes to the next free partition.
 
 What waits is bounded in clicks, bytes and time; beyond a bound a click is refused before anything was promised. The time
 is that of the partition's oldest click whose group has not left: while it is over its bound every further click would wait
@@ -32,10 +32,15 @@ log = logging.getLogger(__name__)
 
 RECORD_OVERHEAD_BYTES: Final = 128
 """Upper bound of what Kafka adds to a record's value: key, header, varints (about 90)."""
-STAY_S: Final = 0.5
-"""How long clicks without a key go to the same partition: the age of a block, which is what is made of them in the end."""
+STAY_S: Final = 0.4
+"""How long clicks without a key go to the same partition: less than the age of a block, which is what is made of them in the
+end, so that the last ones are there when it is cut."""
 STAY_CLICKS: Final = 1_000
 """The same in clicks: of a fast stream each partition has its share all the time."""
+WAITING_CLICKS: Final = 16
+"""As many clicks without a key wait for the batch under way of that partition; with more, a second batch is worth its cost."""
+WAITING_S: Final = 0.02
+"""How long the first of them waits before further ones go elsewhere: some acknowledgements' time, unless one is slow."""
 
 Settle = Callable[[Any, Any, Refusal | None], None]
 """Told once for what was submitted at once, with who submitted it and what it was: None when it is durable, else why it is
@@ -105,9 +110,9 @@ class GroupCommit:
         self._filling: dict[int, _Group] = {}
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._current = -1
-        """Where clicks without a key go now; -1 after the group has left, until the next click comes."""
+        """Where clicks without a key go now; -1 after that group has left, until the next click comes."""
         self._home = -1
-        """Where they go while it is free."""
+        """Where they go while it takes them."""
         self._home_until = 0.0
         self._home_clicks = 0
         self._scheduled = False
@@ -130,20 +135,32 @@ class GroupCommit:
         return self._destination.why_not_ready()
 
     def next_partition(self) -> int:
-        """The partition for a click without a key: the same one until its group leaves."""
-        if self._current < 0 or self._current >= self._partitions():  # none yet, or the topic was made anew with fewer
-            self._choose_partition()
+        """The partition for a click without a key: the same one for a while, unless too many wait there."""
+        current = self._current
+        if current < 0 or current >= self._partitions() or not self._takes(current):
+            self._choose_partition()  # none yet, or too much there, or the topic was made anew with fewer
         return self._current
 
+    def _takes(self, partition: int) -> bool:
+        """Whether a click without a key goes there: it is free, or few wait for its batch under way and not for long."""
+        if partition not in self._under_way:
+            return True
+        group = self._filling.get(partition)
+        if group is None:
+            return True
+        return len(group.clicks) < WAITING_CLICKS and asyncio.get_running_loop().time() - group.since < WAITING_S
+
     def _choose_partition(self) -> None:
-        """The one where clicks stay for now, or the first one after it without a group under way."""
+        """The one where clicks stay for now, else the first one after it without a group under way."""
         count = max(1, self._partitions())
         now = asyncio.get_running_loop().time()
         if now >= self._home_until or self._home_clicks >= STAY_CLICKS:
             self._home = (self._home + 1) % count
             self._home_until, self._home_clicks = now + STAY_S, 0
-        following = ((self._home + step) % count for step in range(count))
-        self._current = next((p for p in following if p not in self._under_way), self._home % count)
+        self._current = self._home % count
+        if not self._takes(self._current):
+            following = ((self._home + step) % count for step in range(1, count))
+            self._current = next((p for p in following if p not in self._under_way), self._current)
 
     def submit(self, click: PendingClick, settle: Settle, who: Any) -> Refusal | None:
         """Take a click and call `settle` later with `who` and the click, or refuse it now."""

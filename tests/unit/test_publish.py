@@ -13,7 +13,7 @@ from ingest_api.answers import Refusal
 from ingest_api.batch import Share
 from ingest_api.destination import Publishable
 from ingest_api.handler import PendingClick
-from ingest_api.publish import RECORD_OVERHEAD_BYTES, STAY_CLICKS, GroupCommit
+from ingest_api.publish import RECORD_OVERHEAD_BYTES, STAY_CLICKS, WAITING_CLICKS, GroupCommit
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.http.answer import Answer
 
@@ -93,14 +93,13 @@ async def until(condition: object) -> None:
 
 
 async def test_clicks_of_one_moment_share_a_batch() -> None:
-    """Clicks without a key that arrive in one round of the loop are one append; the next go to another partition."""
+    """Clicks without a key that arrive in one round of the loop are one append."""
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination)
     for number in range(10):
         assert commit.submit(click(b"%d" % number, commit.next_partition()), settled, None) is None
     await turns()
     assert [len(clicks) for _, clicks, _ in destination.appends] == [10]
-    assert commit.next_partition() != destination.appends[0][0]
     assert settled.outcomes == {}
     destination.acknowledge(0)
     await turns()
@@ -112,8 +111,8 @@ async def test_groups_wait_while_two_are_under_way() -> None:
     """The third group waits for an acknowledgement or the timer; what comes meanwhile joins it."""
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, group_ms=60_000)
-    for number in range(6):
-        commit.submit(click(b"%d" % number, commit.next_partition()), settled, None)
+    for number, partition in enumerate((0, 1, 2, 2, 2, 2)):
+        commit.submit(click(b"%d" % number, partition), settled, None)
         await turns()
     assert [len(clicks) for _, clicks, _ in destination.appends] == [1, 1]
     destination.acknowledge(0)
@@ -148,10 +147,11 @@ async def test_partitions_get_even_shares() -> None:
 
 
 async def test_clicks_stay_with_a_partition_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as it is free; then they go to the next one."""
+    """Few wait for its batch; what is too much for that goes to the next one, until it is free again."""
     monkeypatch.setattr("ingest_api.publish.STAY_S", 60.0)
+    monkeypatch.setattr("ingest_api.publish.WAITING_S", 60.0)
     destination, settled = HeldDestination(), Settled()
-    commit = commit_to(destination)
+    commit = commit_to(destination, group_ms=60_000)
 
     async def goes_to(number: int) -> int:
         chosen = commit.next_partition()
@@ -159,21 +159,26 @@ async def test_clicks_stay_with_a_partition_for_a_while(monkeypatch: pytest.Monk
         await turns()
         return chosen
 
-    assert [await goes_to(0), await goes_to(1)] == [0, 1]
+    assert [await goes_to(number) for number in range(WAITING_CLICKS + 2)] == [0] * (WAITING_CLICKS + 1) + [1]
+    assert [(partition, len(clicks)) for partition, clicks, _ in destination.appends] == [(0, 1), (1, 1)]
     destination.acknowledge(0)
     await turns()
-    assert await goes_to(2) == 0
+    assert [(partition, len(clicks)) for partition, clicks, _ in destination.appends[2:]] == [(0, WAITING_CLICKS)]
     destination.acknowledge(1)
     destination.acknowledge(2)
     await turns()
+    assert await goes_to(100) == 0
     commit._home_until = 0.0
-    assert await goes_to(3) == 1
     destination.acknowledge(3)
+    await turns()
+    assert await goes_to(101) == 1
+    destination.acknowledge(4)
     await commit.drain()
 
 
-async def test_a_partition_without_an_acknowledgement_is_passed_over() -> None:
-    """While one partition's batch is outstanding, clicks without a key go to the others; keyed ones wait for it."""
+async def test_a_partition_without_an_acknowledgement_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once somebody has waited for a batch too long, clicks without a key go to other partitions; keyed ones wait for it."""
+    monkeypatch.setattr("ingest_api.publish.WAITING_S", 0.0)
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, group_ms=60_000)
     stuck = commit.next_partition()
@@ -203,7 +208,7 @@ async def test_the_timer_sends_what_has_waited() -> None:
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, group_ms=1)
     for number in range(4):
-        commit.submit(click(b"%d" % number, commit.next_partition()), settled, None)
+        commit.submit(click(b"%d" % number, number), settled, None)
         await turns()
     await until(lambda: len(destination.appends) >= 3)
     assert len({partition for partition, _, _ in destination.appends}) == len(destination.appends)
@@ -348,8 +353,9 @@ async def test_a_share_beyond_a_bound_is_refused_whole(limits: dict[str, int]) -
     assert commit.submit_share(share(1, PARTITIONS), settled, None) is Refusal.CATALOG_NOT_READY
 
 
-async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once() -> None:
+async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The partition in use is gone with the old topic: the next click goes to one that there is."""
+    monkeypatch.setattr("ingest_api.publish.STAY_CLICKS", 1)
     count = PARTITIONS
     destination, settled = HeldDestination(), Settled()
     commit = commit_while(lambda: count, destination, in_flight=PARTITIONS)
