@@ -13,7 +13,7 @@ from clickledger.stack.guard import Guard
 from shared.kafka import Assignment, Consumer
 from sink.member import group_id
 from tests.support.brokers import LocalBrokers
-from tests.support.full_stack import run_command
+from tests.support.command_line import run_process
 from tests.support.pipeline import assignments
 from tests.support.processes import WAIT_S, Child
 from tests.support.sinks import QUICK, SMALL, SinkBench
@@ -63,7 +63,8 @@ async def test_deleted_records_are_named_and_passed_only_by_a_decision(bench: Si
     for _ in range(160):
         await bench.producer.send(bench.kafka.topic_raw, 0, key=b"x", value=b"x", timestamp_ms=1)
     decision = ("audit", "--accept-gap", "0:100-149", "--reason", "deleted by the test")
-    await asyncio.to_thread(run_command, bench.env, *decision)
+    decided = await asyncio.to_thread(run_process, bench.env, *decision)
+    assert decided.returncode == 0, decided.stderr
     await bench.until(lambda: not bench.reasons(child), "readiness", child)
 
     async def is_passed() -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -12,7 +10,7 @@ import orjson
 from clickledger.audit_run import AuditReport, run_audit
 from clickledger.located import Located
 from shared.settings import CatalogSettings, ClickHouseSettings
-from tests.support.full_stack import clean_env
+from tests.support.command_line import Done, run_process
 from tests.support.sinks import SinkBench
 
 ROWS = 300
@@ -56,12 +54,9 @@ class AuditBench(SinkBench):
         """Audit as the command does."""
         return await run_audit(self.located, wait=wait, timeout_s=timeout_s, check_seals=check_seals)
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in this environment."""
-        command = [sys.executable, "-m", "clickledger", *arguments]
-        return subprocess.run(
-            command, env={**clean_env(), **self.env}, capture_output=True, text=True, check=False, timeout=120
-        )
+    def command(self, *arguments: str) -> Done:
+        """Run a command in this environment, from a test that is a coroutine itself."""
+        return run_process(self.env, *arguments)
 
     async def change(self, what: str) -> None:
         """Alter rows behind the sink's back: `UPDATE … WHERE …`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,15 +102,6 @@ class FullStack:
             *self._arguments,
         ]
         return Child(self._guard, command, self.folder / "up.log", self._env)
-
-
-def run_command(env: Mapping[str, str], *arguments: str) -> str:
-    """`clickledger …` with these settings, to its end, which must be status 0; what it printed."""
-    command = [sys.executable, "-m", "clickledger", *arguments]
-    done = subprocess.run(command, env={**clean_env(), **env}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"clickledger {' '.join(arguments)}: {done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def spawn_service(guard: Guard, name: str, log: Path, env: Mapping[str, str]) -> Child:

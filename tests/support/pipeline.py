@@ -16,12 +16,12 @@ from clickledger.exit_codes import ExitCode
 from clickledger.stack import layout
 from clickledger.stack.guard import Guard
 from tests.support.clickhouse import http_ok
+from tests.support.command_line import COMMAND_S, Done, run_here
 from tests.support.full_stack import FullStack, clean_env, start_service
 from tests.support.processes import WAIT_S, Child, accepts
 from tests.support.promise import promised
 from tests.support.stack import execute
 
-COMMAND_S = 240.0
 _POLL_S = 0.1
 _PROMOTIONS = "promotion_id,name,campaign_id,deployment_id,sent,delivered\nemployee,Employees,c-7,d-9,1000,900\n"
 _LINKS = (
@@ -49,16 +49,9 @@ def command_env(stack: FullStack) -> dict[str, str]:
     return {**clean_env(), "CLICKLEDGER_DATA": str(stack.data)}
 
 
-def run(stack: FullStack, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(stack: FullStack, *arguments: str) -> Done:
     """Run `clickledger …` to its end, whatever its exit status."""
-    return subprocess.run(
-        [sys.executable, "-m", "clickledger", *arguments],
-        env=command_env(stack),
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_S,
-        check=False,
-    )
+    return run_here(command_env(stack), *arguments)
 
 
 def succeed(stack: FullStack, *arguments: str) -> str:
