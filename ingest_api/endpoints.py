@@ -225,36 +225,35 @@ class BatchPath(_Path):
         result = handle_batch(self._state, headers, body, peer, clock_ms(), method=method)
         if not isinstance(result, PendingBatch):
             return self._tallies.answer(result)
-        waiting = _BatchWait(result, lambda answer: reply(self._count(waiting, answer)))
+        waiting = _BatchWait(result, self._tallies, reply)
         for share in result.shares():
             waiting.missing += len(share.clicks)
             for refused, refusal in self._publish(share, _BatchWait.settle, waiting):
                 waiting.missing -= len(refused.clicks)
                 waiting.note(refused, refusal)
-        return None if waiting.missing else self._count(waiting, result.finish(waiting.outcomes))
-
-    def _count(self, waiting: _BatchWait, answer: Answer) -> Answer:
-        self._tallies.lines(waiting.outcomes.count(None), waiting.batch.refusals)
-        self._tallies.status(answer.status)
-        return answer
+        return None if waiting.missing else waiting.answer()
 
 
 class _BatchWait:
-    """The outcomes of a batch's clicks until the last share is settled."""
+    """The outcomes of a batch's clicks until the last share is settled.
 
-    __slots__ = ("_reply", "batch", "missing", "outcomes")
+    Nothing that it holds holds it: else each batch, with its clicks, would stay until the collector comes.
+    """
 
-    def __init__(self, batch: PendingBatch, reply: Reply) -> None:
-        self.batch = batch
+    __slots__ = ("_batch", "_outcomes", "_reply", "_tallies", "missing")
+
+    def __init__(self, batch: PendingBatch, tallies: Tallies, reply: Reply) -> None:
+        self._batch = batch
+        self._tallies = tallies
         self._reply = reply
-        self.outcomes: list[Refusal | None] = [None] * len(batch.clicks)
+        self._outcomes: list[Refusal | None] = [None] * len(batch.clicks)
         self.missing = 0
         """Clicks under way."""
 
     def note(self, share: Share, refusal: Refusal) -> None:
         """A share of clicks that are not durable."""
         for place in share.places:
-            self.outcomes[place] = refusal
+            self._outcomes[place] = refusal
 
     def settle(self, share: Share, refusal: Refusal | None) -> None:
         """A share's outcome; the last one gives the answer."""
@@ -262,7 +261,14 @@ class _BatchWait:
             self.note(share, refusal)
         self.missing -= len(share.clicks)
         if not self.missing:
-            self._reply(self.batch.finish(self.outcomes))
+            self._reply(self.answer())
+
+    def answer(self) -> Answer:
+        """The batch's answer, counted; when nothing is under way any more."""
+        answer = self._batch.finish(self._outcomes)
+        self._tallies.lines(self._outcomes.count(None), self._batch.refusals)
+        self._tallies.status(answer.status)
+        return answer
 
 
 async def answer_async(

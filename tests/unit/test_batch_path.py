@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Sequence
 
 import orjson
 import pytest
 
+from ingest_api.batch import PendingBatch
 from ingest_api.destination import Publishable
 from ingest_api.endpoints import BatchPath, answer_async, clock_ms
 from ingest_api.metrics import Tallies
@@ -69,6 +71,18 @@ def line(**fields: str) -> bytes:
 def accepted(answer: Answer) -> list[str]:
     """The id of each click, or its code."""
     return [result.get("transaction-id", result.get("code")) for result in orjson.loads(answer.body)]
+
+
+async def test_an_answered_batch_is_gone() -> None:
+    """No batch waits for the collector of cycles with all its clicks, whether they were kept or not."""
+    gc.collect()
+    gc.disable()
+    try:
+        for broken in (None, 0, 1, 2, 3, 4, 5):
+            await send(Stored(broken), [line()] * 3)
+        assert not [each for each in gc.get_objects() if isinstance(each, PendingBatch)]
+    finally:
+        gc.enable()
 
 
 async def test_a_batch_is_one_append() -> None:
