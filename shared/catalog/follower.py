@@ -54,6 +54,7 @@ class CatalogFollower:
         self._store = Store.at(path, settings.catalog_map_bytes)
         self._kinds = frozenset(str(kind) for kind in kinds)
         self._asked = _NEVER
+        self._is_level = False
 
     async def run(self) -> None:
         """Follow until cancelled. Failures of the environment are logged and retried with back-off."""
@@ -77,7 +78,7 @@ class CatalogFollower:
         try:
             await reader.start()
             reader.assign({PARTITION: await self._start_position(reader)})
-            asked_at, self._asked = 0.0, _NEVER
+            asked_at, self._asked, self._is_level = 0.0, _NEVER, False
             while True:
                 if time.monotonic() - asked_at >= HEAR_EVERY_S:
                     await self._hear(reader)
@@ -85,6 +86,8 @@ class CatalogFollower:
                 records = (await reader.getmany(timeout_ms=200)).get(PARTITION)
                 if records:
                     await asyncio.to_thread(self._apply, records)
+                    if not self._is_level and records[-1].offset + 1 >= self._asked[0]:
+                        await self._hear(reader)  # whoever starts waits for this: at once, but once only
                     asked_at = min(asked_at, time.monotonic() - HEAR_EVERY_S / 2)
         except OffsetLost as lost:
             log.warning("catalog: %s; reading all of it again", lost)
@@ -122,6 +125,7 @@ class CatalogFollower:
         end_before, asked_before_s = self._asked
         level_s = asked_s if position >= end else asked_before_s if position >= end_before else None
         self._asked = (end, asked_s)
+        self._is_level = self._is_level or level_s is not None
         await asyncio.to_thread(self._note_end, position, end, level_s)
 
     def _note_end(self, position: int, end: int, level_s: float | None) -> None:

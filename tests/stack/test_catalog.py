@@ -83,6 +83,23 @@ async def test_a_topic_that_is_written_to_all_the_time_has_a_complete_copy(
         catalog.close()
 
 
+async def test_a_copy_that_has_read_to_the_end_says_so_at_once(
+    kafka: KafkaSettings, writer: CatalogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the next question that is due anyway: commands and services wait for it at their start."""
+    await writer.put(Kind.TENANT, "acme", {"tenant": "acme"})
+    monkeypatch.setattr("shared.catalog.follower.HEAR_EVERY_S", 60.0)
+    follower = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+    catalog = Catalog(SETTINGS, tmp_path)
+    try:
+        await catalog.wait_until_current(20)
+        assert catalog.tenant("acme") == {"tenant": "acme"}
+    finally:
+        follower.cancel()
+        await asyncio.wait([follower])
+        catalog.close()
+
+
 async def test_a_secret_is_found_by_digest_until_it_is_replaced(catalog: Catalog, writer: CatalogWriter) -> None:
     """The digest index follows the key's record: new secrets are found, former ones are not."""
     await writer.put(Kind.KEY, "k1", {"key_id": "k1", "secrets": [{"digest": "aa"}, {"digest": "bb"}]})
