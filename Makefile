@@ -16,8 +16,9 @@ demo: setup
 up: setup
 	@$(BIN)/clickledger up $(ARGS)
 
+# Three processes keep two cores busy: each waits a quarter of its time, for sessions, time-outs and pauses.
 test: setup tests/clients/node_modules/.installed
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
