@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -13,7 +14,8 @@ INSERT_S_MAX = 60.0
 
 
 def ingest(url: str, table: str, bodies: Sequence[bytes], settings: Mapping[str, Any], connections: int) -> float:
-    """Insert every body, a token each; the seconds that it took. Raises RuntimeError with ClickHouse's words."""
+    """Insert every body, a new token each; the seconds that it took. Raises RuntimeError with ClickHouse's words."""
+    call = uuid.uuid4().hex
     waiting = list(enumerate(bodies))
     problems: list[str] = []
 
@@ -31,7 +33,7 @@ def ingest(url: str, table: str, bodies: Sequence[bytes], settings: Mapping[str,
                     **settings,
                     "query": f"INSERT INTO {table} FORMAT JSONEachRow",
                     "database": address.path.strip("/"),
-                    "insert_deduplication_token": f"{table}-{number}",
+                    "insert_deduplication_token": f"{call}-{number}",
                 }
                 connection.request("POST", f"/?{urlencode(given)}", body, headers)
                 answer = connection.getresponse()

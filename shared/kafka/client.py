@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.helpers import create_ssl_context
 
 from shared.errors import (
@@ -22,6 +21,7 @@ from shared.errors import (
     OutcomeUnknown,
     TransientError,
 )
+from shared.kafka import fetched
 from shared.settings import KafkaSettings
 
 METADATA_AGE_MS: Final = 30_000
@@ -179,13 +179,13 @@ async def fetched_records(
     refuse_broken(consumer, what)
     try:
         with mapped(what):
-            fetched = await consumer.getmany(*wanted, timeout_ms=timeout_ms)
+            received = await consumer.getmany(*wanted, timeout_ms=timeout_ms)
     except TransientError as exc:
         if isinstance(exc.__cause__, kafka_errors.OffsetOutOfRangeError):
             raise await lost_offsets(consumer, exc.__cause__) from exc
         refuse_broken(consumer, what)
         raise
-    return {tp.partition: records for tp, records in fetched.items()}
+    return {tp.partition: records for tp, records in received.items()}
 
 
 def gather(consumer: AIOKafkaConsumer, records: int, gather_ms: int) -> None:
@@ -201,14 +201,9 @@ def gather(consumer: AIOKafkaConsumer, records: int, gather_ms: int) -> None:
     fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = (bytes_min, gather_ms) if records else (1, FETCH_WAIT_MS)
 
 
-def _as_decoded(_records: PartitionRecords, _tp: TopicPartition, record: Record) -> Record:
-    """Stands in for the library's copy of each decoded record into an object of its own, a third of what reading costs."""
-    return record
-
-
 async def start_consumer(consumer: AIOKafkaConsumer, what: str, settings: KafkaSettings) -> None:
     """Connect within the request time-out, or close what a failed start opened."""
-    PartitionRecords._consumer_record = _as_decoded
+    fetched.install()
     try:
         with mapped(what):
             await asyncio.wait_for(consumer.start(), settings.kafka_request_timeout_ms / 1000)

@@ -147,6 +147,7 @@ class Consumer:
             fetch_min_bytes=1,
             max_partition_fetch_bytes=partition_fetch_bytes_max,
             isolation_level="read_uncommitted",
+            check_crcs=False,  # `fetched` does
         )
 
     async def start(self) -> None:

@@ -54,6 +54,7 @@ class Reader:
             fetch_max_wait_ms=FETCH_WAIT_MS,
             max_partition_fetch_bytes=partition_bytes_max,
             isolation_level="read_uncommitted",
+            check_crcs=False,  # `fetched` does
         )
 
     async def start(self) -> None:
