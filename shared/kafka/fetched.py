@@ -65,6 +65,7 @@ def _whole_batches(self: Any, max_records: int | None = None) -> list[Any]:
         fetched._records = CheckedRecords(b"")
         raise
     fetched.next_fetch_offset = position
+    fetched._records_iterator = None  # it holds what holds it: the answer's bytes would stay until the collector comes
     self._update_position()
     self._partition_records = None
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +97,18 @@ def test_the_same_records_and_position_as_the_library(
     assert told(_whole_batches(ours)) == told(_one_by_one(theirs))
     assert our_place.position == their_place.position
     assert not ours.has_more()
+
+
+def test_an_answer_is_gone_when_its_records_are_taken() -> None:
+    """At once: the collector comes seldom in our services, and an answer has megabytes."""
+    ours, _ = result(batch(0, [b"a", b"b"]), 0)
+    answer = weakref.ref(ours._partition_records)
+    gc.disable()
+    try:
+        assert len(_whole_batches(ours)) == 2
+        assert answer() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("at", [30, 61, 70], ids=["header", "record", "last"])
