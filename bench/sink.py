@@ -2,8 +2,9 @@
 
 A real broker, the ClickHouse engine behind HTTP and the sink as a process. Records are enriched beforehand by the real
 enricher's function. ClickHouse's own ingest is the same blocks as ready bodies over as many connections as the sink
-uses, without Kafka and without any guarantee. The sink's rate counts from its first insert to the moment when a query sees the
-last row; every row is then checked to be there exactly once, and every block to be one part.
+uses, without Kafka and without any guarantee, into a table with as many rows (an empty one merges less). The sink's rate
+counts from its first insert to the moment when a query sees the last row; every row is then checked to be there exactly
+once, and every block to be one part.
 """
 
 from __future__ import annotations
