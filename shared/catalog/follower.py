@@ -10,11 +10,12 @@ import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import lmdb
 import orjson
 
+from shared.catalog.packing import PackedLink, Packer
 from shared.catalog.records import PARTITION, Kind
 from shared.catalog.store import Store, db_key, meta_int
 from shared.errors import OffsetLost, OperatorError, TransientError
@@ -30,6 +31,7 @@ RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 1.0
 """A revocation has a second to arrive once Kafka is reachable, so the pause between two tries is not longer."""
 _NEVER: Final = (1 << 63, 0.0)
+_LINK: Final = b"link:"
 HEALTHY_S: Final = 10.0
 """After following for so long the next failure is a new one: the pauses begin small again."""
 
@@ -53,6 +55,7 @@ class CatalogFollower:
         self._topic = topic or kafka.topic_catalog
         self._store = Store.at(path, settings.catalog_map_bytes)
         self._kinds = frozenset(str(kind) for kind in kinds)
+        self._packer = Packer()
         self._asked = _NEVER
         self._is_level = False
 
@@ -152,30 +155,33 @@ class CatalogFollower:
 
     def _apply(self, records: Sequence[Record]) -> None:
         with self._store.env.begin(write=True) as txn:
+            self._packer.refresh(txn, self._store)
             prefixes = meta_int(txn, self._store, b"prefixes", 0)
-            for record in records:
-                if record.key and self._is_kept(record.key):
-                    prefixes += self._put(txn, record.key, record.value)
+            changes = [
+                _change(record.key, record.value) for record in records if record.key and self._is_kept(record.key)
+            ]
+            links = [change.link for change in changes if change is not None and change.link is not None]
+            self._packer.look_at(txn, self._store, links)
+            for change in changes:
+                if change is not None:
+                    prefixes += self._put(txn, change)
             txn.put(b"prefixes", str(prefixes).encode(), db=self._store.meta)
             txn.put(b"version", str(records[-1].offset).encode(), db=self._store.meta)
 
     def _is_kept(self, name: bytes) -> bool:
         return name.partition(b":")[0].decode(errors="replace") in self._kinds
 
-    def _put(self, txn: lmdb.Transaction[bytes], name: bytes, value: bytes | None) -> int:
+    def _put(self, txn: lmdb.Transaction[bytes], change: _Change) -> int:
         """Store or delete one record; by how much the number of prefix links changes."""
-        record = {} if value is None else _object_of(value)
-        if record is None:
-            log.error("catalog: %r holds no JSON object, ignored", name[:80])
-            return 0
-        key, is_link = db_key(name), name.startswith(b"link:")
+        name, value, record, link = change
+        key = db_key(name)
         stored = txn.get(key, db=self._store.records)
         if value is None:
             txn.delete(key, db=self._store.records)
         else:
-            txn.put(key, store_link(value, record) if is_link else value, db=self._store.records)
-        if is_link:
-            before = {} if stored is None else orjson.loads(record_of(StoredLink(stored)))
+            txn.put(key, value if link is None else self._packer.pack(link), db=self._store.records)
+        if name.startswith(_LINK):
+            before = {} if stored is None else orjson.loads(record_of(self._packer.unpack(PackedLink(stored))))
             return _is_prefix(record) - _is_prefix(before)
         if name.startswith(b"key:"):
             self._index_secrets(txn, name[4:], {} if stored is None else orjson.loads(stored), record)
@@ -188,6 +194,28 @@ class CatalogFollower:
             txn.delete(digest, db=self._store.digests)
         for digest in _digests(after):
             txn.put(digest, key_id, db=self._store.digests)
+
+
+class _Change(NamedTuple):
+    """A record of the topic."""
+
+    name: bytes
+    value: bytes | None
+    """None deletes."""
+    record: Mapping[str, Any]
+    """What `value` holds; empty for a deletion."""
+    link: StoredLink | None
+    """A link as it is to be stored."""
+
+
+def _change(name: bytes, value: bytes | None) -> _Change | None:
+    if value is None:
+        return _Change(name, None, {}, None)
+    record = _object_of(value)
+    if record is None:
+        log.error("catalog: %r holds no JSON object, ignored", name[:80])
+        return None
+    return _Change(name, value, record, store_link(value, record) if name.startswith(_LINK) else None)
 
 
 def _object_of(value: bytes) -> dict[str, Any] | None:

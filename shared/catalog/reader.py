@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from shared.catalog.packing import PackedLink, Unpacker
 from shared.catalog.records import Kind, Match, promotion_key
 from shared.catalog.store import KEY_BYTES_MAX, Store, db_key, meta_int
 from shared.errors import TransientError
@@ -42,6 +43,7 @@ class Catalog:
         self.is_complete = False
         """Whether the copy was level with the topic at least once."""
         self._prefixes = 0
+        self._unpacker = Unpacker()
         self._read_meta()
 
     def refresh(self) -> bool:
@@ -56,6 +58,7 @@ class Catalog:
         self.version = meta_int(self._txn, self._store, b"version", -1)
         self.known_end = meta_int(self._txn, self._store, b"end", 0)
         self._prefixes = meta_int(self._txn, self._store, b"prefixes", 0)
+        self._unpacker.refresh(self._txn, self._store)
         self.is_complete = bool(meta_int(self._txn, self._store, b"complete", 0))
         try:
             heard_s = self._store.heard_file.stat().st_mtime
@@ -67,7 +70,11 @@ class Catalog:
 
     def _record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
         value = self._txn.get(db_key(f"{kind}:{record_id}".encode()), db=self._store.records)
-        return None if value is None else orjson.loads(_plain(kind, value))
+        return None if value is None else orjson.loads(self._plain(kind, value))
+
+    def _plain(self, kind: Kind, value: bytes) -> bytes:
+        """The record in a value of the copy."""
+        return record_of(self._unpacker.unpack(PackedLink(value))) if kind is Kind.LINK else value
 
     def link(self, key: str) -> bytes | None:
         """The link record registered under exactly this key (host/path)."""
@@ -78,8 +85,8 @@ class Catalog:
         name = b"link:" + key.encode()
         if len(name) > KEY_BYTES_MAX:
             name = db_key(name)
-        link: StoredLink | None = self._txn.get(name, None, self._store.records)  # type: ignore[assignment]
-        return link
+        packed: PackedLink | None = self._txn.get(name, None, self._store.records)  # type: ignore[assignment]
+        return None if packed is None else self._unpacker.unpack(packed)
 
     def resolve(self, key: str) -> Match | None:
         """The link of a URL key: the exact one, else the longest registered prefix of whole path segments."""
@@ -103,8 +110,8 @@ class Catalog:
         names = [f"link:{key}".encode() for key in keys]
         if max(map(len, names)) > KEY_BYTES_MAX:
             names = [db_key(name) for name in names]
-        links: list[Any] = [link for name in names if (link := get(name, None, records)) is not None]
-        return links if len(links) == len(names) else None
+        packed: list[Any] = [link for name in names if (link := get(name, None, records)) is not None]
+        return self._unpacker.unpack_all(packed) if len(packed) == len(names) else None
 
     def tenant(self, tenant: str) -> dict[str, Any] | None:
         """A tenant's record."""
@@ -140,7 +147,7 @@ class Catalog:
             for name, value in cursor:
                 if not name.startswith(prefix):
                     return
-                yield name[len(name_of_kind) :].decode(errors="replace"), _plain(kind, value)
+                yield name[len(name_of_kind) :].decode(errors="replace"), self._plain(kind, value)
 
     def record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
         """One record of any kind."""
@@ -173,8 +180,3 @@ class Catalog:
         """Release the snapshot and the file."""
         self._txn.abort()
         del self._txn, self._store
-
-
-def _plain(kind: Kind, value: bytes) -> bytes:
-    """The record in a value of the copy."""
-    return record_of(StoredLink(value)) if kind is Kind.LINK else value

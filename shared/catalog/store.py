@@ -12,8 +12,9 @@ import lmdb
 KEY_BYTES_MAX: Final = 500
 """LMDB takes keys of up to 511 bytes; longer ones are hashed."""
 _READERS_MAX: Final = 512
-FORM: Final = 2
-"""Of what the tables hold, in their names: a copy of another form is never read, and its follower begins anew. 2: links have heads."""
+FORM: Final = 3
+"""Of what the tables hold, in their names: a copy of another form is never read, and its follower begins anew. 2: links have heads;
+3: links are compressed."""
 _NAMES: Final = tuple(b"%b.%d" % (name, FORM) for name in (b"records", b"digests", b"meta"))
 _TABLES_MAX: Final = 6
 """The three, and as many of another form until they are dropped."""

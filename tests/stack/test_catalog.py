@@ -222,3 +222,29 @@ async def test_links_are_given_as_they_were_written(catalog: Catalog, writer: Ca
     below = catalog.resolve("h/a/b")
     assert below is not None
     assert (record_of(below.link), read_terms(below.link)) == (raw, ("acme", 1, NEVER))
+
+
+async def test_many_links_are_given_as_they_were_written(
+    catalog: Catalog, writer: CatalogWriter, kafka: KafkaSettings, tmp_path: Path
+) -> None:
+    """Links of two campaigns, compressed with others as the dictionary: to a reader from before, and to one that comes later."""
+    records = {
+        f"h/{campaign}/{n}": {"link": f"h/{campaign}/{n}", "tenant": "acme", "to": campaign * 20, "registered_at": n}
+        for campaign in ("spring", "autumn")
+        for n in range(3_000)
+    }
+    raws = {key: orjson.dumps(record) for key, record in records.items()}
+    entries = [Entry(Kind.LINK, key, record) for key, record in records.items()]
+    await catalog.wait_for(await writer.put_many(entries), WAIT_S)
+    later = Catalog(SETTINGS, tmp_path)
+    for each in (catalog, later):
+        assert dict(each.scan(Kind.LINK)) == raws
+        assert {key: each.link(key) for key in raws} == raws
+        together = each.exact_links(list(raws))
+        assert together is not None
+        assert [record_of(link) for link in together] == list(raws.values())
+    later.close()
+    with Store.at(tmp_path, SETTINGS.catalog_map_bytes).env.begin() as txn:
+        records_table = Store.at(tmp_path, SETTINGS.catalog_map_bytes).records
+        stored = sum(len(value) for _, value in txn.cursor(records_table))
+    assert stored < sum(map(len, raws.values())) / 2
