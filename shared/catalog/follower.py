@@ -30,6 +30,8 @@ HEAR_EVERY_S: Final = 1.0
 RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 1.0
 """A revocation has a second to arrive once Kafka is reachable, so the pause between two tries is not longer."""
+AT_ONCE: Final = 1_000
+"""Records that are held decoded, some MB."""
 _NEVER: Final = (1 << 63, 0.0)
 _LINK: Final = b"link:"
 HEALTHY_S: Final = 10.0
@@ -157,16 +159,18 @@ class CatalogFollower:
         with self._store.env.begin(write=True) as txn:
             self._packer.refresh(txn, self._store)
             prefixes = meta_int(txn, self._store, b"prefixes", 0)
-            changes = [
-                _change(record.key, record.value) for record in records if record.key and self._is_kept(record.key)
-            ]
-            links = [change.link for change in changes if change is not None and change.link is not None]
-            self._packer.look_at(txn, self._store, links)
-            for change in changes:
-                if change is not None:
-                    prefixes += self._put(txn, change)
+            for begin in range(0, len(records), AT_ONCE):
+                prefixes += self._apply_some(txn, records[begin : begin + AT_ONCE])
             txn.put(b"prefixes", str(prefixes).encode(), db=self._store.meta)
             txn.put(b"version", str(records[-1].offset).encode(), db=self._store.meta)
+
+    def _apply_some(self, txn: lmdb.Transaction[bytes], records: Sequence[Record]) -> int:
+        """Apply records; by how much the number of prefix links changes."""
+        read = [_change(record.key, record.value) for record in records if record.key and self._is_kept(record.key)]
+        changes = [change for change in read if change is not None]
+        links = [change.link for change in changes if change.link is not None]
+        self._packer.look_at(txn, self._store, links)
+        return sum([self._put(txn, change) for change in changes])
 
     def _is_kept(self, name: bytes) -> bool:
         return name.partition(b":")[0].decode(errors="replace") in self._kinds
