@@ -32,7 +32,7 @@ LOOK_EVERY: Final = 1_024
 """Links after which the dictionaries are compared with what is written now."""
 MEASURED: Final = 8
 """Links that tell how well a dictionary does."""
-WORTH: Final = 0.8
+WORTH: Final = 0.7
 """A new dictionary has to make the links so much smaller."""
 
 _NAMES: Final = b"dictionaries"
