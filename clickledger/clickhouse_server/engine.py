@@ -33,9 +33,13 @@ NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 WRITE_ERRORS: Final = (75, 76, 159, 241, 242, 243, 252, 469, 774)
 """Files, time, memory, read-only table, disk space, parts, constraints: what a table throws when rows are written."""
 
+MERGE_NICE: Final = 10
+"""Threads that merge give way to all else on the machine: merges can wait, and many small ones that wait become one large one."""
+
 _CONFIG: Final = """<clickhouse>
   <users_config>{users}</users_config>
   <timezone>UTC</timezone>
+  <os_threads_nice_value_merge_mutate>{merge_nice}</os_threads_nice_value_merge_mutate>
 </clickhouse>
 """
 _USERS: Final = """<clickhouse>
@@ -315,5 +319,5 @@ def _write_config(folder: Path, database: str) -> Path:
     grants = "".join(f"<query>{grant}</query>" for grant in tenant_filter.grants(database))
     users.write_text(_USERS.format(database=database, tenant_grants=grants))
     config = place / "config.xml"
-    config.write_text(_CONFIG.format(users=users))
+    config.write_text(_CONFIG.format(users=users, merge_nice=MERGE_NICE))
     return config

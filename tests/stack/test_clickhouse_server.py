@@ -22,6 +22,7 @@ import zstandard
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from clickledger.clickhouse_server.blocks import compress_blocks, decompress_blocks
+from clickledger.clickhouse_server.engine import MERGE_NICE
 from clickledger.stack.guard import Guard
 from tests.support.clickhouse import OWNER_PASSWORD, LocalClickHouse
 from tests.support.clickhouse_http import ClickHouseHttp
@@ -465,6 +466,12 @@ def test_grafanas_first_question(reader: ClickHouseHttp) -> None:
     assert reader.ask("SELECT 1 AS x", **fields).body == b"\x01\x01\x01x\x05UInt8\x01"
     packed = reader.ask("SELECT 1 AS x", compress=1, **fields).body
     assert b"".join(decompress_blocks([packed])) == b"\x01\x01\x01x\x05UInt8\x01"
+
+
+def test_merges_give_way(owner: ClickHouseHttp) -> None:
+    """The engine takes the setting by which threads that merge give way to inserts and questions."""
+    sql = "SELECT value FROM system.server_settings WHERE name = 'os_threads_nice_value_merge_mutate'"
+    assert owner.rows(sql) == [[str(MERGE_NICE)]]
 
 
 def test_answers_do_not_wait_for_the_clients_acknowledgement(clickhouse_server: LocalClickHouse) -> None:
