@@ -10,28 +10,36 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
-from bench import fill, open_loop, reports, wrk
-from bench.api import LINKS, QUICK_LINKS, WARM_UP_S, Server, api, ask
+from bench import fill, reports, wrk
+from bench.api import LINKS, QUICK_LINKS, WARM_UP_S, api, ask
 from bench.backlog import enrich, fill_raw, store
 from bench.part import Recorder, main
 from bench.stack import Stores, World, stores
 from shared.clickhouse import ClickHouse
 from shared.settings import ClickHouseSettings, SinkSettings
-from tests.support.api_service import CLICKS
 from tests.support.full_stack import clean_env
 
 ROWS, QUICK_ROWS = 100_000_000, 1_000_000
 PROMOTIONS = 90
 BACKLOG, QUICK_BACKLOG = 240_000, 60_000
-FULL_BLOCK = SinkSettings().sink_block_rows_max
-"""Rows of a partition below which a block would wait for its age, which would be measured instead of the work."""
-LINKS_S_MAX = 180.0
+PARTED = 60 * 2 * SinkSettings().sink_block_rows_max
+"""Records in 60 partitions and in 6: full blocks in both, since a small one costs nearly as much as a full one."""
+TURNS, TURN_S = 7, 2.0
+"""Of each API: many short ones, since the machine's speed drifts between them."""
 MERGED_S_MAX = 90.0
 AUDIT_S_MAX = 120.0
+
+
+class Rates(NamedTuple):
+    """Of both services on the same backlog, a second."""
+
+    enricher: float
+    sink: float
 
 
 def measure(recorder: Recorder) -> None:
@@ -41,89 +49,73 @@ def measure(recorder: Recorder) -> None:
         small, wide = found.world("small"), found.world("wide", 60)
         with recorder.attempt("links and partitions of the API"):
             of_api(recorder, found)
-        rates: dict[World, list[tuple[float, float]]] = {small: [], wide: []}
+        total = {small: 0, wide: 0}
         with recorder.attempt("partitions of enricher and sink"):
-            total = {small: 0, wide: 0}
-            for _ in range(recorder.repetitions):
-                for world, some in rates.items():
-                    some.append(through(recorder, world, total))
-            for place, name in enumerate(("enricher", "sink")):
-                wide_rates, base = ([each[place] for each in rates[world]] for world in (wide, small))
-                if recorder.is_quick and name == "sink":
-                    recorder.skip(f"{name}: 60 partitions", "at this scale no block is full: each waits for its age")
-                else:
-                    recorder.figure(f"{name}: 60 partitions", wide_rates, base)
+            of_partitions(recorder, small, wide, total)
         with recorder.attempt("stored rows"):
             of_rows(recorder, found, small, total)
 
 
-def through(recorder: Recorder, world: World, total: dict[World, int]) -> tuple[float, float]:
-    """A backlog through enricher and sink, one after the other; the rates of both."""
-    each = recorder.scale(max(BACKLOG // world.partitions, FULL_BLOCK), QUICK_BACKLOG // world.partitions)
-    before = total[world]
+def of_partitions(recorder: Recorder, small: World, wide: World, total: dict[World, int]) -> None:
+    """The same number of records in few and in many partitions, in turn."""
+    rows, few, many = recorder.scale(PARTED, QUICK_BACKLOG), [], []
+    for _ in range(recorder.repetitions):
+        few.append(through(small, rows, total))
+        many.append(through(wide, rows, total))
+    note = f"{rows:,} records in both"
+    recorder.figure("enricher: 60 partitions", [each.enricher for each in many], [each.enricher for each in few], note)
+    if recorder.is_quick:
+        recorder.skip("sink: 60 partitions", "at this scale no block is full: each waits for its age")
+    else:
+        recorder.figure("sink: 60 partitions", [each.sink for each in many], [each.sink for each in few], note)
+
+
+def through(world: World, rows: int, total: dict[World, int]) -> Rates:
+    """A backlog through enricher and sink, one after the other. `total`: the records of each world so far."""
+    each, before = rows // world.partitions, total[world]
     asyncio.run(fill_raw(world, each, before // world.partitions))
     total[world] = before + each * world.partitions
-    return enrich(world, before, total[world]).rate, store(world, before, total[world]).rate
+    return Rates(enrich(world, before, total[world]).rate, store(world, before, total[world]).rate)
 
 
 def of_api(recorder: Recorder, found: Stores) -> None:
-    """A tenth of the links with 6 and with 60 partitions, in turn; then all links."""
-    links, seconds = recorder.scale(LINKS, QUICK_LINKS), recorder.scale(3.0, 1.0)
-    few, many = found.world("api6"), found.world("api60", 60)
-    for world in (few, many):
+    """Three servers in turn: 6 partitions between those that it is compared with, ten times the links and 60 partitions."""
+    links, seconds = recorder.scale(LINKS, QUICK_LINKS), recorder.scale(TURN_S, 1.0)
+    large, base, wide = found.world("links"), found.world("api6"), found.world("api60", 60)
+    counts = {large: links, base: links // 10, wide: links // 10}
+    for world, count in counts.items():
         asyncio.run(fill.put_tenant(world.kafka))
-        asyncio.run(fill.put_links(world.kafka, 0, links // 10))
-    rates: dict[str, list[float]] = {"6": [], "60": [], "links": []}
-
-    def turn(server: Server, name: str, load: wrk.Load) -> None:
-        assert server.world is not None
-        rates[name].append(ask(server, load, 64, seconds, server.world.folder).clicks_per_second)
-
-    with api(few) as six, api(many) as sixty:
-        load = wrk.single(links // 10)
-        for server in (six, sixty):
-            wrk.run(load, server.port, 64, WARM_UP_S, server.pids, few.folder)
-        for _ in range(recorder.repetitions):
-            turn(six, "6", load)
-            turn(sixty, "60", load)
-        asyncio.run(fill.put_links(few.kafka, links // 10, links - links // 10))
-        wait(lambda: _takes(six, links - 1), LINKS_S_MAX, f"{links} links")
-        for _ in range(recorder.repetitions):
-            turn(six, "links", wrk.single(links))
-    recorder.figure("API: 60 partitions", rates["60"], rates["6"])
-    recorder.figure("API: 10 x the links", rates["links"], rates["6"], f"{links // 10:,} and {links:,} links")
-
-
-def _takes(server: Server, link: int) -> bool:
-    assert server.world is not None
-    body = wrk.clicks(1, 1)[0].replace(fill.link_of(0), fill.link_of(link))
-    try:
-        return open_loop.hold(server.port, CLICKS, [body], 1, 1, server.world.folder).good == 1
-    except RuntimeError:
-        return False
-
-
-def wait(holds: Callable[[], bool], seconds_max: float, what: str) -> None:
-    """Wait until it holds. Raises TimeoutError."""
-    deadline = time.monotonic() + seconds_max
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds_max:.0f} s for {what}")
-        time.sleep(0.2)
+        asyncio.run(fill.put_links(world.kafka, 0, count))
+    rates: dict[World, list[float]] = {world: [] for world in counts}
+    with ExitStack() as running:
+        servers = {world: running.enter_context(api(world)) for world in counts}
+        loads = {world: wrk.single(count) for world, count in counts.items()}
+        for world, server in servers.items():
+            wrk.run(loads[world], server.port, 64, WARM_UP_S, server.pids, world.folder)
+        for _ in range(recorder.scale(TURNS, 1)):
+            for world, server in servers.items():
+                rates[world].append(ask(server, loads[world], 64, seconds, world.folder).clicks_per_second)
+    recorder.figure("API: 60 partitions", rates[wide], rates[base])
+    recorder.figure("API: 10 x the links", rates[large], rates[base], f"{links // 10:,} and {links:,} links")
 
 
 def of_rows(recorder: Recorder, found: Stores, world: World, total: dict[World, int]) -> None:
-    """The sink beside a tenth of the rows, and beside all; then audit and reports."""
+    """The sink in turn beside a tenth of the rows and beside all; then audit and reports over all."""
     rows, count = recorder.scale(ROWS, QUICK_ROWS), recorder.repetitions
-    asyncio.run(make_rows(world, 0, rows // 10))
-    before = [] if recorder.is_quick else [through(recorder, world, total)[1] for _ in range(count)]
-    asyncio.run(make_rows(world, rows // 10, rows - rows // 10))
-    stored, size = asyncio.run(settled(world))
+    asyncio.run(make_rows(world, rows))
     if recorder.is_quick:
         recorder.skip("sink: 10 x the stored rows", "so few rows tell nothing")
     else:
-        after = [through(recorder, world, total)[1] for _ in range(count)]
-        recorder.figure("sink: 10 x the stored rows", after, before, f"{rows // 10:,} and {rows:,} rows")
+        tenth = found.world("tenth")
+        total[tenth] = 0
+        asyncio.run(make_rows(tenth, rows // 10))
+        asyncio.run(settled(world))
+        few, many = [], []
+        for _ in range(count):
+            few.append(through(tenth, BACKLOG, total).sink)
+            many.append(through(world, BACKLOG, total).sink)
+        recorder.figure("sink: 10 x the stored rows", many, few, f"{rows // 10:,} and {rows:,} rows")
+    stored, size = asyncio.run(settled(world))
     recorder.figure("stored rows", [stored])
     recorder.figure("bytes a stored row", [size / stored], note="rows made for this, with short texts")
     with recorder.attempt("audit"):
@@ -137,10 +129,10 @@ def _client(world: World) -> ClickHouse:
     return ClickHouse(ClickHouseSettings(clickhouse_url=url, clickhouse_query_timeout_ms=600_000))
 
 
-async def make_rows(world: World, first: int, count: int) -> None:
+async def make_rows(world: World, count: int) -> None:
     """Rows of a former stream."""
     async with _client(world) as clickhouse:
-        await reports.fill(clickhouse, count, PROMOTIONS, first)
+        await reports.fill(clickhouse, count, PROMOTIONS)
 
 
 async def settled(world: World) -> tuple[int, int]:

@@ -94,13 +94,13 @@ class Figure(NamedTuple):
     """of all cores: half of it, on two, is what a quiet machine takes"""
 
 
-async def fill(clickhouse: ClickHouse, rows: int, promotions: int, first: int = 0) -> None:
-    """Make the rows, those after the first `first` ones: each day in one part, as after its merges (sink/ddl/0010)."""
+async def fill(clickhouse: ClickHouse, rows: int, promotions: int) -> None:
+    """Make the rows: each day in one part, as after its merges (sink/ddl/0010)."""
     for day in range(DAYS):
         begin, end = (rows * bound // DAYS for bound in (day, day + 1))
         params = {
             "day": f"{MONTH + timedelta(days=day):%Y-%m-%d %H:%M:%S}",
-            "first": first + begin,
+            "first": begin,
             "count": end - begin,
             "promotions": promotions,
             "recipients": max(1, rows // 10),

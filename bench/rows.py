@@ -50,7 +50,7 @@ class Figure(NamedTuple):
     values: Sequence[float]
     """at least one"""
     base: Sequence[float] = ()
-    """of what the ratio is to, from the same run"""
+    """of what the ratio is to, from the same run; one for each value when both sides took turns"""
     note: str = ""
 
 
@@ -80,11 +80,22 @@ class Row:
 def judge(spec: Spec, figure: Figure, made: str, scale: str) -> Row:
     """The row of a figure."""
     value = statistics.median(figure.values)
-    base = statistics.median(figure.base) if figure.base else 0.0
-    ratio = value / base if base else None
+    ratio = _ratio(figure)
     met = spec.target.is_met(value, ratio) if spec.target else None
     low, high = min(figure.values), max(figure.values)
     return _row(spec, made, scale, value=value, low=low, high=high, ratio=ratio, met=met, reason=figure.note)
+
+
+def _ratio(figure: Figure) -> float | None:
+    """Of as many values on both sides the median of the neighbours' ratios, else the ratio of both medians.
+
+    The machine's speed drifts within a run; neighbours had nearly the same.
+    """
+    if not figure.base or not all(figure.base):
+        return None
+    if len(figure.values) == len(figure.base):
+        return statistics.median(value / base for value, base in zip(figure.values, figure.base, strict=True))
+    return statistics.median(figure.values) / statistics.median(figure.base)
 
 
 def unmeasured(spec: Spec, reason: str, made: str, scale: str) -> Row:

@@ -48,11 +48,17 @@ def test_a_bound_belongs_to_what_meets_it(sign: str, value: float, *, met: bool)
     assert judge(LEAST._replace(target=Target(sign, 100)), Figure([value]), MADE, "full").met is met
 
 
-def test_a_ratio_is_of_medians() -> None:
-    """Each side's own median, not the best of one and the worst of the other."""
-    row = judge(TIMES, Figure([100, 200, 300], [30, 10, 20]), MADE, "full")
-    assert (row.ratio, row.met, row.target) == (10, True, ">= 10x")
+def test_a_ratio_is_of_neighbouring_turns() -> None:
+    """The machine slows down to a third, for both sides: of 10, 12 and 10 times the middle one counts, not the medians' 12."""
+    row = judge(TIMES, Figure([300, 240, 100], [30, 20, 10]), MADE, "full")
+    assert (row.value, row.ratio, row.met, row.target) == (240, 10, True, ">= 10x")
     assert judge(TIMES, Figure([199], [20]), MADE, "full").met is False
+
+
+def test_a_ratio_of_what_took_no_turns_is_of_medians() -> None:
+    """Each side's own median, not the best of one and the worst of the other."""
+    assert judge(TIMES, Figure([200], [30, 10, 20]), MADE, "full").ratio == 10
+    assert judge(TIMES, Figure([100, 200, 300], [20]), MADE, "full").ratio == 10
 
 
 @pytest.mark.parametrize("base", [[], [0.0]])
