@@ -29,6 +29,8 @@ PROMOTIONS = 90
 BACKLOG, QUICK_BACKLOG = 240_000, 60_000
 PARTED = 60 * 2 * SinkSettings().sink_block_rows_max
 """Records in 60 partitions and in 6: full blocks in both, since a small one costs nearly as much as a full one."""
+PARTED_TURNS = 2
+"""Five times the records of other turns, so fewer of them."""
 TURNS, TURN_S = 7, 2.0
 """Of each API: many short ones, since the machine's speed drifts between them."""
 MERGED_S_MAX = 90.0
@@ -59,7 +61,7 @@ def measure(recorder: Recorder) -> None:
 def of_partitions(recorder: Recorder, small: World, wide: World, total: dict[World, int]) -> None:
     """The same number of records in few and in many partitions, in turn."""
     rows, few, many = recorder.scale(PARTED, QUICK_BACKLOG), [], []
-    for _ in range(recorder.repetitions):
+    for _ in range(recorder.scale(PARTED_TURNS, 1)):
         few.append(through(small, rows, total))
         many.append(through(wide, rows, total))
     note = f"{rows:,} records in both"
