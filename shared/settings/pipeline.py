@@ -44,7 +44,7 @@ class SinkSettings(Group):
     )
     sink_inserts_at_once: int = Field(2, ge=1, le=16, description="partitions inserting at the same time in one member")
     sink_buffer_bytes_max: int = Field(
-        128 << 20, ge=4 << 20, description="bytes of rows one member holds in memory; beyond it partitions are paused"
+        160 << 20, ge=4 << 20, description="bytes of rows one member holds in memory; beyond it partitions are paused"
     )
     sink_answer_age_ms_max: int = Field(
         30_000,
