@@ -321,7 +321,7 @@ def encode_raw_offset(raw_offset: int) -> bytes:
 def raw_offset_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
     """The raw offset in an enriched record's Kafka headers, None when it has no valid one."""
     for name, value in headers:
-        if name == HEADER_RAW_OFFSET and len(value) == _RAW_OFFSET.size:
+        if name == HEADER_RAW_OFFSET and value and len(value) == _RAW_OFFSET.size:  # Kafka has null values, too
             return int(_RAW_OFFSET.unpack(value)[0])
     return None
 

@@ -14,45 +14,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import orjson
 
-from shared.events import HEADER_RAW_OFFSET, HEADER_SUSPECT, encode_raw_offset, is_suspect, raw_offset_of
+from shared.events import is_suspect, raw_offset_of
+from sink.ordinary import EnrichedRecord, ordinary_run
 from sink.plans import Plan
+from sink.rows import Buffer, Row, Rows, run_of
 
-ROW_OVERHEAD_BYTES: Final = 350
-"""Python's own weight of a buffered row (tuple, numbers, key, two bytes objects), so that bounds in bytes hold in memory."""
-PIECE_ROWS: Final = 256
-"""Rows that are joined for sending at once: some 300 kB, which stay in the processor's cache."""
 BLOCK_AT_MS_MAX: Final = 4_102_444_800_000
 """2100-01-01: a first row from beyond it has a broken clock, and the record's Kafka timestamp is used instead."""
-
-_SUSPECT: Final = (HEADER_SUSPECT, b"1")
-
-
-class EnrichedRecord(Protocol):
-    """What is read of a Kafka record. `timestamp` in ms."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-
-
-class Row(NamedTuple):
-    """A taken enriched record: the bytes that become one row."""
-
-    raw_offset: int
-    kafka_offset: int
-    timestamp_ms: int
-    key: bytes
-    value: bytes
-    is_suspect: bool
-    is_broken: bool
-    """The value is not JSON: it becomes a `malformed` row without asking ClickHouse."""
 
 
 class Range(NamedTuple):
@@ -92,7 +64,7 @@ class Block:
     """Rows of one insert, in order of their raw offset."""
 
     plan: Plan
-    rows: Sequence[Row]
+    rows: Rows
 
 
 class Unbuildable(NamedTuple):
@@ -137,12 +109,11 @@ class Intake:
         self.gap: Gap | None = None
         self.accepted: tuple[Range, ...] = ()
         """Gaps that a human accepted."""
-        self.bytes = 0
         self.counts = Counts()
         self.foreign: list[int] = []
         """Kafka offsets of foreign records, until they are taken."""
         self._prefix = b'{"v":1,"stream":%b,"raw_partition":%d,"raw_offset":' % (orjson.dumps(stream), partition)
-        self._rows: deque[Row] = deque()
+        self._rows = Buffer()
         self._arrivals: deque[tuple[int, int]] = deque()
         self._cut_from = 0
         self._cut_raw = -1
@@ -151,6 +122,11 @@ class Intake:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of these rows."""
+        return self._rows.memory_bytes
 
     @property
     def has_plan(self) -> bool:
@@ -171,7 +147,6 @@ class Intake:
         self._is_plan_lost = False
         self._rows.clear()
         self._arrivals.clear()
-        self.bytes = 0
 
     def jump(self, position: int) -> None:
         """Go on at a Kafka offset because the wanted one is gone: by retention, or because the topic was made anew.
@@ -197,51 +172,19 @@ class Intake:
         """Look at fetched records, in order. `now_ms`: any monotonic clock, the one given to `due_in_ms`."""
         before, at = self.taken, 0
         while at < len(records):
-            at = self._take_ordinary(records, at)
-            if at < len(records):
-                record = records[at]
+            some = records[at : at + self._rows.room]
+            at += len(some)
+            if self.gap is None and (run := ordinary_run(some, self._prefix, self.taken + 1, self.position)):
+                self.position, self.taken = run.kafka_offsets[-1] + 1, self.taken + len(run)
+                self.counts.taken += len(run)
+                self._rows.add(run)
+                continue
+            for record in some:
                 if record.offset >= self.position:
                     self.position = record.offset + 1
                     self._look_at(record)
-                at += 1
         if self.taken > before:
             self._arrivals.append((self.taken, now_ms))
-
-    def _take_ordinary(self, records: Sequence[EnrichedRecord], at: int) -> int:
-        """Take the records from `at` on that are what the enricher writes next; the index of the first that is not.
-
-        Each has the next raw offset in its header and in the first bytes of its value. In one loop over local names,
-        since nearly every record is such a one: this is what a row costs.
-        """
-        if self.gap is not None:
-            return at
-        position, first, prefix = self.position, self.taken + 1, self._prefix
-        digits_at, make = len(prefix), tuple.__new__
-        rows: list[Row] = []
-        size, raw_offset = 0, first
-        for record in map(records.__getitem__, range(at, len(records))):  # a slice would walk or copy what it skips
-            value, headers, offset = record.value, record.headers, record.offset
-            if (
-                not value
-                or offset < position
-                or not headers
-                or headers[0] != (HEADER_RAW_OFFSET, encode_raw_offset(raw_offset))
-                or not value.startswith(b"%d," % raw_offset, digits_at)
-                or not value.startswith(prefix)
-                or not value.endswith(b"}")
-            ):
-                break
-            suspect = len(headers) > 1 and _SUSPECT in headers
-            rows.append(make(Row, (raw_offset, offset, record.timestamp, record.key or b"", value, suspect, False)))
-            size += len(value)
-            position = offset + 1
-            raw_offset += 1
-        if rows:
-            self.position, self.taken = position, raw_offset - 1
-            self.counts.taken += len(rows)
-            self.bytes += size + len(rows) * ROW_OVERHEAD_BYTES
-            self._rows.extend(rows)
-        return at + len(rows)
 
     def _look_at(self, record: EnrichedRecord) -> None:
         value = record.value or b""
@@ -262,11 +205,9 @@ class Intake:
         self.gap = None
         self.taken = raw_offset
         self.counts.taken += 1
-        self.bytes += len(value) + ROW_OVERHEAD_BYTES
         suspect = is_suspect(record.headers) or (not record.headers and b'"suspect":true' in value)
-        self._rows.append(
-            Row(raw_offset, record.offset, record.timestamp, record.key or b"", value, suspect, is_broken)
-        )
+        row = Row(raw_offset, record.offset, record.timestamp, record.key or b"", value, suspect, is_broken)
+        self._rows.add(run_of(row))
 
     def _identify(self, record: EnrichedRecord, value: bytes) -> tuple[int | None, bool]:
         """(raw offset, value is broken), or (None, …) for a record that is not an enriched click of our stream.
@@ -312,16 +253,19 @@ class Intake:
 
     def is_full(self, limits: Limits) -> bool:
         """Whether a block has all that it may have."""
-        return len(self._rows) >= limits.rows_max or self.bytes >= limits.bytes_max
+        return len(self._rows) >= limits.rows_max or self.memory_bytes >= limits.bytes_max
 
     def cut(self, limits: Limits) -> Block | Unbuildable:
         """Cut the next block: the planned one, else as many rows as fit the limits, at least one."""
         plan, self._plan = self._plan, None
-        count = self._count_fitting(limits) if plan is None else self._count_up_to(plan.last)
-        if plan is not None and (self._is_plan_lost or count == 0 or self._rows[count - 1].raw_offset != plan.raw_last):
-            return Unbuildable(plan, self._rows[count - 1].raw_offset if count else self.taken)
-        rows = [self._rows.popleft() for _ in range(count)]
-        self.bytes -= sum(len(row.value) + ROW_OVERHEAD_BYTES for row in rows)
+        if plan is None:
+            count = self._rows.count_within(limits.rows_max, limits.bytes_max)
+        else:
+            count = self._rows.count_up_to(plan.last)
+            found = self._rows.raw_offset(count - 1) if count else self.taken
+            if self._is_plan_lost or not count or found != plan.raw_last:
+                return Unbuildable(plan, found)
+        rows = self._rows.pop(count)
         last = rows[-1]
         cut = Plan(
             self._cut_from, last.kafka_offset, self._cut_raw, last.raw_offset, plan.attempt if plan is not None else 0
@@ -330,19 +274,6 @@ class Intake:
         while self._arrivals and self._arrivals[0][0] <= cut.raw_last:
             self._arrivals.popleft()
         return Block(cut, rows)
-
-    def _count_fitting(self, limits: Limits) -> int:
-        if self.bytes <= limits.bytes_max:
-            return min(len(self._rows), limits.rows_max)
-        total = 0
-        for count, row in enumerate(islice(self._rows, limits.rows_max)):
-            total += len(row.value) + ROW_OVERHEAD_BYTES
-            if total > limits.bytes_max and count:
-                return count
-        return min(len(self._rows), limits.rows_max)
-
-    def _count_up_to(self, kafka_offset: int) -> int:
-        return sum(1 for row in self._rows if row.kafka_offset <= kafka_offset)
 
 
 # --- the bytes of an insert ----------------------------------------------------------------------------------------
@@ -370,23 +301,25 @@ class Body:
     Each row's own bytes (or those in `replaced`, by raw offset) with `block_at` in front.
     """
 
-    def __init__(self, rows: Sequence[Row], at_ms: int, replaced: Mapping[int, bytes]) -> None:
+    def __init__(self, rows: Rows, at_ms: int, replaced: Mapping[int, bytes]) -> None:
         self._rows, self._replaced = rows, replaced
         self._splice = b'{"block_at":%d,' % at_ms
 
     def __iter__(self) -> Iterator[bytes]:
         """Pieces of whole lines, in order."""
-        splice, replaced = self._splice, self._replaced
-        between = b"\n" + splice
-        for begin in range(0, len(self._rows), PIECE_ROWS):
-            rows = self._rows[begin : begin + PIECE_ROWS]
-            values = (
-                [replaced.get(row.raw_offset, row.value) for row in rows] if replaced else [row.value for row in rows]
-            )
-            yield (between if begin else splice) + between.join([value[1:] for value in values])
+        splice, between = self._splice, b"\n" + self._splice
+        for number, run in enumerate(self._rows.runs):
+            values = [value[1:] for value in run.values_with(self._replaced)]
+            if number:
+                values.insert(0, b"")  # joined with what stands between, which copies the piece once and not twice
+            else:
+                values[0] = splice + values[0]
+            yield between.join(values)
 
     def __len__(self) -> int:
         """All bytes."""
-        replaced = self._replaced
-        values = sum([len(replaced.get(row.raw_offset, row.value)) for row in self._rows])
+        if self._replaced:
+            values = sum(sum(map(len, run.values_with(self._replaced))) for run in self._rows.runs)
+        else:
+            values = sum(run.value_bytes for run in self._rows.runs)
         return values + len(self._rows) * len(self._splice) - 1

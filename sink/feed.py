@@ -61,7 +61,7 @@ class PartitionFeed:
         taken, dropped, foreign, awaiting = before.taken, before.dropped, before.foreign, before.awaiting
         self.intake.offer(records, _now_ms())
         if self.intake:
-            self._row_bytes = self.intake.bytes / len(self.intake)
+            self._row_bytes = self.intake.memory_bytes / len(self.intake)
         after = self.intake.counts
         for outcome, count in (
             ("taken", after.taken - taken),
@@ -103,14 +103,14 @@ class PartitionFeed:
     @property
     def bytes(self) -> int:
         """Memory of the rows that are read and not yet stored, those of the block at hand too."""
-        return self.intake.bytes + self._out_bytes
+        return self.intake.memory_bytes + self._out_bytes
 
     @property
     def is_full(self) -> bool:
         """Whether two blocks wait: enough to go on with. A planned block is needed whole, whatever the limits are now."""
         if self.intake.has_plan:
             return False
-        return self.intake.bytes >= 2 * self._limits.bytes_max or len(self.intake) >= 2 * self._limits.rows_max
+        return self.intake.memory_bytes >= 2 * self._limits.bytes_max or len(self.intake) >= 2 * self._limits.rows_max
 
     def wanted_bytes(self, lag: int) -> int:
         """Memory of what is still to be read for the block that fills, with so many records left to read."""
@@ -168,9 +168,9 @@ class PartitionFeed:
             return
 
     def _cut(self) -> Block | Unbuildable:
-        before = self.intake.bytes
+        before = self.intake.memory_bytes
         block = self.intake.cut(self._limits)
-        self._out_bytes = before - self.intake.bytes
+        self._out_bytes = before - self.intake.memory_bytes
         self.served_s = time.monotonic()
         return block
 

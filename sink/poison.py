@@ -18,7 +18,7 @@ from shared.clickhouse import UnknownClickHouseError
 from shared.enriched_fields import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.errors import DataError, OperatorError
 from shared.events import Reason, Status
-from sink.blocks import Row
+from sink.rows import Row
 from sink.suspects import canonical_id
 
 KEPT_MS: Final = 90 * 24 * 3600 * 1000

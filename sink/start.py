@@ -19,9 +19,10 @@ from shared.errors import OperatorError
 from shared.kafka import Admin
 from shared.settings import KafkaSettings, SinkSettings
 from shared.topic_rules import refuse_config
-from sink.blocks import Body, Row
+from sink.blocks import Body
 from sink.cluster import LOCAL, SHARDED, WINDOW_S
 from sink.ddl import applied_versions, migrations, missing
+from sink.rows import Row, Rows
 from sink.table import RAW_TIMES, insert_settings
 
 HOUR_S: Final = 3_600
@@ -110,7 +111,8 @@ async def _check_times(clickhouse: ClickHouse, settings: Mapping[str, Any]) -> N
     times = [field.name for field in ENRICHED_FIELDS if "DateTime64" in field.clickhouse_type]
     probe_id = str(uuid.uuid4())
     record = {"transaction_id": probe_id, "tenant": "sink start"} | dict.fromkeys(times, _PROBE_MS)
-    body = Body([Row(0, 0, _PROBE_MS, b"", orjson.dumps(record), False, False)], _PROBE_MS, {})  # noqa: FBT003
+    row = Row(0, 0, _PROBE_MS, b"", orjson.dumps(record), is_suspect=False, is_broken=False)
+    body = Body(Rows.of([row]), _PROBE_MS, {})
     await clickhouse.insert_bytes("clicks_readback", body, {**settings, "insert_deduplicate": 0})
     names = [*times, "block_at"]
     columns = ", ".join(f"toUnixTimestamp64Milli(assumeNotNull({name}))" for name in names)

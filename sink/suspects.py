@@ -29,7 +29,8 @@ import orjson
 
 from shared.events import Reason, Status
 from shared.ids import created_at_ms
-from sink.blocks import BLOCK_AT_MS_MAX, Row
+from sink.blocks import BLOCK_AT_MS_MAX
+from sink.rows import Row, Rows
 
 REMEMBER_S: Final = 900.0
 """Seconds for which a stored suspect's id is compared with every record: a copy may sit in a producer or a socket."""
@@ -91,13 +92,13 @@ class Remembered:
         if self._all_until_s <= latest_s:
             self._all_until_s = float("-inf")
 
-    def watched(self, rows: Sequence[Row]) -> frozenset[bytes]:
+    def watched(self, rows: Rows) -> frozenset[bytes]:
         """The ids of a block that must be looked at: its suspects, and those remembered."""
         if self._all_until_s > float("-inf"):
-            return frozenset(row.key for row in rows)
-        watched = {row.key for row in rows if row.is_suspect}
+            return frozenset(rows.keys())
+        watched = {row.key for row in rows.suspects()}
         if self._until_s:
-            watched.update(row.key for row in rows if row.key in self._until_s)
+            watched.update(key for key in rows.keys() if key in self._until_s)  # noqa: SIM118  # of rows, not of a mapping
         return frozenset(watched)
 
 

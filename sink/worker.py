@@ -20,7 +20,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, assert_never
 
 from shared.clickhouse import UnknownClickHouseError
 from shared.errors import DataError, OperatorError, TransientError
-from sink.blocks import Block, Body, Row, block_at_ms, dedup_token
+from sink.blocks import Block, Body, block_at_ms, dedup_token
 from sink.plans import (
     AlreadyThere,
     Impossible,
@@ -36,6 +36,7 @@ from sink.plans import (
 )
 from sink.poison import find_poison, known_good, not_storable
 from sink.ports import Bounds, Clock, Feed, Group, Table
+from sink.rows import Row, Rows
 from sink.suspects import Remembered, questions, rewritten
 from sink.watch import Alarm, Watch
 
@@ -280,7 +281,7 @@ class Owner:
 
     def _note_stored(self, block: Block) -> None:
         self._last_stored_s = self.clock.now_s()
-        self._remembered.add((row.key for row in block.rows if row.is_suspect), self._last_stored_s)
+        self._remembered.add((row.key for row in block.rows.suspects()), self._last_stored_s)
         self._poison.clear()
         self._unknown_errors = 0
         self._acknowledged = {plan for plan in self._acknowledged if self._waypoints.at(plan.raw_before) is not None}
@@ -290,12 +291,12 @@ class Owner:
 
         Second copies of clicks become duplicates, rows that cannot be stored become malformed.
         """
-        poison = self._poison | {row.raw_offset: row for row in block.rows if row.is_broken}
+        poison = self._poison | {row.raw_offset: row for row in block.rows.broken()}
         replaced: dict[int, bytes] = {}
         self._remembered.prune(self._last_stored_s)
         watched = self._remembered.watched(block.rows)
         if watched:
-            rows = [row for row in block.rows if row.raw_offset not in poison]
+            rows = [row for row in block.rows.with_keys(watched) if row.raw_offset not in poison]
             stored = await self.table.copies(questions(rows, watched), block.plan.raw_before)
             replaced = rewritten(rows, watched, stored)
         replaced |= self._stand_ins(poison.values())
@@ -310,7 +311,7 @@ class Owner:
         at_ms = block_at_ms(block.rows[0])
 
         async def probe(rows: Sequence[Row]) -> None:
-            await self.table.probe(Body(rows, at_ms, {}))
+            await self.table.probe(Body(Rows.of(rows), at_ms, {}))
 
         candidates = [row for row in block.rows if not row.is_broken and row.raw_offset not in self._poison]
         found = await find_poison(candidates, known_good(self.stream, self.partition, self.clock.wall_ms()), probe)

@@ -13,8 +13,8 @@ from shared.clickhouse import UnknownClickHouseError
 from shared.enriched_fields import ENRICHED_FIELDS, ENRICHED_NAMES
 from shared.errors import ClickledgerError, DataError, OperatorError
 from shared.ids import keyed_id, uuid7_with_partition
-from sink.blocks import Row
 from sink.poison import find_poison, known_good, not_storable
+from sink.rows import Row, Rows
 from sink.suspects import CLOCK_SLACK_MS, REMEMBER_S, Asked, Copies, Remembered, questions, rewritten
 
 MADE = 1_700_000_000_000
@@ -33,7 +33,7 @@ def row(raw_offset: int, transaction_id: str, *, suspect: bool = False, **fields
 def changed(rows: Sequence[Row], remembered: Remembered, stored: dict[str, str | Copies]) -> dict[int, str]:
     """The reason of each row that becomes a duplicate; `stored` has Copies, or the digest of an accepted row."""
     copies = {key: Copies(found) if isinstance(found, str) else found for key, found in stored.items()}
-    values = rewritten(rows, remembered.watched(rows), copies)
+    values = rewritten(rows, remembered.watched(Rows.of(rows)), copies)
     records = {raw_offset: orjson.loads(value) for raw_offset, value in values.items()}
     assert all(record["status"] == "duplicate" for record in records.values())
     return {raw_offset: record["reason"] for raw_offset, record in records.items()}
@@ -42,7 +42,7 @@ def changed(rows: Sequence[Row], remembered: Remembered, stored: dict[str, str |
 def test_an_ordinary_block_asks_nothing() -> None:
     """No suspects, none remembered: no id is watched."""
     rows = [row(n, uuid7_with_partition(MADE, 3, n.to_bytes(8, "big"))) for n in range(3)]
-    assert Remembered().watched(rows) == frozenset()
+    assert Remembered().watched(Rows.of(rows)) == frozenset()
 
 
 @pytest.mark.parametrize("suspect_first", [True, False])
@@ -63,7 +63,7 @@ def test_an_original_after_its_replay() -> None:
     remembered = Remembered()
     remembered.add([TIMED.encode()], 100.0)
     rows = [row(5, TIMED)]
-    assert questions(rows, remembered.watched(rows)) == [Asked(TIMED, MADE - CLOCK_SLACK_MS)]
+    assert questions(rows, remembered.watched(Rows.of(rows))) == [Asked(TIMED, MADE - CLOCK_SLACK_MS)]
     assert changed(rows, remembered, {TIMED: ""}) == {5: "replayed"}
 
 
@@ -110,7 +110,7 @@ def test_only_accepted_rows_count_as_copies(status: str) -> None:
 def test_a_keyed_id_is_looked_up_over_the_retention() -> None:
     """It carries no time: back by as much as its record is kept."""
     rows = [row(0, KEYED, suspect=True, received_at=1_000_000_000, expires_at=1_100_000_000)]
-    (asked,) = questions(rows, Remembered().watched(rows))
+    (asked,) = questions(rows, Remembered().watched(Rows.of(rows)))
     assert asked.not_before_ms == 900_000_000 - CLOCK_SLACK_MS
 
 
@@ -130,7 +130,7 @@ def test_no_record_makes_a_time_that_the_table_cannot_hold(
 ) -> None:
     """An id not made by us, or a record not written by us, may carry any number."""
     rows = [row(0, transaction_id, suspect=True, **fields)]
-    assert [asked.not_before_ms for asked in questions(rows, Remembered().watched(rows))] == [not_before_ms]
+    assert [asked.not_before_ms for asked in questions(rows, Remembered().watched(Rows.of(rows)))] == [not_before_ms]
 
 
 X, Y = "s1/3/7", "s1/3/8"
@@ -143,7 +143,7 @@ def test_a_further_replay_of_one_row_is_a_duplicate(status: str) -> None:
     assert changed(rows, Remembered(), {}) == {1: "replayed"}
     assert changed(rows[:1], Remembered(), {KEYED: Copies(None, frozenset({X}))}) == {0: "replayed"}
     assert changed(rows[:1], Remembered(), {KEYED: Copies(None, frozenset({Y}))}) == {}
-    (asked,) = questions(rows, Remembered().watched(rows))
+    (asked,) = questions(rows, Remembered().watched(Rows.of(rows)))
     assert asked.replays == (X, X)
 
 
@@ -161,7 +161,7 @@ def test_a_replay_of_a_replay_counts_once() -> None:
 def test_what_is_no_position_is_never_asked(bad: object) -> None:
     """The words of a foreign record do not get into a query."""
     rows = [row(n, TIMED, suspect=True, status="rejected", replay_of=bad) for n in range(2)]
-    assert [asked.replays for asked in questions(rows, Remembered().watched(rows))] == [()]
+    assert [asked.replays for asked in questions(rows, Remembered().watched(Rows.of(rows)))] == [()]
     assert changed(rows, Remembered(), {}) == {}
 
 
@@ -170,20 +170,20 @@ def test_a_flood_of_suspects_takes_no_more_memory() -> None:
     remembered = Remembered(ids_max=3)
     remembered.add([b"%d" % n for n in range(3)], 100.0)
     rows = [row(5, TIMED)]
-    assert remembered.watched(rows) == frozenset()
+    assert remembered.watched(Rows.of(rows)) == frozenset()
     remembered.add([b"2", b"3"], 150.0)
     assert len(remembered) == 3
-    assert remembered.watched(rows) == {TIMED.encode()}
+    assert remembered.watched(Rows.of(rows)) == {TIMED.encode()}
     remembered.prune(149.0 + REMEMBER_S)
-    assert (len(remembered), remembered.watched(rows)) == (1, {TIMED.encode()})
+    assert (len(remembered), remembered.watched(Rows.of(rows))) == (1, {TIMED.encode()})
     remembered.prune(150.0 + REMEMBER_S)
-    assert (len(remembered), remembered.watched(rows)) == (0, frozenset())
+    assert (len(remembered), remembered.watched(Rows.of(rows))) == (0, frozenset())
 
 
 def test_other_fields_stay_as_they_are() -> None:
     """Only status and reason change, unknown keys and order included."""
     rows = [row(0, TIMED, suspect=True, later_field=[1]), row(1, TIMED, suspect=True, later_field=[2])]
-    (value,) = rewritten(rows, Remembered().watched(rows), {}).values()
+    (value,) = rewritten(rows, Remembered().watched(Rows.of(rows)), {}).values()
     before = orjson.loads(rows[1].value)
     assert list(orjson.loads(value)) == list(before)
     assert orjson.loads(value) == before | {"status": "duplicate", "reason": "replayed"}
@@ -192,7 +192,7 @@ def test_other_fields_stay_as_they_are() -> None:
 def test_keys_that_are_no_ids_are_left_alone() -> None:
     """Garbage under a suspect header neither asks nor breaks anything."""
     rows = [row(0, "nonsense", suspect=True), row(1, "\u00e9", suspect=True)]
-    watched = Remembered().watched(rows)
+    watched = Remembered().watched(Rows.of(rows))
     assert questions(rows, watched) == []
     assert rewritten(rows, watched, {}) == {}
 
