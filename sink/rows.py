@@ -162,9 +162,9 @@ class Rows(Sequence[Row]):
         """The rows that have one of these keys."""
         return [run.row(at) for run in self.runs for at, key in enumerate(run.keys) if key in keys]
 
-    def suspects(self) -> list[Row]:
-        """Possible copies, in order."""
-        return [run.row(raw - run.raw_first) for run in self.runs for raw in sorted(run.suspects)]
+    def suspect_keys(self) -> list[bytes]:
+        """The keys of possible copies, in order."""
+        return [run.keys[raw - run.raw_first] for run in self.runs for raw in sorted(run.suspects)]
 
     def broken(self) -> list[Row]:
         """Those whose value is not JSON, in order."""

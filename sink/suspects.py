@@ -96,7 +96,7 @@ class Remembered:
         """The ids of a block that must be looked at: its suspects, and those remembered."""
         if self._all_until_s > float("-inf"):
             return frozenset(rows.keys())
-        watched = {row.key for row in rows.suspects()}
+        watched = set(rows.suspect_keys())
         if self._until_s:
             watched.update(key for key in rows.keys() if key in self._until_s)  # noqa: SIM118  # of rows, not of a mapping
         return frozenset(watched)

@@ -281,7 +281,7 @@ class Owner:
 
     def _note_stored(self, block: Block) -> None:
         self._last_stored_s = self.clock.now_s()
-        self._remembered.add((row.key for row in block.rows.suspects()), self._last_stored_s)
+        self._remembered.add(block.rows.suspect_keys(), self._last_stored_s)
         self._poison.clear()
         self._unknown_errors = 0
         self._acknowledged = {plan for plan in self._acknowledged if self._waypoints.at(plan.raw_before) is not None}

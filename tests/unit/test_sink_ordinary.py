@@ -180,7 +180,7 @@ def test_columns_give_the_rows_that_were_put_in(steps: list[Row], run_rows: int,
     whole = Rows.of(rows)
     assert [whole[at] for at in range(-len(rows), len(rows))] == rows + rows
     assert list(whole.keys()) == [row.key for row in rows]
-    assert whole.suspects() == [row for row in rows if row.is_suspect]
+    assert whole.suspect_keys() == [row.key for row in rows if row.is_suspect]
     assert whole.broken() == [row for row in rows if row.is_broken]
     assert whole.with_keys({b"", b"\0"}) == [row for row in rows if row.key in (b"", b"\0")]
     assert [run.value_bytes for run in whole.runs] == [sum(map(len, run.values)) for run in whole.runs]
