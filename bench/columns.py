@@ -1,13 +1,12 @@
 """Bytes on disk of a stored click, by column: a large table of made-up clicks, merged, in the engine of the local stack.
 
-Run: .venv/bin/python -m bench.columns [--rows 2000000]. The rows are made inside ClickHouse. What decides the figures:
+The rows are made inside ClickHouse; the table by column is printed, their sum is the figure. What decides it:
 recipients, short URLs, addresses and ids are different in nearly every row; 2,000 user agents, few of them frequent;
-40 promotions of 5 tenants, few of them busy. Some 250 bytes of disk a row are needed meanwhile.
+40 promotions of 5 tenants, few of them busy.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
+from bench.part import Recorder, main
 from clickledger.output import print_table
 from clickledger.stack.guard import Guard
 from shared.clickhouse import ClickHouse
@@ -24,6 +24,7 @@ from shared.settings import ClickHouseSettings
 from sink.ddl import apply_ddl
 from tests.support.clickhouse import LocalClickHouse
 
+ROWS, QUICK_ROWS = 2_000_000, 250_000
 BATCH: Final = 250_000
 """Rows of one INSERT: one part before merging."""
 EVERY_MS: Final = 5
@@ -129,7 +130,7 @@ def show(found: Sequence[Size]) -> None:
     )
 
 
-async def measure(url: str, rows: int) -> list[Size]:
+async def table(url: str, rows: int) -> list[Size]:
     """Make the table, fill it, measure it."""
     settings = ClickHouseSettings(
         clickhouse_url=SecretStr(f"{url}/{DATABASE}"), clickhouse_query_timeout_ms=MERGE_S * 1000
@@ -140,22 +141,22 @@ async def measure(url: str, rows: int) -> list[Size]:
         return await sizes(clickhouse, "clicks")
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the table (default 2,000,000)")
-    rows = max(BATCH, min(20_000_000, parser.parse_args().rows))
+def measure(recorder: Recorder) -> None:
+    """Make the rows, print the table, record their sum."""
+    rows = recorder.scale(ROWS, QUICK_ROWS)
     guard = Guard()
     try:
         with tempfile.TemporaryDirectory(prefix="clickledger-bench-") as name:
             server = LocalClickHouse(guard, Path(name))
             try:
-                show(asyncio.run(measure(server.url, rows)))
+                found = asyncio.run(table(server.url, rows))
             finally:
                 server.close()
     finally:
         guard.close()
+    show(found)
+    recorder.figure("bytes of a stored click", [found[-1].bytes_per_row], note=f"{rows:,} rows, merged")
 
 
 if __name__ == "__main__":
-    main()
+    main("columns", measure, __doc__)

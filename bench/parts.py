@@ -41,6 +41,7 @@ PARTS = (
     Part("freshness", "Freshness at 1,000 clicks/s", 300, 75),
     Part("endtoend", "End to end: processor time of each process", 420, 75),
     Part("growth", "Growth: ten times the links, rows, partitions", 900, 90),
+    Part("columns", "Disk", 180, 30),
     Part("start", "Start and restart", 300, 75),
     Part("backlog", "Backlog", 480, 60),
     Part("takeover", "Takeover after kill -9", 300, 75),

@@ -98,6 +98,7 @@ GROWTH = (
     Spec("growth", "report of one promotion, without uniques", "ms"),
     Spec("growth", "report of every promotion, without uniques", "ms"),
 )
+COLUMNS = (Spec("columns", "bytes of a stored click", "bytes", _most(110)),)
 START = (
     Spec("start", "clickledger up, warm, all links", "s", _most(10)),
     *(
@@ -126,7 +127,20 @@ KAFKA = (
     Spec("kafka", "aiokafka, consume: CPU", "us of CPU a record"),
 )
 
-SPECS = (*API, *BATCH, *ENRICHER, *SINK, *FRESHNESS, *END_TO_END, *GROWTH, *START, *BACKLOG, *TAKEOVER, *KAFKA)
+SPECS = (
+    *API,
+    *BATCH,
+    *ENRICHER,
+    *SINK,
+    *FRESHNESS,
+    *END_TO_END,
+    *GROWTH,
+    *COLUMNS,
+    *START,
+    *BACKLOG,
+    *TAKEOVER,
+    *KAFKA,
+)
 """In the order of the results."""
 
 
