@@ -15,7 +15,7 @@ from shared.alarms import Alarms
 from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.clickhouse import ClickHouse
 from shared.errors import ClickledgerError, DataError, OperatorError, StreamReplaced, TransientError
-from shared.runtime import Runtime, instance_slot, run_service, spare_collector
+from shared.runtime import Runtime, instance_slot, keep_memory, run_service, spare_collector
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, SinkSettings, load
 from sink.blocks import Limits, age_limit_ms
 from sink.directory import Directory
@@ -43,6 +43,7 @@ def main() -> int:
     kafka, clickhouse_settings, catalog = load(KafkaSettings), load(ClickHouseSettings), load(CatalogSettings)
 
     async def serve(runtime: Runtime) -> None:
+        keep_memory()
         spare_collector()
         async with ClickHouse(clickhouse_settings) as clickhouse:
             await store_until_stopped(runtime, settings, kafka, clickhouse, catalog)
