@@ -174,7 +174,7 @@ async def _serve(
         server.close()
 
 
-def spare_collector() -> None:
+def spare_collector(young_objects_max: int = YOUNG_OBJECTS_MAX) -> None:
     """What stands now stays: the collector of cycles leaves it alone, and looks at new objects seldom.
 
     To be called once, when a service has started. The default is every 700 new objects: each time it went through what the
@@ -182,7 +182,7 @@ def spare_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS_MAX)
+    gc.set_threshold(young_objects_max)
 
 
 def keep_memory() -> None:

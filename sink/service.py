@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 KINDS: Final = (Kind.STREAM, Kind.TENANT, Kind.PROMOTION)
 """What the sink keeps of the catalog."""
+FETCHED_OBJECTS_MAX: Final = 100_000
+"""Those of all records of a fetch, three each, which are gone before the next one: no reason to look for cycles."""
 RETRY_S: Final = 1.0
 FINISH_SHARE: Final = 0.4
 """Of the time for a graceful stop, how much the blocks at hand may take; the rest is for leaving Kafka and for closing."""
@@ -44,7 +46,7 @@ def main() -> int:
 
     async def serve(runtime: Runtime) -> None:
         keep_memory()
-        spare_collector()
+        spare_collector(FETCHED_OBJECTS_MAX)
         async with ClickHouse(clickhouse_settings) as clickhouse:
             await store_until_stopped(runtime, settings, kafka, clickhouse, catalog)
 
