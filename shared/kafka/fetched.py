@@ -3,7 +3,7 @@
 The library hands them out one by one, through a generator, an iterator and a copy of each, and makes each batch's checksum
 without the processor's instruction for it: together more than decoding. `install` has its decoder asked for all records of a
 batch at once, and the checksum made by google-crc32c. Everything else stays the library's: what is buffered, what a seek or a
-revoke throws away, where the position is (docs/adr/0038).
+revoke throws away, where the position is (docs/adr/0039).
 """
 
 from __future__ import annotations

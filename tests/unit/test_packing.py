@@ -102,6 +102,7 @@ def test_every_link_comes_back(texts: list[bytes], at_once: int) -> None:
     with a_store() as store:
         write(store, Packer(), links, at_once)
         assert read(store, Unpacker()) == links
+        assert stored_bytes(store) <= sum(map(len, links)) + len(links)
 
 
 def test_links_of_a_campaign_are_small() -> None:
