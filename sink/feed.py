@@ -17,6 +17,10 @@ IDLE_MS: Final = 1_000
 """How long a stored block may wait for the next plan to be committed with its end: blocks of a steady stream follow each
 other by their age. Until then the group holds the plan that was carried out, which a new owner finds in the table."""
 
+BLOCKS_IN_A_ROW: Final = 4
+"""Blocks of a partition that are read before others have their turn. What a fetch brings beyond a block would hold room, wait for the
+next turn longer than a block's age, and be a small block; and an owner that waits for its next block in vain asks the table once more."""
+
 
 def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
@@ -47,7 +51,8 @@ class PartitionFeed:
         self._out_bytes = 0
         self._row_bytes = 0.0
         self.served_s = 0.0
-        """When the last block was cut, or nothing was left to read: who has waited longest is read first."""
+        """When its turn was over: who has waited longest is read first."""
+        self._cut_in_turn = 0
 
     async def begin_offset(self) -> int:
         """The earliest record kept in Kafka. Raises TransientError, OperatorError."""
@@ -118,6 +123,11 @@ class PartitionFeed:
         rows = min(lag, rows_max - len(self.intake) % rows_max)
         return min(self._limits.bytes_max, round(rows * self._row_bytes))
 
+    def end_turn(self) -> None:
+        """Be read after those that wait: it had its blocks, or nothing is left to read."""
+        self._cut_in_turn = 0
+        self.served_s = time.monotonic()
+
     def restart(self, position: int, taken: int, plan: Plan | None = None) -> None:
         """Read again from a Kafka offset; everything up to raw offset `taken` is stored."""
         self.intake.restart(position, taken, plan)
@@ -171,7 +181,9 @@ class PartitionFeed:
         before = self.intake.memory_bytes
         block = self.intake.cut(self._limits)
         self._out_bytes = before - self.intake.memory_bytes
-        self.served_s = time.monotonic()
+        self._cut_in_turn += 1
+        if self._cut_in_turn == BLOCKS_IN_A_ROW:
+            self.end_turn()
         return block
 
     def _due_in_ms(self) -> int | None:
@@ -187,7 +199,7 @@ class PartitionFeed:
 def who_may_read(feeds: Mapping[int, PartitionFeed], lags: Mapping[int, int], room: int, fetch_room: int) -> set[int]:
     """The partitions to read now, with `room` bytes free and as much as `fetch_room` taken by one fetch for a partition.
 
-    Who has waited longest goes first, and on until its block is full: were the room shared out among all, each would have too
+    Who has waited longest goes first, and on until its turn of some full blocks is over: were the room shared out among all, each would have too
     little for a block, and all would store small ones when they are due for their age. A planned block is needed whole.
     """
     found = set()
@@ -197,5 +209,5 @@ def who_may_read(feeds: Mapping[int, PartitionFeed], lags: Mapping[int, int], ro
         found.add(partition)
         room -= max(fetch_room, feed.wanted_bytes(lags[partition]))
         if not lags[partition]:
-            feed.served_s = time.monotonic()
+            feed.end_turn()
     return found

@@ -9,7 +9,7 @@ import pytest
 
 from shared.events import HEADER_RAW_OFFSET, encode_raw_offset
 from sink.blocks import Block, Intake, Limits
-from sink.feed import PartitionFeed, who_may_read
+from sink.feed import BLOCKS_IN_A_ROW, PartitionFeed, who_may_read
 from sink.plans import Plan
 from sink.table import PartitionTable, Store
 from sink.watch import PartitionWatch
@@ -140,8 +140,18 @@ async def test_each_partition_fills_a_block_before_the_next_when_room_is_short()
     assert reading() == {0, 1}
     feeds[0].put(records(6, 4))
     assert isinstance(await feeds[0].next_block(), Block)
-    assert reading() == {1}  # the block at hand takes its room until it is stored
-    assert who_may_read(feeds, lags, bytes_max, 1) == {1, 2, 3}
+    assert reading() == {0}  # the block at hand takes its room until it is stored
+
+
+async def test_a_partition_has_some_blocks_in_a_row() -> None:
+    """What was fetched beyond one block begins the next, until the turn is over and the others are read first."""
+    feeds = {partition: begun() for partition in range(3)}
+    lags = dict.fromkeys(feeds, 1000)
+    for block in range(BLOCKS_IN_A_ROW):
+        assert who_may_read(feeds, lags, 1, 1) == {0}
+        feeds[0].put(records(block * LIMITS.rows_max, LIMITS.rows_max))
+        assert isinstance(await feeds[0].next_block(), Block)
+    assert who_may_read(feeds, lags, 1, 1) == {1}
 
 
 def test_all_are_read_when_little_is_behind() -> None:
