@@ -37,7 +37,7 @@ PARTS = (
     Part("api", "API: single clicks", 540, 75),
     Part("batch", "API: batches, workers, memory", 420, 75),
     Part("enricher", "Enricher: events per second and core", 420, 60),
-    Part("sink", "Sink: rows per second on a backlog", 300, 60),
+    Part("sink", "Sink: rows per second on a backlog", 420, 60),
     Part("freshness", "Freshness at 1,000 clicks/s", 300, 75),
     Part("endtoend", "End to end: processor time of each process", 420, 75),
     Part("growth", "Growth: ten times the links, rows, partitions", 900, 90),

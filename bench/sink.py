@@ -38,6 +38,7 @@ BLOCK_ROWS = SETTINGS.sink_block_rows_max
 WAIT_S = 120.0
 POLL_S = 0.25
 NAIVE_S_MAX = 90.0
+MERGED_S_MAX = 60.0
 
 Value = tuple[int, bytes, bytes, bool]
 """(raw offset, key, enriched record, suspect)"""
@@ -140,6 +141,17 @@ async def catch_up(sink: SinkBench, server: int, first: int, count: int) -> Caug
     return Caught(count / (ended_ms - first_ms) * 1000, cpu_us, spent[1] / count * 1e6, peak)
 
 
+async def merged(sink: SinkBench) -> None:
+    """Wait until nothing is merged: what one side leaves to be merged must not be the other's work."""
+    deadline = time.monotonic() + MERGED_S_MAX
+    while time.monotonic() < deadline:
+        ((merges,),) = await sink.clickhouse.query("SELECT count() FROM system.merges")
+        if not merges:
+            return
+        await asyncio.sleep(POLL_S)
+    raise TimeoutError(f"ClickHouse still merges after {MERGED_S_MAX:.0f} s")
+
+
 async def _count(sink: SinkBench) -> int:
     """All rows; the server knows them without reading any."""
     ((rows,),) = await sink.clickhouse.query("SELECT count() FROM clicks")
@@ -149,6 +161,7 @@ async def _count(sink: SinkBench) -> int:
 async def parts_per_block(sink: SinkBench, server: int, step: Tools) -> float:
     """Parts that a backlog of one block for each partition makes while nothing is merged, for each block."""
     of_inserts = "FROM system.parts WHERE database = currentDatabase() AND table = 'clicks' AND active"
+    await merged(sink)  # one that is under way would end all the same
     await sink.clickhouse.command("SYSTEM STOP MERGES clicks")
     first = sink.next_raw[0]
     ((before,),) = await sink.clickhouse.query(f"SELECT count() {of_inserts}")
@@ -186,7 +199,9 @@ async def measure_world(recorder: Recorder, world: World, server: int, rows: int
             values = await asyncio.to_thread(enriched, sink, each, step)
             first = sink.next_raw[0]
             await append(sink, values)
+            await merged(sink)
             directs.append(await direct(sink, server, values))
+            await merged(sink)
             caught.append(await catch_up(sink, server, first, each * sink.partitions))
         figures(recorder, directs, caught)
         with recorder.attempt("parts per block"):
