@@ -26,6 +26,7 @@ from shared.kafka import Producer
 from shared.metrics import errors
 from shared.runtime import Runtime, instance_slot, run_service, spare_collector
 from shared.settings import CatalogSettings, EnricherSettings, KafkaSettings, RuntimeSettings, load
+from shared.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,7 @@ async def enrich_until_stopped(
 
         await _join(runtime, progress, new_member)
     finally:
-        follower.cancel()
-        await producing.close(PRODUCER_CLOSE_S)
-        await asyncio.wait([follower])
+        await asyncio.gather(producing.close(PRODUCER_CLOSE_S), end(follower))
         catalog.close()
         places.close()
 

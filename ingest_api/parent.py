@@ -26,6 +26,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from ingest_api.config import ServiceSettings
 from shared.catalog import CatalogFollower
 from shared.runtime import Runtime
+from shared.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,7 @@ class Parent:
             self._runtime.stopping.set()
             await asyncio.gather(*keeping)
         finally:
-            stopping.cancel()
-            following.cancel()
-            await asyncio.wait([following, stopping])
+            await end(following, stopping)
         if not following.cancelled():
             following.result()
 

@@ -33,6 +33,7 @@ from shared.http.files import raise_file_limit
 from shared.http.lane import Lane
 from shared.kafka import Producer
 from shared.runtime import Runtime, spare_collector
+from shared.tasks import end
 
 SEATS_SPARE: Final = 2
 """Worker seats beyond the number of workers: a new process may come up before the old one has ended."""
@@ -191,9 +192,9 @@ class Worker:
                 if task.done():
                     task.result()
         finally:
-            await _cancel(background)
+            await end(*background)
             await self.spools.leave()  # needs the producer
-            await _cancel({producing})
+            await end(producing)
             if self.spool is not None:
                 await self.spool.close()
             self._flush()
@@ -236,9 +237,3 @@ class Worker:
         self.tallies.flush_spools(self.spool, self.spools, self.replayer, clock_ms())
         shared_metrics.catalog_version.labels("api").set(self.catalog.version)
         shared_metrics.catalog_age.labels("api").set(self.catalog.age_ms / 1000)
-
-
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)

@@ -42,6 +42,7 @@ from shared.settings import (
     WebhookSettings,
     load,
 )
+from shared.tasks import end
 
 _KINDS = (Kind.KEY, Kind.TENANT, Kind.STREAM, Kind.SPOOL, Kind.WEBHOOK)
 _REFRESH_S = 0.25  # how often readiness looks at the catalog; requests look for themselves
@@ -109,8 +110,7 @@ async def serve(
             await connections.abort_rest()
             await pipeline.close()
     finally:
-        follower.cancel()
-        await asyncio.wait([follower])
+        await end(follower)
         catalog.close()
 
 

@@ -202,13 +202,16 @@ def _stop(runtime: Runtime) -> None:
     if runtime.stopping.is_set():
         return
     runtime.stopping.set()
-    timer = threading.Timer(runtime.settings.stop_deadline_ms / 1000, _leave, [runtime.settings.stop_deadline_ms])
+    deadline_ms, loop = runtime.settings.stop_deadline_ms, asyncio.get_running_loop()
+    timer = threading.Timer(deadline_ms / 1000, _leave, [deadline_ms, loop])
     timer.daemon = True
     timer.start()
 
 
-def _leave(deadline_ms: int) -> None:
-    log.error("not stopped within %d ms, leaving all the same", deadline_ms)
+def _leave(deadline_ms: int, loop: asyncio.AbstractEventLoop) -> None:
+    """In a thread of its own, whatever the loop does; what still runs tells which step does not end."""
+    running = "; ".join([repr(task) for task in asyncio.all_tasks(loop)])
+    log.error("not stopped within %d ms, leaving all the same; still running: %.4000s", deadline_ms, running)
     os._exit(1)
 
 

@@ -17,6 +17,7 @@ from shared.clickhouse import ClickHouse
 from shared.errors import ClickledgerError, DataError, OperatorError, StreamReplaced, TransientError
 from shared.runtime import Runtime, instance_slot, keep_memory, run_service, spare_collector
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, SinkSettings, load
+from shared.tasks import end
 from sink.blocks import Limits, age_limit_ms
 from sink.directory import Directory
 from sink.member import Member, Stream
@@ -102,9 +103,7 @@ async def store_until_stopped(
     except _Stopped:
         log.info("stopped before it was ready")
     finally:
-        for task in background:
-            task.cancel()
-        await asyncio.wait(background)
+        await end(*background)
         catalog.close()
 
 
@@ -190,8 +189,7 @@ async def _until_replaced(working: Coroutine[Any, Any, None], catalog: Catalog, 
             await asyncio.wait([task], timeout=RETRY_S)
         await task
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end(task)
 
 
 async def _work(runtime: Runtime, progress: _Progress, new_member: Callable[[], Member]) -> None:

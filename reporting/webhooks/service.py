@@ -36,6 +36,7 @@ from shared.settings import (
     WebhookSettings,
     load,
 )
+from shared.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,7 @@ async def deliver(
                     alarms.raise_alarm(Alarm.START, str(exc))
                 await runtime.pause(RETRY_S)
     finally:
-        for task in followers:
-            task.cancel()
-        await asyncio.wait(followers)
+        await end(*followers)
         await writing.close()
         catalog.close()
         places.close()
@@ -135,8 +134,7 @@ async def _work(
     finally:
         runtime.checks.remove(why_not)
         await member.close(leave=True)
-        following.cancel()
-        await asyncio.wait([following])
+        await end(following)
         await parts.feed.close()
         deliverer.alarms.drop()
 

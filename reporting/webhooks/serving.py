@@ -12,6 +12,7 @@ from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.runtime import Runtime
 from shared.secret_box import SecretBox
 from shared.settings import CatalogSettings, KafkaSettings, WebhookSettings
+from shared.tasks import end
 
 PLACES_KINDS: Final = (Kind.PROGRESS, Kind.REPLAY, Kind.STOP, Kind.TEST, Kind.DELIVERY)
 """What stands in the topic of webhooks."""
@@ -37,6 +38,5 @@ async def serving_webhooks(
         yield registry
     finally:
         await registry.close()
-        follower.cancel()
-        await asyncio.wait([follower])
+        await end(follower)
         places.close()

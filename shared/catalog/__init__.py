@@ -19,6 +19,7 @@ from shared.catalog.follower import CatalogFollower
 from shared.catalog.reader import Catalog
 from shared.catalog.records import PARTITION, Entry, Kind, Match, promotion_key
 from shared.catalog.writer import CatalogWriter
+from shared.tasks import end
 
 __all__ = [
     "PARTITION",
@@ -40,6 +41,5 @@ async def followed(catalog: Catalog, follower: CatalogFollower) -> AsyncIterator
     try:
         yield catalog
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end(task)
         catalog.close()
