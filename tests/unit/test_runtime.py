@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,28 @@ def test_freed_memory_is_used_again() -> None:
     """Pieces of megabytes, taken and left over and over, fault no pages once they were there; else each does."""
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True, text=True)
     assert int(done.stdout) < 100
+
+
+_DEAF = """
+import asyncio, os, signal, sys
+from shared.runtime import run_service
+from shared.settings import RuntimeSettings
+
+async def a_step_that_does_not_end(runtime):
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(60)
+
+sys.exit(run_service("sink", RuntimeSettings(stop_deadline_ms=1_000), a_step_that_does_not_end, health_port=0))
+"""
+
+
+def test_a_service_that_does_not_stop_leaves_and_says_what_runs(tmp_path: Path) -> None:
+    """Whatever its tasks do: a supervisor waits for it."""
+    env = {**os.environ, "CLICKLEDGER_DATA": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _DEAF], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    (line,) = (json.loads(line) for line in done.stderr.splitlines() if "not stopped" in line)
+    assert "not stopped within 1000 ms" in line["message"]
+    assert "a_step_that_does_not_end()" in line["message"]
