@@ -4,7 +4,7 @@ Links of one campaign differ in some thirty bytes of three hundred. So a link is
 written before have in common: the dictionaries, which stand in the table `meta` and never change while the copy lives. A packed
 link is a frame without magic number, then the number of its dictionary in one byte; 0 says that the link stands there as it is.
 
-A link may be deleted because somebody is to be forgotten, and its dictionary stays: so nothing of a single link stands in one.
+A link may be deleted because somebody is to be forgotten, and its dictionary stays: so nothing of a single recipient stands in one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DICTIONARIES_MAX: Final = 32
 SAMPLES: Final = 16
 """Links that a dictionary is made of."""
 SHARED: Final = 3
-"""So many of them must have a word of a dictionary."""
+"""Links of so many recipients must have a word of a dictionary."""
 SAMPLE_BYTES_MAX: Final = 2_048
 """Of each, from its beginning."""
 MEASURED: Final = 8
@@ -151,25 +151,22 @@ class Packer(Unpacker):
 
 
 def common_text(links: Sequence[StoredLink]) -> bytes:
-    """What the links have in common, in their own order: without words that fewer than `SHARED` have, and without recipients."""
-    recipients = set(filter(None, map(_recipient, links)))
-    texts = []
-    for link in links:
-        text = link[:SAMPLE_BYTES_MAX]
-        for recipient in recipients:
-            text = text.replace(recipient, b"")
-        texts.append(_WORDS.findall(text))
-    having = Counter(word for words in texts for word in set(words))
+    """What the links have in common, in their own order: the words that links of at least `SHARED` recipients have."""
+    texts = [_WORDS.findall(link[:SAMPLE_BYTES_MAX]) for link in links]
+    words_of: dict[bytes | int, set[bytes]] = {}
+    for number, (link, words) in enumerate(zip(links, texts, strict=True)):
+        words_of.setdefault(_recipient(link) or number, set()).update(words)
+    having = Counter(word for words in words_of.values() for word in words)
     return b"".join(dict.fromkeys(b"".join([word for word in words if having[word] >= SHARED]) for words in texts))
 
 
 def _recipient(link: StoredLink) -> bytes:
-    """Whose link it is, as it stands in the record's text; empty for nobody's."""
+    """Whose link it is; empty for nobody's."""
     try:
         recipient = orjson.loads(record_of(link)).get("recipient")
     except (orjson.JSONDecodeError, AttributeError):
         return b""
-    return orjson.dumps(recipient)[1:-1] if isinstance(recipient, str) else b""
+    return recipient.encode() if isinstance(recipient, str) else b""
 
 
 def _read(txn: lmdb.Transaction[bytes], store: Store, name: bytes) -> bytes:
