@@ -8,20 +8,18 @@ import logging
 import os
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import lmdb
-import orjson
-
-from shared.catalog.packing import PackedLink, Packer
+from shared.catalog.applying import Copy
 from shared.catalog.records import PARTITION, Kind
-from shared.catalog.store import Store, db_key, meta_int
+from shared.catalog.rewriting import is_loose, rewrite
+from shared.catalog.store import Store, heard_file, remove_others, turn_to
 from shared.errors import OffsetLost, OperatorError, TransientError
-from shared.kafka import Reader, Record
+from shared.kafka import Reader
 from shared.settings import CatalogSettings, KafkaSettings
-from shared.stored_links import StoredLink, record_of, store_link
+from shared.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +28,11 @@ HEAR_EVERY_S: Final = 1.0
 RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 1.0
 """A revocation has a second to arrive once Kafka is reachable, so the pause between two tries is not longer."""
-AT_ONCE: Final = 1_000
-"""Records that are held decoded, some MB."""
+REWRITE_PAUSE_S: Final = 60.0
+"""Between two rewritings of a copy."""
+CATCH_UP_S_MAX: Final = 0.5
+"""As long a rewritten copy may take to catch up: meanwhile readers hear of nothing new, and a revocation has a second."""
 _NEVER: Final = (1 << 63, 0.0)
-_LINK: Final = b"link:"
 HEALTHY_S: Final = 10.0
 """After following for so long the next failure is a new one: the pauses begin small again."""
 
@@ -55,17 +54,23 @@ class CatalogFollower:
         """`topic`: another one that has the catalog's form."""
         self._kafka = kafka
         self._topic = topic or kafka.topic_catalog
-        self._store = Store.at(path, settings.catalog_map_bytes)
+        path.mkdir(parents=True, exist_ok=True)
+        self._folder = path.resolve()
+        self._map_bytes = settings.catalog_map_bytes
         self._kinds = frozenset(str(kind) for kind in kinds)
-        self._packer = Packer()
+        self._copy: Copy
+        self._rewriting: asyncio.Task[Store | None] | None = None
+        self._rewrite_from_s = 0.0
+        self._is_tidy = False
         self._asked = _NEVER
         self._is_level = False
 
     async def run(self) -> None:
         """Follow until cancelled. Failures of the environment are logged and retried with back-off."""
-        with await _locked(self._store.path / "follower.lock"):
-            self._store.drop_other_forms()
-            self._store.env.reader_check()  # slots of killed readers would pin old pages
+        with await _locked(self._folder / "follower.lock"):
+            self._copy = Copy(Store.of(self._folder, self._map_bytes), self._kinds)
+            self._copy.store.drop_other_forms()
+            self._copy.store.env.reader_check()  # slots of killed readers would pin old pages
             delay_s = RETRY_S_MIN
             while True:
                 started = time.monotonic()
@@ -83,30 +88,33 @@ class CatalogFollower:
         try:
             await reader.start()
             reader.assign({PARTITION: await self._start_position(reader)})
-            asked_at, self._asked, self._is_level = 0.0, _NEVER, False
+            asked_at, self._asked, self._is_level, self._is_tidy = 0.0, _NEVER, False, False
             while True:
                 if time.monotonic() - asked_at >= HEAR_EVERY_S:
                     await self._hear(reader)
+                    await self._rewrite(reader)
                     asked_at = time.monotonic()
                 records = (await reader.getmany(timeout_ms=200)).get(PARTITION)
                 if records:
-                    await asyncio.to_thread(self._apply, records)
+                    await asyncio.to_thread(self._copy.apply, records)
                     if not self._is_level and records[-1].offset + 1 >= self._asked[0]:
                         await self._hear(reader)  # whoever starts waits for this: at once, but once only
                     asked_at = min(asked_at, time.monotonic() - HEAR_EVERY_S / 2)
         except OffsetLost as lost:
             log.warning("catalog: %s; reading all of it again", lost)
-            self._wipe(lost.earliest)
+            self._copy.wipe(lost.earliest)
         finally:
+            if self._rewriting is not None:
+                await end(self._rewriting)
+                self._rewriting = None
             await reader.close()
 
     async def _start_position(self, reader: Reader) -> int:
         begin = (await reader.begin_offsets([PARTITION]))[PARTITION]
         end = (await reader.end_offsets([PARTITION]))[PARTITION]
-        with self._store.env.begin() as txn:
-            position = meta_int(txn, self._store, b"version", -1) + 1
-            kinds = (txn.get(b"kinds", db=self._store.meta) or b"").decode().split()
-        if not self._kinds <= set(kinds):
+        noted = self._copy.noted()
+        position = noted.position
+        if not self._kinds <= noted.kinds:
             if position:
                 log.warning("catalog: the copy was made without some of %s; reading all of it", ", ".join(self._kinds))
         elif begin <= position <= end:
@@ -115,7 +123,7 @@ class CatalogFollower:
             log.warning(
                 "catalog: applied up to %d but the topic holds %d to %d; reading all of it", position, begin, end
             )
-        self._wipe(begin)
+        self._copy.wipe(begin)
         return begin
 
     async def _hear(self, reader: Reader) -> None:
@@ -135,107 +143,59 @@ class CatalogFollower:
 
     def _note_end(self, position: int, end: int, level_s: float | None) -> None:
         """Note the topic's end, and when (seconds since the epoch) the copy was level with it; None: it was not."""
-        with self._store.env.begin() as txn:
-            noted = (meta_int(txn, self._store, b"version", -1) + 1, meta_int(txn, self._store, b"end", 0))
-            complete = meta_int(txn, self._store, b"complete", 0)
-        if noted != (position, end) or (level_s is not None and not complete):
-            with self._store.env.begin(write=True) as txn:
-                txn.put(b"version", str(position - 1).encode(), db=self._store.meta)
-                txn.put(b"end", str(end).encode(), db=self._store.meta)
-                if level_s is not None:
-                    txn.put(b"complete", b"1", db=self._store.meta)
+        noted = self._copy.noted()
+        is_level = level_s is not None
+        if (noted.position, noted.end) != (position, end) or (is_level and not noted.is_complete):
+            self._copy.note(position, end, is_complete=is_level)
         if level_s is not None:
-            self._store.heard_file.touch()
-            os.utime(self._store.heard_file, (level_s, level_s))
+            heard = heard_file(self._folder)
+            heard.touch()
+            os.utime(heard, (level_s, level_s))
 
-    def _wipe(self, begin: int) -> None:
-        with self._store.env.begin(write=True) as txn:
-            for table in (self._store.records, self._store.digests, self._store.meta):
-                txn.drop(table, delete=False)
-            txn.put(b"version", str(begin - 1).encode(), db=self._store.meta)
-            txn.put(b"kinds", " ".join(sorted(self._kinds)).encode(), db=self._store.meta)
+    async def _rewrite(self, reader: Reader) -> None:
+        """Have a loose copy rewritten while this one is followed; then go on with the new one.
 
-    def _apply(self, records: Sequence[Record]) -> None:
-        with self._store.env.begin(write=True) as txn:
-            self._packer.refresh(txn, self._store)
-            prefixes = meta_int(txn, self._store, b"prefixes", 0)
-            for begin in range(0, len(records), AT_ONCE):
-                prefixes += self._apply_some(txn, records[begin : begin + AT_ONCE])
-            txn.put(b"prefixes", str(prefixes).encode(), db=self._store.meta)
-            txn.put(b"version", str(records[-1].offset).encode(), db=self._store.meta)
+        Files are removed a turn later: readers have closed them by then, and the last one would have to free all their pages.
+        """
+        if not self._is_tidy:
+            await asyncio.to_thread(remove_others, self._folder)
+            self._is_tidy = True
+        if self._rewriting is None:
+            if self._is_level and time.monotonic() >= self._rewrite_from_s and is_loose(self._copy.store):
+                self._rewriting = asyncio.create_task(rewrite(self._copy.store, self._folder))
+        elif self._rewriting.done():
+            rewritten, self._rewriting = self._rewriting.result(), None
+            self._rewrite_from_s = time.monotonic() + REWRITE_PAUSE_S
+            if rewritten is not None:
+                await self._turn_to(Copy(rewritten, self._kinds), reader)
+            self._is_tidy = False
 
-    def _apply_some(self, txn: lmdb.Transaction[bytes], records: Sequence[Record]) -> int:
-        """Apply records; by how much the number of prefix links changes."""
-        read = [_change(record.key, record.value) for record in records if record.key and self._is_kept(record.key)]
-        changes = [change for change in read if change is not None]
-        links = [change.link for change in changes if change.link is not None]
-        self._packer.look_at(txn, self._store, links)
-        return sum([self._put(txn, change) for change in changes])
-
-    def _is_kept(self, name: bytes) -> bool:
-        return name.partition(b":")[0].decode(errors="replace") in self._kinds
-
-    def _put(self, txn: lmdb.Transaction[bytes], change: _Change) -> int:
-        """Store or delete one record; by how much the number of prefix links changes."""
-        name, value, record, link = change
-        key = db_key(name)
-        stored = txn.get(key, db=self._store.records)
-        if value is None:
-            txn.delete(key, db=self._store.records)
+    async def _turn_to(self, copy: Copy, reader: Reader) -> None:
+        """Follow with a rewritten copy, and let readers see it, once it has what this one has; else it is given up."""
+        noted = self._copy.noted()
+        if await _caught_up(copy, reader, noted.position):
+            await asyncio.to_thread(copy.note, copy.noted().position, noted.end, is_complete=noted.is_complete)
+            turn_to(self._folder, copy.store.path)
+            self._copy = copy
+            log.info("catalog: the copy was loose and is rewritten")
         else:
-            txn.put(key, value if link is None else self._packer.pack(link), db=self._store.records)
-        if name.startswith(_LINK):
-            before = {} if stored is None else orjson.loads(record_of(self._packer.unpack(PackedLink(stored))))
-            return _is_prefix(record) - _is_prefix(before)
-        if name.startswith(b"key:"):
-            self._index_secrets(txn, name[4:], {} if stored is None else orjson.loads(stored), record)
-        return 0
-
-    def _index_secrets(
-        self, txn: lmdb.Transaction[bytes], key_id: bytes, before: Mapping[str, Any], after: Mapping[str, Any]
-    ) -> None:
-        for digest in _digests(before):
-            txn.delete(digest, db=self._store.digests)
-        for digest in _digests(after):
-            txn.put(digest, key_id, db=self._store.digests)
+            log.warning("catalog: too much is written to the topic, the copy stays loose for now")
+            reader.assign({PARTITION: noted.position})
 
 
-class _Change(NamedTuple):
-    """A record of the topic."""
-
-    name: bytes
-    value: bytes | None
-    """None deletes."""
-    record: Mapping[str, Any]
-    """What `value` holds; empty for a deletion."""
-    link: StoredLink | None
-    """A link as it is to be stored."""
-
-
-def _change(name: bytes, value: bytes | None) -> _Change | None:
-    if value is None:
-        return _Change(name, None, {}, None)
-    record = _object_of(value)
-    if record is None:
-        log.error("catalog: %r holds no JSON object, ignored", name[:80])
-        return None
-    return _Change(name, value, record, store_link(value, record) if name.startswith(_LINK) else None)
-
-
-def _object_of(value: bytes) -> dict[str, Any] | None:
-    try:
-        record = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _digests(record: Mapping[str, Any]) -> list[bytes]:
-    return [secret["digest"].encode() for secret in record.get("secrets", ())]
-
-
-def _is_prefix(record: Mapping[str, Any]) -> int:
-    return int(record.get("match") == "prefix")
+async def _caught_up(copy: Copy, reader: Reader, position: int) -> bool:
+    """Apply to `copy` what lies before `position`; False when that takes too long."""
+    deadline = time.monotonic() + CATCH_UP_S_MAX
+    if copy.noted().position < position:
+        reader.assign({PARTITION: copy.noted().position})
+    while copy.noted().position < position:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return False
+        records = (await reader.getmany(timeout_ms=int(left_s * 1000))).get(PARTITION)
+        if records:
+            await asyncio.to_thread(copy.apply, records)
+    return True
 
 
 async def _locked(path: Path) -> Any:

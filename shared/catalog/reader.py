@@ -12,7 +12,7 @@ import orjson
 
 from shared.catalog.packing import PackedLink, Unpacker
 from shared.catalog.records import Kind, Match, promotion_key
-from shared.catalog.store import KEY_BYTES_MAX, Store, db_key, meta_int
+from shared.catalog.store import KEY_BYTES_MAX, Store, current, db_key, heard_file, meta_int
 from shared.errors import TransientError
 from shared.settings import CatalogSettings
 from shared.stored_links import StoredLink, record_of
@@ -31,7 +31,8 @@ class Catalog:
 
     def __init__(self, settings: CatalogSettings, path: Path) -> None:
         self._settings = settings
-        self._store = Store.at(path, settings.catalog_map_bytes)
+        self._folder = path.resolve()
+        self._store = Store.of(self._folder, settings.catalog_map_bytes)
         self._txn = self._store.env.begin()
         self.version = -1
         self.known_end = 0
@@ -50,6 +51,8 @@ class Catalog:
         """Renew the snapshot; True when the version changed."""
         before = self.version
         self._txn.abort()
+        if current(self._folder) != self._store.path:
+            self._store = Store.of(self._folder, self._settings.catalog_map_bytes)
         self._txn = self._store.env.begin()  # the library keeps a spare one, so this is a renewal
         self._read_meta()
         return self.version != before
@@ -61,7 +64,7 @@ class Catalog:
         self._unpacker.refresh(self._txn, self._store)
         self.is_complete = bool(meta_int(self._txn, self._store, b"complete", 0))
         try:
-            heard_s = self._store.heard_file.stat().st_mtime
+            heard_s = heard_file(self._folder).stat().st_mtime
         except FileNotFoundError:
             heard_s = 0
         self.age_ms = max(0, int((time.time() - heard_s) * 1000))
@@ -164,7 +167,7 @@ class Catalog:
 
     def require_proof(self) -> None:
         """Count as level with the topic only when that has been proved again: what an earlier follower saw is not enough."""
-        self._store.heard_file.unlink(missing_ok=True)
+        heard_file(self._folder).unlink(missing_ok=True)
         self._read_meta()
 
     async def wait_until_current(self, timeout_s: float) -> None:

@@ -1,8 +1,13 @@
-"""The LMDB file of a folder, as the follower writes it and readers map it."""
+"""The LMDB file of a folder's copy, as the follower writes it and readers map it.
+
+A copy stands in the folder itself until it is rewritten (docs/adr/0043), then in a subfolder to which the link `current` points.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import secrets
+import shutil
 from pathlib import Path
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
@@ -18,20 +23,32 @@ FORM: Final = 3
 _NAMES: Final = tuple(b"%b.%d" % (name, FORM) for name in (b"records", b"digests", b"meta"))
 _TABLES_MAX: Final = 6
 """The three, and as many of another form until they are dropped."""
+_CURRENT: Final = "current"
+_REWRITTEN: Final = "copy-"
+_FILES: Final = ("data.mdb", "lock.mdb")
 
 
 class Store:
     """The LMDB environment and its three tables.
 
     LMDB must not be opened twice in one process, so that a follower and a reader of one folder share a store; it is
-    closed with its last user.
+    closed, and its pages leave the process, with its last user.
     """
 
     _open: ClassVar[WeakValueDictionary[Path, Store]] = WeakValueDictionary()
 
     @classmethod
+    def of(cls, folder: Path, map_bytes: int) -> Store:
+        """The store that a folder's copy stands in now, made at its first use."""
+        while True:
+            path = current(folder)
+            store = cls.at(path, map_bytes)
+            if current(folder) == path:  # else its files may have been gone already, and it is an empty one
+                return store
+
+    @classmethod
     def at(cls, path: Path, map_bytes: int) -> Store:
-        """The store in a folder, made at its first use."""
+        """The store in this very folder, made at its first use."""
         path.mkdir(parents=True, exist_ok=True)
         path = path.resolve()
         store = cls._open.get(path)
@@ -41,6 +58,7 @@ class Store:
 
     def __init__(self, path: Path, map_bytes: int) -> None:
         self.path = path
+        self.map_bytes = map_bytes
         self.env = lmdb.open(
             str(path),
             map_size=map_bytes,
@@ -49,7 +67,8 @@ class Store:
             metasync=False,
             readahead=False,
         )
-        self.records, self.digests, self.meta = map(self.env.open_db, _NAMES)
+        self.tables = tuple(map(self.env.open_db, _NAMES))
+        self.records, self.digests, self.meta = self.tables
 
     def drop_other_forms(self) -> None:
         """Give the space of copies of other forms back. For the one process that writes."""
@@ -57,10 +76,42 @@ class Store:
             for name in [name for name in txn.cursor().iternext(values=False) if name not in _NAMES]:
                 txn.drop(self.env.open_db(name, txn))
 
-    @property
-    def heard_file(self) -> Path:
-        """Its modification time is when the copy was last proved level with the topic."""
-        return self.path / "heard"
+
+def current(folder: Path) -> Path:
+    """Where the copy of a folder stands now."""
+    try:
+        return folder / (folder / _CURRENT).readlink()
+    except FileNotFoundError:
+        return folder
+
+
+def beside(folder: Path) -> Path:
+    """Where a folder's copy may be rewritten: another place each time, for a process may still have the last one open."""
+    return folder / f"{_REWRITTEN}{secrets.token_hex(8)}"
+
+
+def turn_to(folder: Path, path: Path) -> None:
+    """Make `path` the place of the folder's copy, at one stroke; readers see it with their next snapshot."""
+    link = folder / f"{_CURRENT}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    link.replace(folder / _CURRENT)
+
+
+def remove_others(folder: Path) -> None:
+    """Remove the files of former and of half-written copies. Whoever has one open keeps it until it lets go of it."""
+    now = current(folder)
+    for path in folder.glob(f"{_REWRITTEN}*"):
+        if path != now:
+            shutil.rmtree(path)
+    if now != folder:
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def heard_file(folder: Path) -> Path:
+    """Its modification time is when the folder's copy was last proved level with the topic."""
+    return folder / "heard"
 
 
 def db_key(name: bytes) -> bytes:

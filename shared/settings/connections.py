@@ -104,7 +104,7 @@ class CatalogSettings(Group):
     catalog_map_bytes: int = Field(
         8 << 30,
         ge=1 << 20,
-        description="bytes of address space for the LMDB file (sparse); a million links take 0.15 to 0.35 GiB",
+        description="bytes of address space for the LMDB file (sparse); a million links take up to 0.35 GiB",
     )
     catalog_refresh_ms: int = Field(
         20, ge=1, le=1_000, description="ms between looks at a newer snapshot; a revocation must arrive within 1 s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Entry, Kind
-from shared.catalog.store import Store
+from shared.catalog.store import Store, current
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import CatalogSettings, KafkaSettings
 from shared.stored_links import NEVER, read_terms, record_of
@@ -95,6 +95,89 @@ async def test_a_copy_that_has_read_to_the_end_says_so_at_once(
         await catalog.wait_until_current(20)
         assert catalog.tenant("acme") == {"tenant": "acme"}
     finally:
+        follower.cancel()
+        await asyncio.wait([follower])
+        catalog.close()
+
+
+def _names(folder: Path) -> set[str]:
+    """What stands in a folder, but for the name of where the copy stands."""
+    return {path.name for path in folder.iterdir() if path != current(folder)}
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not is_so():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_loose_copy_is_rewritten_while_it_is_followed(
+    catalog: Catalog, writer: CatalogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes meanwhile arrive within a second and stay, also one of the moment in which readers turn to the new copy."""
+    monkeypatch.setattr("shared.catalog.rewriting.PAGES_MIN", 50)
+    monkeypatch.setattr("shared.catalog.rewriting.AT_ONCE", 100)
+    monkeypatch.setattr("shared.catalog.rewriting.PAUSE_S", 0.04)
+    monkeypatch.setattr("shared.catalog.follower.REWRITE_PAUSE_S", 0.0)
+    known: dict[str, bytes] = {}
+
+    async def put(numbers: range) -> None:
+        records = {f"h/{n * 7919 % 10**6:06d}": {"link": "x" * (n % 90), "n": n} for n in numbers}
+        version = await writer.put_many([Entry(Kind.LINK, key, record) for key, record in records.items()])
+        await catalog.wait_for(version, 1.5)
+        known.update({key: orjson.dumps(record) for key, record in records.items()})
+        gone = next(iter(known))
+        await catalog.wait_for(await writer.put(Kind.LINK, gone, None), 1.5)
+        del known[gone]
+
+    await put(range(6_000))
+    places, n = {current(tmp_path)}, 6_000
+    async with asyncio.timeout(WAIT_S):
+        while len(places) < 3:
+            await put(range(n, n + 50))
+            n += 50
+            places.add(current(tmp_path))
+            assert catalog.link(next(iter(known))) == known[next(iter(known))]
+    assert dict(catalog.scan(Kind.LINK)) == known
+    assert catalog.is_current
+
+
+async def test_a_copy_that_cannot_catch_up_stays_loose(
+    catalog: Catalog,
+    writer: CatalogWriter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It goes on as before, and nothing that was written meanwhile is missing."""
+    monkeypatch.setattr("shared.catalog.rewriting.PAGES_MIN", 1)
+    monkeypatch.setattr("shared.catalog.rewriting.PAUSE_S", 0.5)
+    monkeypatch.setattr("shared.catalog.follower.CATCH_UP_S_MAX", 0.0)
+    n = 0
+    async with asyncio.timeout(WAIT_S):
+        while "stays loose for now" not in caplog.text:
+            await catalog.wait_for(await writer.put(Kind.TENANT, f"t{n}", {"tenant": f"t{n}"}), 1.5)
+            n += 1
+    await catalog.wait_for(await writer.put(Kind.TENANT, f"t{n}", {"tenant": f"t{n}"}), 1.5)
+    assert len(list(catalog.scan(Kind.TENANT))) == n + 1
+    await _until(lambda: not any(name.startswith("copy-") for name in _names(tmp_path)))
+    assert current(tmp_path) == tmp_path
+
+
+async def test_a_rewritten_copy_is_gone_on_with(
+    kafka: KafkaSettings, writer: CatalogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a follower that starts later; what others have left half-written is removed."""
+    monkeypatch.setattr("shared.catalog.rewriting.PAGES_MIN", 1)
+    await writer.put_many([Entry(Kind.TENANT, f"t{n}", {"tenant": f"t{n}"}) for n in range(1_000)])
+    for _ in range(2):
+        (tmp_path / "copy-half").mkdir()
+        follower = asyncio.ensure_future(CatalogFollower(SETTINGS, kafka, tmp_path).run())
+        catalog = Catalog(SETTINGS, tmp_path)
+        await catalog.wait_until_current(WAIT_S)
+        await _until(lambda: _names(tmp_path) == {"current", "heard", "follower.lock"})
+        await catalog.wait_for(await writer.put(Kind.TENANT, "late", {"tenant": "late"}), WAIT_S)
+        assert len(list(catalog.scan(Kind.TENANT))) == 1_001
         follower.cancel()
         await asyncio.wait([follower])
         catalog.close()

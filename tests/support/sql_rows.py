@@ -15,7 +15,7 @@ import orjson
 
 from clickledger.clickhouse_server.tenant_filter import TABLES
 from clickledger.demo_data import PROMOTIONS
-from shared.catalog.store import Store, db_key
+from shared.catalog.store import Store, db_key, heard_file
 from shared.keys import digest_of
 from tests.support.clickhouse_http import ClickHouseHttp
 
@@ -124,7 +124,7 @@ def write_keys(folder: Path, secrets: Mapping[str, tuple[str, list[str]]]) -> No
             txn.put(db_key(f"key:k{number}".encode()), orjson.dumps(record), db=store.records)
             txn.put(digest.encode(), f"k{number}".encode(), db=store.digests)
         txn.put(b"complete", b"1", db=store.meta)
-    store.heard_file.touch()
+    heard_file(folder).touch()
 
 
 # --- naive recounts

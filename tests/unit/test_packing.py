@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.catalog import Catalog, CatalogFollower, Kind
+from shared.catalog import Catalog, Kind
+from shared.catalog.applying import Copy
 from shared.catalog.packing import (
     DICTIONARIES_MAX,
     FIRST_LOOK,
@@ -26,7 +27,7 @@ from shared.catalog.packing import (
     common_text,
 )
 from shared.catalog.store import Store
-from shared.settings import CatalogSettings, KafkaSettings
+from shared.settings import CatalogSettings
 from shared.stored_links import StoredLink, record_of, store_link
 
 Table = dict[bytes, bytes]
@@ -263,7 +264,7 @@ def test_a_follower_that_begins_chooses_the_best() -> None:
 
 
 def test_a_copy_that_its_follower_makes_anew() -> None:
-    """The follower's own steps, with links that are as they were and one that has gone."""
+    """As the follower does it, with links that are as they were and one that has gone."""
 
     def records(campaign: str) -> list[Any]:
         links = [(b"link:h/%d" % number, record_of(link(number, campaign))) for number in range(300)]
@@ -271,11 +272,11 @@ def test_a_copy_that_its_follower_makes_anew() -> None:
 
     with TemporaryDirectory() as folder:
         settings = CatalogSettings(catalog_map_bytes=16 << 20)
-        follower = CatalogFollower(settings, KafkaSettings(), Path(folder))
+        copy = Copy(Store.of(Path(folder), settings.catalog_map_bytes), list(Kind))
         for campaign in ("spring", "autumn", "spring"):
-            follower._wipe(0)
-            follower._apply(records(campaign))
-            follower._apply([SimpleNamespace(key=b"link:h/7", value=None, offset=300)])  # type: ignore[list-item]
+            copy.wipe(0)
+            copy.apply(records(campaign))
+            copy.apply([SimpleNamespace(key=b"link:h/7", value=None, offset=300)])  # type: ignore[list-item]
             catalog = Catalog(settings, Path(folder))
             expected = {each.key[5:].decode(): each.value for each in records(campaign) if each.key != b"link:h/7"}
             assert dict(catalog.scan(Kind.LINK)) == expected
