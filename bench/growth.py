@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from pydantic import SecretStr
 
@@ -30,18 +29,13 @@ BACKLOG, QUICK_BACKLOG = 240_000, 60_000
 PARTED = 60 * 2 * SinkSettings().sink_block_rows_max
 """Records in 60 partitions and in 6: full blocks in both, since a small one costs nearly as much as a full one."""
 PARTED_TURNS = 2
-"""Five times the records of other turns, so fewer of them."""
+"""Of the sink: five times the records of other turns, so fewer of them."""
+ENRICHER_TURNS = 2
+"""For each turn of the sink: the machine's speed drifts, and the enricher needs no full blocks."""
 TURNS, TURN_S = 7, 2.0
 """Of each API: many short ones, since the machine's speed drifts between them."""
 MERGED_S_MAX = 90.0
 AUDIT_S_MAX = 120.0
-
-
-class Rates(NamedTuple):
-    """Of both services on the same backlog, a second."""
-
-    enricher: float
-    sink: float
 
 
 def measure(recorder: Recorder) -> None:
@@ -60,24 +54,37 @@ def measure(recorder: Recorder) -> None:
 
 def of_partitions(recorder: Recorder, small: World, wide: World, total: dict[World, int]) -> None:
     """The same number of records in few and in many partitions, in turn."""
-    rows, few, many = recorder.scale(PARTED, QUICK_BACKLOG), [], []
+    rows = recorder.scale(PARTED, QUICK_BACKLOG)
+    enricher: dict[World, list[float]] = {small: [], wide: []}
+    sink: dict[World, list[float]] = {small: [], wide: []}
     for _ in range(recorder.scale(PARTED_TURNS, 1)):
-        few.append(through(small, rows, total))
-        many.append(through(wide, rows, total))
-    note = f"{rows:,} records in both"
-    recorder.figure("enricher: 60 partitions", [each.enricher for each in many], [each.enricher for each in few], note)
+        before = dict(total)
+        for _ in range(ENRICHER_TURNS):
+            for world in (small, wide):
+                enricher[world].append(behind(world, rows // ENRICHER_TURNS, total))
+        for world in (small, wide):
+            sink[world].append(store(world, before[world], total[world]).rate)
+    note = f"{rows // ENRICHER_TURNS:,} records in both"
+    recorder.figure("enricher: 60 partitions", enricher[wide], enricher[small], note)
     if recorder.is_quick:
         recorder.skip("sink: 60 partitions", "at this scale no block is full: each waits for its age")
     else:
-        recorder.figure("sink: 60 partitions", [each.sink for each in many], [each.sink for each in few], note)
+        recorder.figure("sink: 60 partitions", sink[wide], sink[small], f"{rows:,} records in both")
 
 
-def through(world: World, rows: int, total: dict[World, int]) -> Rates:
-    """A backlog through enricher and sink, one after the other. `total`: the records of each world so far."""
+def behind(world: World, rows: int, total: dict[World, int]) -> float:
+    """The enricher's rate on a new backlog. `total`: the records of each world so far."""
     each, before = rows // world.partitions, total[world]
     asyncio.run(fill_raw(world, each, before // world.partitions))
     total[world] = before + each * world.partitions
-    return Rates(enrich(world, before, total[world]).rate, store(world, before, total[world]).rate)
+    return enrich(world, before, total[world]).rate
+
+
+def through(world: World, total: dict[World, int]) -> float:
+    """The sink's rate on a new backlog, which the enricher has worked off."""
+    before = total[world]
+    behind(world, BACKLOG, total)
+    return store(world, before, total[world]).rate
 
 
 def of_api(recorder: Recorder, found: Stores) -> None:
@@ -114,8 +121,8 @@ def of_rows(recorder: Recorder, found: Stores, world: World, total: dict[World, 
         asyncio.run(settled(world))
         few, many = [], []
         for _ in range(count):
-            few.append(through(tenth, BACKLOG, total).sink)
-            many.append(through(world, BACKLOG, total).sink)
+            few.append(through(tenth, total))
+            many.append(through(world, total))
         recorder.figure("sink: 10 x the stored rows", many, few, f"{rows // 10:,} and {rows:,} rows")
     stored, size = asyncio.run(settled(world))
     recorder.figure("stored rows", [stored])

@@ -37,6 +37,8 @@ POLL_MS: Final = 20
 """How long one look for fetched records waits: a partition that is released in between waits this long at most."""
 GATHER_MS: Final = 20
 """At a thousand clicks a second: ten to a fetch instead of one or two."""
+FETCH_BYTES_MAX: Final = 8 << 20
+"""Of one answer. With many partitions it holds some of them, others the next time: all at once would be in memory for nothing."""
 RETRY_S: Final = 1.0
 KAFKA_CLOSE_S: Final = 3.0
 """For leaving the group and closing the connections."""
@@ -125,6 +127,7 @@ class Member:
             on_assigned=self._on_assigned,
             on_revoked=self._on_revoked,
             gather_ms=GATHER_MS,
+            fetch_bytes_max=FETCH_BYTES_MAX,
         )
 
     @property

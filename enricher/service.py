@@ -24,7 +24,7 @@ from shared.catalog import Catalog, CatalogFollower, Kind
 from shared.errors import ClickledgerError, OperatorError, TransientError
 from shared.kafka import Producer
 from shared.metrics import errors
-from shared.runtime import Runtime, instance_slot, run_service, spare_collector
+from shared.runtime import Runtime, instance_slot, keep_memory, run_service, spare_collector
 from shared.settings import CatalogSettings, EnricherSettings, KafkaSettings, RuntimeSettings, load
 from shared.tasks import end
 
@@ -67,6 +67,7 @@ async def enrich_until_stopped(
             return
         raw_max = raw_bytes_max(kafka.kafka_batch_bytes_max)
         tools = Tools(load_agent_parser(), AddressBook(places), Directory(catalog), raw_max)
+        keep_memory()
         spare_collector()
 
         def new_member() -> Member:

@@ -119,6 +119,7 @@ class Consumer:
         on_assigned: Callable[[Sequence[Assignment]], None],
         on_revoked: Callable[[Sequence[Assignment]], Awaitable[None]],
         partition_fetch_bytes_max: int = 1_048_576,
+        fetch_bytes_max: int = 52_428_800,
         gather_ms: int = 0,
     ) -> None:
         self._settings = settings
@@ -146,6 +147,7 @@ class Consumer:
             fetch_max_wait_ms=FETCH_WAIT_MS,
             fetch_min_bytes=1,
             max_partition_fetch_bytes=partition_fetch_bytes_max,
+            fetch_max_bytes=fetch_bytes_max,
             isolation_level="read_uncommitted",
             check_crcs=False,  # `fetched` does
         )
