@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ingest_api.answers import Refusal
 from ingest_api.normalise import canonical_keys
 from ingest_api.parse import Click
 from ingest_api.resolve import FoundLink, find_link, judge_clicked_at, judge_link
+from ingest_api.share import Share
 from shared.events import join_raw, raw_middle
 from shared.ids import keyed_id, partition_of, uuid7_head
 from shared.stored_links import records_in_time
@@ -17,17 +18,8 @@ if TYPE_CHECKING:
     from ingest_api.authorize import Caller
     from ingest_api.handler import HandlerState
 
-
-class Accepted(NamedTuple):
-    """An accepted click as it is to be published, before anybody may be told."""
-
-    partition: int
-    key: bytes
-    """Kafka key: the transaction-id, 36 ASCII bytes."""
-    value: bytes
-    timestamp_ms: int
-    suspect: bool
-    """Publish with the Kafka header `suspect` = b"1"."""
+ALONE: Final = range(1)
+"""The place of a click that is judged by itself."""
 
 
 class Acceptance:
@@ -60,7 +52,7 @@ class Acceptance:
         self._partitions_at_creation: int | None = None
         self._links: dict[str, tuple[FoundLink | Refusal, Refusal | None]] = {}
 
-    def judge(self, click: Click, idempotency_key: str | None) -> Accepted | Refusal:
+    def judge(self, click: Click, idempotency_key: str | None) -> Share | Refusal:
         """Check one click: what to publish, or why not."""
         link, refusal = self._links.get(click.short_url) or self._find(click.short_url)
         if not isinstance(link, FoundLink):
@@ -81,9 +73,10 @@ class Acceptance:
             suspect = True
         middle = raw_middle(now_ms, self._origin, state.catalog.version, suspect, ignored, self._agent)
         value = join_raw(key, middle, link.raw, click.raw)
-        return tuple.__new__(Accepted, (partition, key, value, now_ms, suspect))  # cheaper than calling the class
+        share = (partition, now_ms, suspect, (key,), (value,), ALONE)
+        return tuple.__new__(Share, share)  # cheaper than calling the class
 
-    def accept_all(self, short_urls: Sequence[str], bodies: Sequence[bytes]) -> list[Accepted] | None:
+    def accept_all(self, short_urls: Sequence[str], bodies: Sequence[bytes]) -> Share | None:
         """What to publish of clicks with nothing but texts, when `judge` accepts all; None when each is to be judged.
 
         Each `body` has the `short_url` of its place, neither key nor `clicked-at`.
@@ -94,13 +87,11 @@ class Acceptance:
         links = None if stored is None else records_in_time(stored, caller.tenant, now_ms, caller.retention_ms)
         if links is None:
             return None
-        partition, head, make = self._partition, self._head, tuple.__new__
+        head = self._head
         middle = raw_middle(now_ms, self._origin, state.catalog.version, False, False, self._agent)  # noqa: FBT003
         ids = [head + tail for tail in state.tails.take_many(len(bodies))]
-        return [
-            make(Accepted, (partition, key, join_raw(key, middle, link, body), now_ms, False))
-            for key, link, body in zip(ids, links, bodies, strict=True)
-        ]
+        values = [join_raw(key, middle, link, body) for key, link, body in zip(ids, links, bodies, strict=True)]
+        return Share(self._partition, now_ms, suspect=False, keys=ids, values=values, places=range(len(ids)))
 
     def _find(self, short_url: str) -> tuple[FoundLink | Refusal, Refusal | None]:
         """The link, and why a click on it without `clicked-at` would not be recorded; remembered for this request."""

@@ -8,17 +8,16 @@ array with one result per line of text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ingest_api.acceptance import Acceptance, Accepted
+from ingest_api.acceptance import Acceptance
 from ingest_api.answers import RESULTS_APART, RETRY_AFTER, Refusal, accepted_body, all_accepted
 from ingest_api.authorize import find_headers
 from ingest_api.handler import (
     WANTED,
     HandlerState,
     Headers,
-    PendingClick,
     admit,
     caller_agent,
     rate_headers,
@@ -36,6 +35,7 @@ from ingest_api.parse import (
     too_long,
     without_bom,
 )
+from ingest_api.share import Share
 from shared.http.answer import Answer, Header
 
 BATCH_PATHS: Final[frozenset[bytes]] = frozenset((b"/v1/clicks", b"/v1/clicks/"))
@@ -53,75 +53,68 @@ class RefusedLine(NamedTuple):
     """Its result: `code` and `description`."""
 
 
-class Share(NamedTuple):
-    """Clicks of a batch, or of a turn, that go to one partition together."""
-
-    partition: int
-    clicks: Sequence[Accepted | PendingClick]
-    places: Sequence[int]
-    """Where each stands in the batch's `clicks`, or in the turn."""
-
-    def halves(self) -> tuple[Share, Share]:
-        """The first half and the rest, of at least two clicks."""
-        middle = len(self.clicks) // 2
-        return (
-            Share(self.partition, self.clicks[:middle], self.places[:middle]),
-            Share(self.partition, self.clicks[middle:], self.places[middle:]),
-        )
-
-
 class PendingBatch:
-    """A batch whose `clicks` must be published before `finish` gives its answer; `clicks` may be empty."""
+    """A batch whose `shares` must be published before `finish` gives its answer; there may be none."""
 
-    def __init__(self, state: HandlerState, lines: Sequence[Accepted | RefusedLine], rate: tuple[Header, ...]) -> None:
+    def __init__(
+        self,
+        state: HandlerState,
+        lines: int,
+        shares: Sequence[Share],
+        refused: Mapping[int, RefusedLine],
+        rate: tuple[Header, ...],
+    ) -> None:
         self._answers = state.answers
         self._lines = lines
+        self._refused = refused
         self._rate = rate
-        self.clicks: list[Accepted] = [line for line in lines if isinstance(line, Accepted)]
-        """What to publish, in order."""
-        refused = lines if len(lines) > len(self.clicks) else ()
-        self.refusals: Counter[Refusal] = Counter(line.refusal for line in refused if isinstance(line, RefusedLine))
+        self.shares = shares
+        """What to publish, each in order; their places are those of the lines. One, unless clicks bring keys of their own."""
+        self.clicks = lines - len(refused)
+        """In all shares."""
+        self.refusals: Counter[Refusal] = Counter(line.refusal for line in refused.values())
         """Refused lines by reason, for counters; complete after `finish`."""
 
-    def shares(self) -> list[Share]:
-        """`clicks` by partition, each share in order. There is one, unless clicks bring keys of their own."""
-        clicks = self.clicks
-        if len({click.partition for click in clicks}) == 1:
-            return [Share(clicks[0].partition, clicks, range(len(clicks)))]
-        places: dict[int, list[int]] = {}
-        for place, click in enumerate(clicks):
-            places.setdefault(click.partition, []).append(place)
-        return [Share(partition, [clicks[place] for place in mine], mine) for partition, mine in places.items()]
-
-    def finish(self, outcomes: Sequence[Refusal | None]) -> Answer:
-        """The answer; `outcomes` has, for each of `clicks` in order, None when durable, else why it may not be.
+    def finish(self, failed: Mapping[int, Refusal]) -> Answer:
+        """The answer; `failed` says by its place why a click may not be durable, all others are.
 
         When clicks were to be published and none could be, the whole request is a 500, so that a client that only
         looks at the status tries again.
         """
-        clicks = self.clicks
-        if clicks and outcomes.count(None) == len(clicks) == len(self._lines):
-            return Answer(200, b"[%b]" % all_accepted([click.key for click in clicks]), self._rate)
-        pending = iter(outcomes)
-        results: list[bytes] = []
-        failed: Refusal | None = None
-        durable = 0
-        for line in self._lines:
-            if isinstance(line, RefusedLine):
-                results.append(line.body)
-                continue
-            outcome = next(pending)
-            if outcome is None:
-                durable += 1
-                results.append(accepted_body(line.key))
-            else:
-                failed = outcome
-                self.refusals[outcome] += 1
-                results.append(self._answers.body(outcome))
-        if failed is not None and not durable:
-            return self._answers.refuse(failed, "", self._rate)
-        headers = (RETRY_AFTER, *self._rate) if failed is not None else self._rate
+        shares = self.shares
+        if not failed and len(shares) == 1 and self.clicks == self._lines:
+            return Answer(200, b"[%b]" % all_accepted(shares[0].keys), self._rate)
+        self.refusals.update(failed.values())
+        if failed and len(failed) == self.clicks:
+            return self._answers.refuse(failed[max(failed)], "", self._rate)
+        results = [b""] * self._lines
+        for place, line in self._refused.items():
+            results[place] = line.body
+        for share in shares:
+            for place, key in zip(share.places, share.keys, strict=True):
+                results[place] = self._answers.body(failed[place]) if place in failed else accepted_body(key)
+        headers = (RETRY_AFTER, *self._rate) if failed else self._rate
         return Answer(200, b"[%b]" % RESULTS_APART.join(results), headers)
+
+
+class _Checked:
+    """The outcome of a batch's checks, place by place."""
+
+    def __init__(self) -> None:
+        self.refused: dict[int, RefusedLine] = {}
+        self._columns: dict[tuple[int, int, bool], tuple[list[bytes], list[bytes], list[int]]] = {}
+
+    def accept(self, share: Share, first: int) -> None:
+        """These go where others like them go; the first of them stands at this place."""
+        partition, timestamp_ms, suspect, some_keys, some_values, some_places = share
+        keys, values, places = self._columns.setdefault((partition, timestamp_ms, suspect), ([], [], []))
+        keys += some_keys
+        values += some_values
+        places += range(first, first + len(some_places))
+
+    def shares(self) -> list[Share]:
+        """All that were accepted."""
+        return [Share(*alike, *columns) for alike, columns in self._columns.items()]
 
 
 def handle_batch(
@@ -147,13 +140,13 @@ def handle_batch(
     taken = state.throttle.take(caller.key_id, caller.rate_limit, len(clicks), now_ms)
     agent = caller_agent(found) if caller.is_agent_source else b""
     acceptance = Acceptance(state, caller, caller.batch_origin, agent, now_ms)
-    lines = _check_lines(state, clicks[: taken.granted], acceptance)
+    checked = _check_lines(state, clicks[: taken.granted], acceptance)
     over = RefusedLine(Refusal.THROTTLED, state.answers.body(Refusal.THROTTLED))
-    lines.extend([over] * (len(clicks) - taken.granted))
+    refused_lines = checked.refused | dict.fromkeys(range(taken.granted, len(clicks)), over)
     rate = rate_headers(caller, taken)
     if taken.granted < len(clicks):
         rate = ((b"retry-after", b"%d" % taken.reset_s), *rate)
-    return PendingBatch(state, lines, rate)
+    return PendingBatch(state, len(clicks), checked.shares(), refused_lines, rate)
 
 
 def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] | Refused:
@@ -167,20 +160,28 @@ def _split(body: bytes, clicks_max: int) -> list[bytes] | list[Click | Refused] 
     return too_long(len(lines), clicks_max) if len(lines) > clicks_max else lines
 
 
-def _check_lines(
-    state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance
-) -> list[Accepted | RefusedLine]:
-    """Check the clicks, some at a time."""
-    lines: list[Accepted | RefusedLine] = []
+def _check_lines(state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance) -> _Checked:
+    """Check the clicks, some at a time: together, else each by itself."""
+    checked = _Checked()
     for first in range(0, len(clicks), TOGETHER):
-        lines += _check_some(state, clicks[first : first + TOGETHER], acceptance)
-    return lines
+        some = clicks[first : first + TOGETHER]
+        share, some = _check_together(state, some, acceptance)
+        if share is not None:
+            checked.accept(share, first)
+            continue
+        for place, click in enumerate(some, first):
+            line = _check(state, click, acceptance)
+            if isinstance(line, Share):
+                checked.accept(line, place)
+            else:
+                checked.refused[place] = line
+    return checked
 
 
-def _check_some(
+def _check_together(
     state: HandlerState, clicks: Sequence[bytes | Click | Refused], acceptance: Acceptance
-) -> Sequence[Accepted | RefusedLine]:
-    """Check clicks together while there is nothing to refuse and none has a key or a time of its own, else each by itself."""
+) -> tuple[Share | None, Sequence[bytes | Click | Refused]]:
+    """All of them when there is nothing to refuse and none has a key or a time of its own, else None; and as far as read."""
     bytes_max = state.body_bytes_max
     bodies = [click for click in clicks if isinstance(click, bytes)]
     is_fine = len(bodies) == len(clicks) and max(map(len, bodies)) <= bytes_max
@@ -190,17 +191,16 @@ def _check_some(
         ordinary = [c for c in clicks if isinstance(c, Click) and c.clicked_at is None and c.idempotency_key is None]
         if len(ordinary) == len(clicks):
             short_urls, bodies = [click.short_url for click in ordinary], [click.raw for click in ordinary]
-    accepted = None if short_urls is None else acceptance.accept_all(short_urls, bodies)
-    return [_check(state, click, acceptance) for click in clicks] if accepted is None else accepted
+    return None if short_urls is None else acceptance.accept_all(short_urls, bodies), clicks
 
 
-def _check(state: HandlerState, unread: bytes | Click | Refused, acceptance: Acceptance) -> Accepted | RefusedLine:
+def _check(state: HandlerState, unread: bytes | Click | Refused, acceptance: Acceptance) -> Share | RefusedLine:
     """Check one click by itself."""
     click = _read(unread, state.body_bytes_max)
     if isinstance(click, Refused):
         return RefusedLine(click.refusal, state.answers.body(click.refusal, click.detail))
     line = acceptance.judge(click, click.idempotency_key)
-    return line if isinstance(line, Accepted) else RefusedLine(line, state.answers.body(line))
+    return line if isinstance(line, Share) else RefusedLine(line, state.answers.body(line))
 
 
 def _read(click: bytes | Click | Refused, bytes_max: int) -> Click | Refused:

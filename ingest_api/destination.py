@@ -17,9 +17,10 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from ingest_api.spool import Spool, Spoolable, SpoolReason
+from ingest_api.share import Share, count_clicks
+from ingest_api.spool import Spool, SpoolReason
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.kafka import Producer
 
@@ -33,14 +34,6 @@ RETRY_S_MAX: Final = 1.0
 """Clicks are refused or spooled meanwhile: a try each second costs little."""
 SUSPECT_HEADERS: Final = [("suspect", b"1")]
 NO_HEADERS: Final[list[tuple[str, bytes]]] = []
-
-
-class Publishable(Spoolable, Protocol):
-    """What a Kafka record needs."""
-
-    @property
-    def suspect(self) -> bool:
-        """Whether it carries the header `suspect`."""
 
 
 class KafkaDestination:
@@ -70,15 +63,14 @@ class KafkaDestination:
             raise TransientError(self._why_not)
         return self._producer
 
-    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Append all clicks as one batch; returns when every in-sync replica has it. Errors as `Destination`."""
         producer = self.producer()
         batch = producer.new_batch()
-        add = batch.append
-        for click in clicks:
-            headers = SUSPECT_HEADERS if click.suspect else NO_HEADERS
-            if add(timestamp=click.timestamp_ms, key=click.key, value=click.value, headers=headers) is None:
-                raise DataError(f"{len(clicks)} clicks do not fit one batch of {self._topic}/{partition}")
+        for _, timestamp_ms, suspect, keys, values, _ in shares:
+            headers = SUSPECT_HEADERS if suspect else NO_HEADERS
+            if not batch.extend(timestamp=timestamp_ms, keys=keys, values=values, headers=headers):
+                raise DataError(f"{count_clicks(shares)} clicks do not fit one batch of {self._topic}/{partition}")
         try:
             await producer.send_batch(self._topic, partition, batch, timeout_ms=self._ack_timeout_ms)
         except TransientError as exc:
@@ -86,7 +78,7 @@ class KafkaDestination:
                 self._retire(producer, str(exc))
             raise
         self.is_proved = True
-        self.clicks += len(clicks)
+        self.clicks += batch.record_count()
 
     async def run(self) -> None:
         """Connect, watch, replace; for ever. On cancellation the producer is flushed and closed, with a bound."""
@@ -146,24 +138,24 @@ class KafkaOrSpool:
         why_not_spooled = self._spool.why_not_ready()
         return f"{why_not}; {why_not_spooled}" if why_not_spooled else ""
 
-    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Make all of them durable. Errors as `Destination`."""
         if self._spool is None:
-            await self._kafka.append(partition, clicks)
+            await self._kafka.append(partition, shares)
             return
         reason, cause = self._why_spool_at_once(self._spool), None
         if reason is None:
             try:
-                await self._kafka.append(partition, clicks)
+                await self._kafka.append(partition, shares)
             except OutcomeUnknown as exc:
                 reason, cause = SpoolReason.OUTCOME_UNKNOWN, exc
             except (TransientError, OperatorError) as exc:
-                log.warning("%d clicks go to the spool: %s", len(clicks), exc)
+                log.warning("%d clicks go to the spool: %s", count_clicks(shares), exc)
                 reason = SpoolReason.NOT_SENT
             else:
                 return
         try:
-            await self._spool.append(partition, clicks, reason)
+            await self._spool.append(partition, shares, reason)
         except TransientError as exc:
             if cause is not None:
                 raise OutcomeUnknown(f"{cause}; {exc}") from exc

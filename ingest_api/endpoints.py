@@ -10,15 +10,15 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol
 
 from ingest_api.answers import Answers, Refusal
-from ingest_api.batch import BATCH_PATHS, PendingBatch, Share, handle_batch
+from ingest_api.batch import BATCH_PATHS, PendingBatch, handle_batch
 from ingest_api.handler import (
     PATHS,
     HandlerState,
     JudgedHead,
-    PendingClick,
+    PendingClicks,
     accept_together,
     handle,
     judge_body,
@@ -30,6 +30,7 @@ from ingest_api.handler import (
 )
 from ingest_api.metrics import Tallies
 from ingest_api.publish import GroupCommit, Settle
+from ingest_api.share import Share
 from ingest_api.throttle import Taken
 from ingest_api.turns import Alike, Turn
 from shared.http.answer import Answer, Header
@@ -61,7 +62,7 @@ class HotPath(Protocol):
     def answer(
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
     ) -> Answer | None:
-        """The answer, or None and `reply` is called with it later."""
+        """The answer, or None and `reply` is called with it, now or later."""
 
 
 class _Path(ABC):
@@ -92,10 +93,10 @@ class _Path(ABC):
 
         Returns what is refused; `settle` hears of the rest.
         """
-        refusal = self._commit.submit_share(share, settle, who)
+        refusal = self._commit.submit(share, settle, who)
         if refusal is None:
             return ()
-        if refusal is Refusal.OVERLOADED and len(share.clicks) > 1:
+        if refusal is Refusal.OVERLOADED and len(share.keys) > 1:
             return [refused for half in share.halves() for refused in self._publish(half, settle, who)]
         return [(share, refusal)]
 
@@ -104,6 +105,13 @@ class _Path(ABC):
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
     ) -> Answer | None:
         """See `HotPath`."""
+
+
+class _Asking(NamedTuple):
+    """Who waits for clicks to become durable, by place, and the answer that each gets when they are."""
+
+    answers: Sequence[Answer]
+    replies: Sequence[Reply]
 
 
 class ClickPath(_Path):
@@ -117,7 +125,7 @@ class ClickPath(_Path):
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
     ) -> Answer | None:
         """See `HotPath`."""
-        return self._submit(handle(self._state, method, target, headers, body, peer, clock_ms()), reply)
+        return self._submit(handle(self._state, method, target, headers, body, peer, clock_ms()), (reply,))
 
     def take(self, exchange: Exchange) -> Answer | None:
         """See `Endpoint`. What is concluded from a head that came before on this connection is kept with it."""
@@ -153,7 +161,7 @@ class ClickPath(_Path):
             log.exception("unhandled error while judging %d clicks together", len(exchanges))
             clicks = None
         if clicks is not None:
-            self._submit_together(exchanges, clicks)
+            self._submit(clicks, [exchange.reply for exchange in exchanges])
             return
         for exchange, taken in zip(exchanges, takes, strict=True):
             self._judge_alone(head, exchange, taken, now_ms)
@@ -161,14 +169,14 @@ class ClickPath(_Path):
     def _judge_alone(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> None:
         """Judge one click; `taken` None: nothing was taken from the throttle yet."""
         try:
-            answer = self._submit(self._judged(head, exchange, taken, now_ms), exchange.reply)
+            answer = self._submit(self._judged(head, exchange, taken, now_ms), (exchange.reply,))
         except Exception:  # the process's edge: one request's bug must be answered, not spread
             log.exception("unhandled error while judging a click")
             answer = self._tallies.answer(self._state.answers.refuse(Refusal.INTERNAL_ERROR))
         if answer is not None:
             exchange.reply(answer)
 
-    def _judged(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> Answer | PendingClick:
+    def _judged(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> Answer | PendingClicks:
         body = bytes(exchange.body)
         if taken is not None:
             return judge_taken(self._state, head, taken, body, now_ms)
@@ -181,30 +189,26 @@ class ClickPath(_Path):
             head = found
         return judge_body(self._state, head, body, now_ms)
 
-    def _submit(self, result: Answer | PendingClick, reply: Reply) -> Answer | None:
-        if not isinstance(result, PendingClick):
+    def _submit(self, result: Answer | PendingClicks, replies: Sequence[Reply]) -> Answer | None:
+        """Have clicks published and each answered when that is settled; an answer that is known now comes back."""
+        if not isinstance(result, PendingClicks):
             return self._tallies.answer(result)
-        refusal = self._commit.submit(result, self._settle, reply)
-        if refusal is None:
-            return None
-        return self._tallies.answer(refuse_unpublished(self._state, result, refusal))
+        share, answers = result
+        asking = _Asking(answers, replies)
+        for refused, refusal in self._publish(share, self._settle, asking):
+            self._settle(asking, refused, refusal)
+        return None
 
-    def _settle(self, reply: Reply, click: PendingClick, refusal: Refusal | None) -> None:
-        if refusal is None:
-            self._tallies.accepted += 1
-            reply(click.answer)
-        else:
-            reply(self._tallies.answer(refuse_unpublished(self._state, click, refusal)))
-
-    def _submit_together(self, exchanges: Sequence[Exchange], clicks: Sequence[PendingClick]) -> None:
-        share = Share(clicks[0].partition, clicks, range(len(clicks)))
-        for refused, refusal in self._publish(share, self._settle_together, exchanges):
-            self._settle_together(exchanges, refused, refusal)
-
-    def _settle_together(self, exchanges: Sequence[Exchange], share: Share, refusal: Refusal | None) -> None:
-        for place, click in zip(share.places, share.clicks, strict=True):
+    def _settle(self, asking: _Asking, share: Share, refusal: Refusal | None) -> None:
+        answers, replies = asking
+        for place in share.places:
             try:
-                self._settle(exchanges[place].reply, cast("PendingClick", click), refusal)
+                answer = answers[place]
+                if refusal is None:
+                    self._tallies.accepted += 1
+                else:
+                    answer = self._tallies.answer(refuse_unpublished(self._state, answer, refusal))
+                replies[place](answer)
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
 
@@ -226,10 +230,10 @@ class BatchPath(_Path):
         if not isinstance(result, PendingBatch):
             return self._tallies.answer(result)
         waiting = _BatchWait(result, self._tallies, reply)
-        for share in result.shares():
-            waiting.missing += len(share.clicks)
+        for share in result.shares:
+            waiting.missing += len(share.keys)
             for refused, refusal in self._publish(share, _BatchWait.settle, waiting):
-                waiting.missing -= len(refused.clicks)
+                waiting.missing -= len(refused.keys)
                 waiting.note(refused, refusal)
         return None if waiting.missing else waiting.answer()
 
@@ -240,33 +244,32 @@ class _BatchWait:
     Nothing that it holds holds it: else each batch, with its clicks, would stay until the collector comes.
     """
 
-    __slots__ = ("_batch", "_outcomes", "_reply", "_tallies", "missing")
+    __slots__ = ("_batch", "_failed", "_reply", "_tallies", "missing")
 
     def __init__(self, batch: PendingBatch, tallies: Tallies, reply: Reply) -> None:
         self._batch = batch
         self._tallies = tallies
         self._reply = reply
-        self._outcomes: list[Refusal | None] = [None] * len(batch.clicks)
+        self._failed: dict[int, Refusal] = {}
         self.missing = 0
         """Clicks under way."""
 
     def note(self, share: Share, refusal: Refusal) -> None:
         """A share of clicks that are not durable."""
-        for place in share.places:
-            self._outcomes[place] = refusal
+        self._failed.update(dict.fromkeys(share.places, refusal))
 
     def settle(self, share: Share, refusal: Refusal | None) -> None:
         """A share's outcome; the last one gives the answer."""
         if refusal is not None:
             self.note(share, refusal)
-        self.missing -= len(share.clicks)
+        self.missing -= len(share.keys)
         if not self.missing:
             self._reply(self.answer())
 
     def answer(self) -> Answer:
         """The batch's answer, counted; when nothing is under way any more."""
-        answer = self._batch.finish(self._outcomes)
-        self._tallies.lines(self._outcomes.count(None), self._batch.refusals)
+        answer = self._batch.finish(self._failed)
+        self._tallies.lines(self._batch.clicks - len(self._failed), self._batch.refusals)
         self._tallies.status(answer.status)
         return answer
 

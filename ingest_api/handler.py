@@ -26,6 +26,7 @@ from ingest_api.authorize import (
 )
 from ingest_api.parse import Refused, check_content, is_idempotency_key, parse_click, plain_urls
 from ingest_api.resolve import LinkCatalog
+from ingest_api.share import Share
 from ingest_api.throttle import FailureLimiter, Taken, Throttle
 from shared.http.answer import Answer, Header
 from shared.ids import Tails
@@ -70,15 +71,11 @@ class ClickCatalog(KeyCatalog, LinkCatalog, Protocol):
         """The record of the stream that a raw topic carries."""
 
 
-class PendingClick(NamedTuple):
-    """The accepted click of a request of its own: as `Accepted`, and the answer to send once it is durable."""
+class PendingClicks(NamedTuple):
+    """Accepted clicks of requests of their own, and for each place the answer to send once it is durable."""
 
-    partition: int
-    key: bytes
-    value: bytes
-    timestamp_ms: int
-    suspect: bool
-    answer: Answer
+    share: Share
+    answers: Sequence[Answer]
 
 
 class HandlerState:
@@ -159,7 +156,7 @@ def handle(
     body: bytes,
     peer: str,
     now_ms: int,
-) -> Answer | PendingClick:
+) -> Answer | PendingClicks:
     """Check one click and give its answer, or the click to publish with the answer to give once it is durable."""
     judged = judge_head(state, method, target, headers, peer, now_ms)
     return judged if isinstance(judged, Answer) else judge_body(state, judged, body, now_ms)
@@ -207,13 +204,15 @@ def judge_head(
     return JudgedHead(caller, key, agent, refused, state.catalog.version)
 
 
-def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) -> Answer | PendingClick:
+def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) -> Answer | PendingClicks:
     """The rest of the checks: throttle, size and what the head is refused for, then the body."""
     taken = state.throttle.take(head.caller.key_id, head.caller.rate_limit, 1, now_ms)
     return judge_taken(state, head, taken, body, now_ms)
 
 
-def judge_taken(state: HandlerState, head: JudgedHead, taken: Taken, body: bytes, now_ms: int) -> Answer | PendingClick:
+def judge_taken(
+    state: HandlerState, head: JudgedHead, taken: Taken, body: bytes, now_ms: int
+) -> Answer | PendingClicks:
     """The same for a click for which this was taken from the throttle."""
     caller, idempotency_key, agent, refused, _ = head
     make = tuple.__new__  # a third of the time of calling a named tuple's class
@@ -227,16 +226,16 @@ def judge_taken(state: HandlerState, head: JudgedHead, taken: Taken, body: bytes
     click = parse_click(body)
     if isinstance(click, Refused):
         return state.answers.refuse(click.refusal, click.detail, rate)
-    accepted = Acceptance(state, caller, caller.origin, agent, now_ms).judge(click, idempotency_key)
-    if isinstance(accepted, Refusal):
-        return state.answers.refuse(accepted, "", rate)
-    answer = make(Answer, (200, accepted_body(accepted.key), rate, False, ""))
-    return make(PendingClick, (*accepted, answer))
+    share = Acceptance(state, caller, caller.origin, agent, now_ms).judge(click, idempotency_key)
+    if isinstance(share, Refusal):
+        return state.answers.refuse(share, "", rate)
+    answer = make(Answer, (200, accepted_body(share.keys[0]), rate, False, ""))
+    return make(PendingClicks, (share, (answer,)))
 
 
 def accept_together(
     state: HandlerState, head: JudgedHead, takes: Sequence[Taken], bodies: Sequence[bytes], now_ms: int
-) -> list[PendingClick] | None:
+) -> PendingClicks | None:
     """What `judge_taken` gives for each body, when all are ordinary clicks that are accepted; None when each is to be judged.
 
     The rules stay there; nothing is refused or counted here (docs/adr/0031).
@@ -247,15 +246,14 @@ def accept_together(
     if short_urls is None:
         return None
     caller, make = head.caller, tuple.__new__
-    accepted = Acceptance(state, caller, caller.origin, head.agent, now_ms).accept_all(short_urls, bodies)
-    if accepted is None:
+    share = Acceptance(state, caller, caller.origin, head.agent, now_ms).accept_all(short_urls, bodies)
+    if share is None:
         return None
-    return [
-        make(
-            PendingClick, (*click, make(Answer, (200, accepted_body(click[1]), rate_headers(caller, taken), False, "")))
-        )
-        for click, taken in zip(accepted, takes, strict=True)
+    answers = [
+        make(Answer, (200, accepted_body(key), rate_headers(caller, taken), False, ""))
+        for key, taken in zip(share.keys, takes, strict=True)
     ]
+    return PendingClicks(share, answers)
 
 
 def admit(state: HandlerState, method: bytes, found: Found, peer: str, now_ms: int) -> Caller | Answer:
@@ -286,9 +284,9 @@ def _refuse_stranger(state: HandlerState, refusal: Refusal, found: Found, peer: 
     return state.answers.refuse(refusal)
 
 
-def refuse_unpublished(state: HandlerState, pending: PendingClick, refusal: Refusal = Refusal.NOT_DURABLE) -> Answer:
-    """The 500 for a click that could not be published: NOT_DURABLE, OUTCOME_UNKNOWN, OVERLOADED or STOPPING."""
-    return state.answers.refuse(refusal, "", pending.answer.headers)
+def refuse_unpublished(state: HandlerState, answer: Answer, refusal: Refusal = Refusal.NOT_DURABLE) -> Answer:
+    """The 500 instead of `answer` for a click that was not published: NOT_DURABLE, OUTCOME_UNKNOWN, OVERLOADED or STOPPING."""
+    return state.answers.refuse(refusal, "", answer.headers)
 
 
 def rate_headers(caller: Caller, taken: Taken) -> tuple[Header, ...]:

@@ -22,9 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from ingest_api.answers import Refusal
-from ingest_api.batch import Share
-from ingest_api.destination import Publishable
-from ingest_api.handler import PendingClick
+from ingest_api.share import Share
 from ingest_api.shares import EVERY_S, PRESSURE, largest, tenant_of
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 
@@ -42,15 +40,14 @@ WAITING_CLICKS: Final = 16
 WAITING_S: Final = 0.02
 """How long the first of them waits before further ones go elsewhere: some acknowledgements' time, unless one is slow."""
 
-Settle = Callable[[Any, Any, Refusal | None], None]
-"""Told once for what was submitted at once, with who submitted it and what it was: None when it is durable, else why it is
-not, or not known to be."""
+Settle = Callable[[Any, Share, Refusal | None], None]
+"""Told once for each share, with who submitted it: None when it is durable, else why it is not, or not known to be."""
 
 
 class Destination(Protocol):
     """A place where clicks become durable: Kafka, and the spool beside it."""
 
-    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Make all of them durable, within a bounded time.
 
         Raises OutcomeUnknown when they may or may not be; TransientError, OperatorError, DataError when none is.
@@ -63,13 +60,15 @@ class Destination(Protocol):
 class _Group:
     """Clicks of one partition that travel together."""
 
-    __slots__ = ("bytes", "clicks", "partition", "since", "waiting")
+    __slots__ = ("bytes", "clicks", "partition", "shares", "since", "waiting")
 
     def __init__(self, partition: int, now: float) -> None:
         self.partition = partition
         self.since = now
-        self.clicks: list[Publishable] = []
-        self.waiting: list[tuple[Settle, Any, Any]] = []
+        self.shares: list[Share] = []
+        self.waiting: list[tuple[Settle, Any]] = []
+        """Who is told of each."""
+        self.clicks = 0
         self.bytes = 0
 
 
@@ -148,7 +147,7 @@ class GroupCommit:
         group = self._filling.get(partition)
         if group is None:
             return True
-        return len(group.clicks) < WAITING_CLICKS and asyncio.get_running_loop().time() - group.since < WAITING_S
+        return group.clicks < WAITING_CLICKS and asyncio.get_running_loop().time() - group.since < WAITING_S
 
     def _choose_partition(self) -> None:
         """The one where clicks stay for now, else the first one after it without a group under way."""
@@ -162,50 +161,36 @@ class GroupCommit:
             following = ((self._home + step) % count for step in range(1, count))
             self._current = next((p for p in following if p not in self._under_way), self._current)
 
-    def submit(self, click: PendingClick, settle: Settle, who: Any) -> Refusal | None:
-        """Take a click and call `settle` later with `who` and the click, or refuse it now."""
-        group = self._take(click, click.partition, 1, len(click.value) + RECORD_OVERHEAD_BYTES)
-        if isinstance(group, _Group):
-            group.clicks.append(click)
-            group.waiting.append((settle, who, click))
-            return None
-        return group
-
-    def submit_share(self, share: Share, settle: Settle, who: Any) -> Refusal | None:
+    def submit(self, share: Share, settle: Settle, who: Any) -> Refusal | None:
         """Take all clicks of a share into one group and call `settle` later with `who` and the share, or refuse all now.
 
         OVERLOADED says that they do not fit, into a group or into what may wait: a smaller share may.
         """
-        clicks = share.clicks
-        size = sum([len(click.value) for click in clicks]) + RECORD_OVERHEAD_BYTES * len(clicks)
-        if size > self._group_bytes_max and len(clicks) > 1:
+        partition, values = share.partition, share.values
+        clicks = len(values)
+        size = sum(map(len, values)) + RECORD_OVERHEAD_BYTES * clicks
+        if size > self._group_bytes_max and clicks > 1:
             return Refusal.OVERLOADED
-        group = self._take(clicks[0], share.partition, len(clicks), size)
-        if isinstance(group, _Group):
-            group.clicks.extend(clicks)
-            group.waiting.append((settle, who, share))
-            return None
-        return group
-
-    def _take(self, first: Publishable, partition: int, clicks: int, size: int) -> _Group | Refusal:
-        """The group for this many clicks (one tenant's) of this many bytes, counted already, or why they are not taken."""
         refusal = self._refusal(partition, clicks, size)
         if refusal is not None:
             return refusal
         if (
             self.pending_clicks >= self._clicks_shared or self.pending_bytes >= self._bytes_shared or self._is_slow
-        ) and self._is_largest(tenant_of(first.value)):
+        ) and self._is_largest(tenant_of(values[0])):
             return Refusal.TENANT_SHARE
         group = self._filling.get(partition)
         if group is None or group.bytes + size > self._group_bytes_max:
             now = asyncio.get_running_loop().time()
             group = self._filling[partition] = _Group(partition, now)
             self._open.append(group)
+        group.shares.append(share)
+        group.waiting.append((settle, who))
+        group.clicks += clicks
         group.bytes += size
         self.pending_clicks += clicks
         self.pending_bytes += size
         self._look_soon()
-        return group
+        return None
 
     def at_turn_end(self, call: Callable[[], None]) -> None:
         """Call this, which may submit and never raises, when the loop has read all sockets that are ready; `drain` waits for it."""
@@ -274,7 +259,7 @@ class GroupCommit:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at >= EVERY_S:
             self._looked_at = now
-            self._largest = largest([group.clicks for group in self._open])
+            self._largest = largest([share.values for group in self._open for share in group.shares])
         return tenant == self._largest
 
     def _send(self, group: _Group) -> None:
@@ -282,7 +267,7 @@ class GroupCommit:
             del self._filling[group.partition]
         if group.partition == self._current:
             self._current = -1
-        self._home_clicks += len(group.clicks)
+        self._home_clicks += group.clicks
         self.batches += 1
         self._under_way[group.partition] = asyncio.get_running_loop().create_task(self._append(group))
 
@@ -291,30 +276,30 @@ class GroupCommit:
             refusal = await self._outcome(group)
         finally:
             del self._under_way[group.partition]
-            self.pending_clicks -= len(group.clicks)
+            self.pending_clicks -= group.clicks
             self.pending_bytes -= group.bytes
         if refusal is None:
-            self.clicks += len(group.clicks)
-        for settle, who, what in group.waiting:
+            self.clicks += group.clicks
+        for share, (settle, who) in zip(group.shares, group.waiting, strict=True):
             try:
-                settle(who, what, refusal)
+                settle(who, share, refusal)
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
         self._look()
 
     async def _outcome(self, group: _Group) -> Refusal | None:
         try:
-            await self._destination.append(group.partition, group.clicks)
+            await self._destination.append(group.partition, group.shares)
         except OutcomeUnknown as exc:
-            log.warning("outcome unknown for %d clicks: %s", len(group.clicks), exc)
+            log.warning("outcome unknown for %d clicks: %s", group.clicks, exc)
             return Refusal.OUTCOME_UNKNOWN
         except (TransientError, OperatorError) as exc:
-            log.warning("%d clicks not stored: %s", len(group.clicks), exc)
+            log.warning("%d clicks not stored: %s", group.clicks, exc)
             return Refusal.NOT_DURABLE
         except DataError:
-            log.exception("%d clicks cannot be stored", len(group.clicks))
+            log.exception("%d clicks cannot be stored", group.clicks)
             return Refusal.INTERNAL_ERROR
         except Exception:  # a task's edge: those who wait must hear of a bug, and it must not be taken for a success
-            log.exception("unhandled error while storing %d clicks", len(group.clicks))
+            log.exception("unhandled error while storing %d clicks", group.clicks)
             return Refusal.OUTCOME_UNKNOWN
         return None

@@ -15,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, Protocol
 
 from ingest_api.frames import Damaged, Piece, SpooledClick, Torn, Whole, encode_frame, scan
+from ingest_api.share import Share
 from ingest_api.spool_folder import Segment, SpoolFolder
 from shared.errors import DataError
 from shared.events import mark_replayed
@@ -29,19 +32,10 @@ CHUNK_CLICKS: Final = 500
 CHUNK_BYTES: Final = 512 << 10
 
 
-class ReplayedClick(NamedTuple):
-    """A click from the spool as it is published."""
-
-    key: bytes
-    value: bytes
-    timestamp_ms: int
-    suspect: bool = True
-
-
 class Publisher(Protocol):
     """The way into Kafka; raises as `Destination`."""
 
-    async def append(self, partition: int, clicks: Sequence[ReplayedClick]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Append all as one batch; returns when every in-sync replica has it."""
 
 
@@ -103,8 +97,7 @@ class Replayer:
         self, folder: SpoolFolder, segment: Segment, partition: int, clicks: Sequence[SpooledClick]
     ) -> None:
         try:
-            records = [ReplayedClick(click.key, mark_replayed(click.value), click.timestamp_ms) for click in clicks]
-            await self._publisher.append(partition, records)
+            await self._publisher.append(partition, _shares(partition, clicks))
         except DataError as exc:
             if len(clicks) == 1:
                 await asyncio.to_thread(self._set_aside_click, folder, segment, clicks[0], exc)
@@ -125,6 +118,16 @@ class Replayer:
         path = folder.set_aside(f"{segment.path.stem}-{click.key.hex()}.refused", frame)
         self.set_aside += 1
         log.error("click %r is kept in %s: %s", click.key, path, exc)
+
+
+def _shares(partition: int, clicks: Sequence[SpooledClick]) -> list[Share]:
+    """The clicks as they are published, in order: a share for each run of one moment. Raises DataError."""
+    shares = []
+    for timestamp_ms, run in groupby(clicks, attrgetter("timestamp_ms")):
+        records = [(click.key, mark_replayed(click.value)) for click in run]
+        keys, values = zip(*records, strict=True)
+        shares.append(Share(partition, timestamp_ms, suspect=True, keys=keys, values=values, places=range(len(keys))))
+    return shares
 
 
 def _read(segment: Segment) -> list[Piece]:

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from ingest_api.destination import Publishable
-
 PRESSURE: Final = 0.75
 """Of a bound; from here on the largest tenant waits."""
 SAMPLE: Final = 512
@@ -31,15 +29,15 @@ def tenant_of(value: bytes) -> bytes:
     return match[1] if match else b""
 
 
-def largest(waiting: Sequence[Sequence[Publishable]]) -> bytes | None:
-    """The tenant of more than half of the clicks, None when there is none. Looks at `SAMPLE` of them at most."""
+def largest(waiting: Sequence[Sequence[bytes]]) -> bytes | None:
+    """The tenant of more than half of the raw records, None when there is none. Looks at `SAMPLE` of them at most."""
     total = sum(map(len, waiting))
     step = max(1, -(-total // SAMPLE))
     looked_at: list[bytes] = []
     skip = 0
-    for clicks in waiting:
-        looked_at += (tenant_of(click.value) for click in clicks[skip::step])
-        skip = (skip - len(clicks)) % step
+    for values in waiting:
+        looked_at += map(tenant_of, values[skip::step])
+        skip = (skip - len(values)) % step
     counted = Counter(looked_at).most_common(1)
     if not counted or not counted[0][0] or counted[0][1] * 2 <= len(looked_at):
         return None

@@ -18,9 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from ingest_api.frames import encode_frame
+from ingest_api.share import Share, count_clicks
 from ingest_api.spool_folder import NotCutBack, SpoolFolder
 from shared.errors import OutcomeUnknown, TransientError
 
@@ -47,22 +48,6 @@ class SpoolReason(StrEnum):
     """sent, but not acknowledged in time: Kafka may have them too"""
     NOT_SENT = "not_sent"
     """Kafka refused the batch, or it could not be sent"""
-
-
-class Spoolable(Protocol):
-    """What the spool needs of a click."""
-
-    @property
-    def timestamp_ms(self) -> int:
-        """Of its Kafka record."""
-
-    @property
-    def key(self) -> bytes:
-        """Its transaction-id."""
-
-    @property
-    def value(self) -> bytes:
-        """Its raw record."""
 
 
 @dataclass(slots=True)
@@ -107,18 +92,23 @@ class Spool:
     def _used(self) -> int:
         return self.folder.bytes + self._queued_bytes
 
-    async def append(self, partition: int, clicks: Sequence[Spoolable], reason: SpoolReason) -> None:
+    async def append(self, partition: int, shares: Sequence[Share], reason: SpoolReason) -> None:
         """Make the clicks durable in the folder, within a bounded time.
 
         Raises TransientError when they are certainly not kept, OutcomeUnknown when they may be.
         """
-        frames = b"".join(encode_frame(partition, c.timestamp_ms, c.key, c.value) for c in clicks)
+        clicks = count_clicks(shares)
+        frames = b"".join(
+            encode_frame(partition, share.timestamp_ms, key, value)
+            for share in shares
+            for key, value in zip(share.keys, share.values, strict=True)
+        )
         if self._used + len(frames) > self._bytes_max:
             self._full_at = self._used
         if why_not := self.why_not_ready():
-            self.refused += len(clicks)
+            self.refused += clicks
             raise TransientError(why_not)
-        write = _Write(frames, len(clicks), clicks[0].timestamp_ms, asyncio.get_running_loop().create_future())
+        write = _Write(frames, clicks, shares[0].timestamp_ms, asyncio.get_running_loop().create_future())
         self._queue.append(write)
         self._queued_bytes += len(frames)
         if self._writing is None or self._writing.done():
@@ -129,7 +119,7 @@ class Spool:
         except TimeoutError as exc:
             self._block(f"{self.folder.path}: the disk did not answer within {WRITE_S_MAX:.0f} s")
             raise OutcomeUnknown(self._blocked) from exc
-        self.spooled[reason] += len(clicks)
+        self.spooled[reason] += clicks
 
     async def close_segment(self) -> None:
         """See to it that everything durable now lies in closed segments, which may be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Final, Protocol
 
 from aiokafka.codec import has_gzip, has_lz4, has_zstd
@@ -28,6 +29,19 @@ class Batch(Protocol):
         self, *, timestamp: int, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ...
     ) -> object | None:
         """Add a record (`timestamp` in ms); None when the batch is full."""
+
+    def extend(
+        self,
+        *,
+        timestamp: int,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        headers: Sequence[tuple[str, bytes]] = ...,
+    ) -> bool:
+        """Add a record for each key with its value, all of this time and with these headers.
+
+        False when the batch was full before the last one: then it is not to be sent.
+        """
 
     def record_count(self) -> int:
         """Records in the batch."""
@@ -60,6 +74,20 @@ class RecordBatch:
         if added is not None:
             self._count += 1
         return added
+
+    def extend(
+        self,
+        *,
+        timestamp: int,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        headers: Sequence[tuple[str, bytes]] = NO_HEADERS,
+    ) -> bool:
+        """See `Batch`."""
+        first = self._count
+        self._count += len(keys)
+        numbers = range(first, self._count)
+        return all(map(self._builder.append, numbers, repeat(timestamp), keys, values, repeat(headers)))
 
     def record_count(self) -> int:
         """See `Batch`."""

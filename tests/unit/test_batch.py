@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_api.acceptance import Acceptance, Accepted
-from ingest_api.answers import Refusal, accepted_body
+from ingest_api.acceptance import Acceptance
+from ingest_api.answers import RESULTS_APART, Refusal, accepted_body
 from ingest_api.authorize import Caller
-from ingest_api.batch import TOGETHER, PendingBatch, Share, _check, _split, handle_batch
+from ingest_api.batch import TOGETHER, PendingBatch, _check, _split, handle_batch
 from ingest_api.handler import HandlerState
 from ingest_api.parse import Refused
+from ingest_api.share import Share
 from shared.events import Source, decode_raw
 from shared.http.answer import Answer
 from shared.ids import keyed_id, partition_of
 from tests.support.api import AUTHORIZED, HEADERS, PEER, make_state
 from tests.support.catalog import EXAMPLE_BODY, EXAMPLE_URL, NOW_MS, example_catalog, key_record, link_record
+from tests.support.shares import OneClick, clicks_of
 
 GOOD = orjson.dumps({"short-url": EXAMPLE_URL})
 BAD = b'{"short-url":"http://shortdomain/nothing"}'
@@ -49,9 +51,18 @@ def refusal(result: Answer | PendingBatch) -> str:
     return result.reason
 
 
-def results(batch: PendingBatch, outcomes: list[Refusal | None] | None = None) -> list[str]:
+def placed(batch: PendingBatch) -> dict[int, OneClick]:
+    """What is to be published, by its place in the batch, which each has for itself."""
+    found = {}
+    for share in batch.shares:
+        assert list(share.places) == sorted(set(share.places).difference(found))
+        found.update(zip(share.places, clicks_of([share]), strict=True))
+    return dict(sorted(found.items()))
+
+
+def results(batch: PendingBatch, failed: dict[int, Refusal] | None = None) -> list[str]:
     """The code, or `ok`, of each click."""
-    answer = batch.finish([None] * len(batch.clicks) if outcomes is None else outcomes)
+    answer = batch.finish(failed or {})
     assert answer.status == 200
     lines = orjson.loads(answer.body)
     assert all(line.keys() in ({"transaction-id"}, {"code", "description"}) for line in lines)
@@ -64,7 +75,7 @@ def test_good_and_bad(array: bool) -> None:
     lines = [GOOD, BAD, b"{}", b"1", b'{"short-url":1}', b'{"short-url":"a","short-url":"b"}', GOOD]
     batch = batch_of(send(make_state(), join(lines, array=array)))
     assert results(batch) == ["ok", "1003", "1002", "1001", "1001", "1001", "ok"]
-    assert len(batch.clicks) == 2
+    assert (batch.clicks, list(placed(batch))) == (2, [0, 6])
     assert batch.refusals == {
         Refusal.LINK_UNKNOWN: 1,
         Refusal.SHORT_URL_MISSING: 1,
@@ -84,21 +95,23 @@ def test_broken_line() -> None:
 def test_records(array: bool) -> None:
     """Ids are given in order, records say `batch`, and clicks without key go to one partition together."""
     batch = batch_of(send(make_state(), join([GOOD] * 5, array=array)))
-    answer = batch.finish([None] * 5)
+    answer = batch.finish({})
+    clicks = placed(batch)
     assert [line["transaction-id"] for line in orjson.loads(answer.body)] == [
-        click.key.decode() for click in batch.clicks
+        click.key.decode() for click in clicks.values()
     ]
-    raws = [decode_raw(click.value) for click in batch.clicks]
+    raws = [decode_raw(click.value) for click in clicks.values()]
     assert {(raw.origin.source, raw.origin.suspect, raw.click["short-url"]) for raw in raws} == {
         (Source.BATCH, False, EXAMPLE_URL)
     }
-    assert batch.shares() == [Share(batch.clicks[0].partition, batch.clicks, range(5))]
+    assert [raw.transaction_id.encode() for raw in raws] == [click.key for click in clicks.values()]
+    assert (list(clicks), len(batch.shares), batch.clicks) == ([0, 1, 2, 3, 4], 1, 5)
 
 
 def test_published_example_in_an_array() -> None:
     """The published example, line breaks and all, is an item of an array."""
     batch = batch_of(send(make_state(), b"[%b]" % EXAMPLE_BODY))
-    assert decode_raw(batch.clicks[0].value).click == orjson.loads(EXAMPLE_BODY)
+    assert decode_raw(placed(batch)[0].value).click == orjson.loads(EXAMPLE_BODY)
 
 
 @ARRAY_OR_LINES
@@ -108,14 +121,11 @@ def test_own_keys(array: bool) -> None:
     batch = batch_of(send(make_state(), join(lines, array=array)))
     assert results(batch) == ["ok", "ok", "499", "ok", "ok", "1001"]
     keyed = [keyed_id("acme", key, 6) for key in "ab"]
-    assert [click.key.decode() for click in batch.clicks[:2]] == keyed
-    assert [click.partition for click in batch.clicks[:2]] == [partition_of(id_) for id_ in keyed]
-    assert [click.suspect for click in batch.clicks] == [True, True, False, False]
-    shares = batch.shares()
-    assert len(shares) == len({click.partition for click in batch.clicks}) > 1
-    assert all(click.partition == share.partition for share in shares for click in share.clicks)
-    placed = [(place, click) for share in shares for place, click in zip(share.places, share.clicks, strict=True)]
-    assert sorted(placed) == list(enumerate(batch.clicks))
+    clicks = placed(batch)
+    assert [clicks[place].key.decode() for place in (0, 1)] == keyed
+    assert [clicks[place].partition for place in (0, 1)] == [partition_of(id_) for id_ in keyed]
+    assert {place: click.suspect for place, click in clicks.items()} == {0: True, 1: True, 3: False, 4: False}
+    assert len(batch.shares) == len({(click.partition, click.suspect) for click in clicks.values()}) > 1
 
 
 def test_header_key() -> None:
@@ -201,7 +211,7 @@ def test_throttle() -> None:
     over = batch_of(send(state, join([GOOD] * 3, array=False)))
     assert results(over) == ["ok", "429", "429"]
     assert over.refusals == {Refusal.THROTTLED: 2}
-    headers = dict(over.finish([None]).headers)
+    headers = dict(over.finish({}).headers)
     assert (headers[b"x-ratelimit-remaining"], headers[b"retry-after"]) == (b"0", b"1")
     assert refusal(send(state, GOOD)) == Refusal.THROTTLED
 
@@ -209,14 +219,14 @@ def test_throttle() -> None:
 def test_some_not_durable() -> None:
     """Clicks that could not be published are 500 at their place; the others keep their ids."""
     batch = batch_of(send(make_state(), join([GOOD, BAD, GOOD, GOOD], array=False)))
-    assert results(batch, [None, Refusal.NOT_DURABLE, Refusal.OUTCOME_UNKNOWN]) == ["ok", "1003", "500", "500"]
+    assert results(batch, {2: Refusal.NOT_DURABLE, 3: Refusal.OUTCOME_UNKNOWN}) == ["ok", "1003", "500", "500"]
     assert batch.refusals == {Refusal.LINK_UNKNOWN: 1, Refusal.NOT_DURABLE: 1, Refusal.OUTCOME_UNKNOWN: 1}
 
 
 def test_none_durable() -> None:
     """When nothing could be published the whole request is 500, to be tried again."""
     batch = batch_of(send(make_state(), join([GOOD, BAD], array=False)))
-    answer = batch.finish([Refusal.NOT_DURABLE])
+    answer = batch.finish({0: Refusal.NOT_DURABLE})
     assert (answer.status, answer.reason, b"retry-after" in dict(answer.headers)) == (500, Refusal.NOT_DURABLE, True)
 
 
@@ -237,7 +247,7 @@ def test_any_body(body: bytes) -> None:
     if isinstance(result, Answer):
         assert orjson.loads(result.body).keys() == {"code", "description"}
     else:
-        assert results(result).count("ok") == len(result.clicks)
+        assert results(result).count("ok") == len(placed(result)) == result.clicks
 
 
 MIXED = st.lists(
@@ -278,8 +288,7 @@ def test_together_as_each_by_itself(lines: list[bytes], array: bool) -> None:
     clicks = _split(body, len(lines))
     assert not isinstance(clicks, Refused)
     alone = [_check(state, click, acceptance) for click in clicks]
-    assert batch._lines == alone
-    bodies = [accepted_body(line.key) if isinstance(line, Accepted) else line.body for line in alone]
-    assert not batch.clicks or orjson.loads(batch.finish([None] * len(batch.clicks)).body) == list(
-        map(orjson.loads, bodies)
-    )
+    assert placed(batch) == {place: clicks_of([line])[0] for place, line in enumerate(alone) if isinstance(line, Share)}
+    if batch.clicks:
+        bodies = [accepted_body(line.keys[0]) if isinstance(line, Share) else line.body for line in alone]
+        assert batch.finish({}).body == b"[%b]" % RESULTS_APART.join(bodies)

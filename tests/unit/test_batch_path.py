@@ -11,16 +11,17 @@ import orjson
 import pytest
 
 from ingest_api.batch import PendingBatch
-from ingest_api.destination import Publishable
 from ingest_api.endpoints import BatchPath, answer_async, clock_ms
 from ingest_api.metrics import Tallies
 from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
+from ingest_api.share import Share
 from shared.errors import TransientError
 from shared.events import decode_raw
 from shared.http.answer import Answer
 from shared.ids import Tails
 from tests.support.api import HEADERS, PEER, make_state
 from tests.support.catalog import EXAMPLE_URL, example_catalog, link_record
+from tests.support.shares import OneClick, clicks_of
 
 LINK = "shortdomain/dsltrack/employee/j460A8"
 
@@ -29,19 +30,19 @@ class Stored:
     """Keeps everything, but for one partition when told so."""
 
     def __init__(self, broken: int | None = None) -> None:
-        self.appends: list[Sequence[Publishable]] = []
+        self.appends: list[list[OneClick]] = []
         self._broken = broken
 
     def why_not_ready(self) -> str:
         """Always ready."""
         return ""
 
-    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Done, after a turn of the loop."""
         await asyncio.sleep(0)
         if partition == self._broken:
             raise TransientError("no leader")
-        self.appends.append(clicks)
+        self.appends.append(clicks_of(shares))
 
     def ids(self) -> set[str]:
         """Of all that is kept."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from ingest_api.destination import Publishable
 from ingest_api.endpoints import ClickPath, clock_ms
 from ingest_api.handler import HandlerState, JudgedHead, judge_head
 from ingest_api.metrics import Tallies
 from ingest_api.publish import GroupCommit
+from ingest_api.share import Share
 from tests.support.api import HEADERS, PATH, PEER, make_state
 from tests.support.catalog import (
     EXAMPLE_BODY,
@@ -41,7 +41,7 @@ class AtOnce:
         """Always ready."""
         return ""
 
-    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Done."""
 
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from ingest_api.answers import Answer
 from ingest_api.destination import KafkaDestination, KafkaOrSpool
-from ingest_api.handler import PendingClick
+from ingest_api.share import Share, count_clicks
 from ingest_api.spool import Spool, SpoolReason
 from ingest_api.spool_folder import SpoolFolder
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
+from tests.support.shares import share_of
 
-CLICK = PendingClick(0, b"k" * 36, b"{}", 1, suspect=False, answer=Answer(200, b"{}"))
+CLICK = share_of([b"{}"])
 
 
 class Kafka:
@@ -32,11 +32,11 @@ class Kafka:
         """As the test set it."""
         return self.why_not
 
-    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Take the clicks, or raise."""
         if self.error is not None:
             raise self.error
-        self.taken += len(clicks)
+        self.taken += count_clicks(shares)
 
 
 @pytest.fixture
@@ -124,9 +124,17 @@ async def test_switched_off(error: Exception) -> None:
 class HeldBatch:
     """A batch that takes everything."""
 
-    def append(self, **_: object) -> object:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def extend(self, *, keys: Sequence[bytes], **_: object) -> bool:
         """Taken."""
-        return object()
+        self.count += len(keys)
+        return True
+
+    def record_count(self) -> int:
+        """See `Batch`."""
+        return self.count
 
 
 class HeldProducer:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest_api.answers import Refusal
-from ingest_api.handler import HandlerState, PendingClick, handle, precheck, refuse_oversized, refuse_unpublished
+from ingest_api.handler import HandlerState, PendingClicks, handle, precheck, refuse_oversized, refuse_unpublished
 from shared.events import Source, decode_raw
 from shared.http.answer import Answer
 from shared.ids import created_at_ms, keyed_id, partition_of
@@ -26,6 +26,7 @@ from tests.support.catalog import (
     key_record,
     link_record,
 )
+from tests.support.shares import OneClick, clicks_of
 
 KEY = "shortdomain/dsltrack/employee/j460A8"
 RATE = {b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"}
@@ -36,13 +37,22 @@ def body_of(**fields: Any) -> bytes:
     return orjson.dumps({"short-url": EXAMPLE_URL} | {name.replace("_", "-"): value for name, value in fields.items()})
 
 
-def pending(result: Answer | PendingClick) -> PendingClick:
+def pending(result: Answer | PendingClicks) -> OneClick:
     """The click, when it was accepted."""
-    assert isinstance(result, PendingClick), result
-    return result
+    assert isinstance(result, PendingClicks), result
+    (click,) = clicks_of([result.share])
+    return click
 
 
-def refusal(result: Answer | PendingClick) -> str:
+def answer_of(result: Answer | PendingClicks) -> Answer:
+    """What is told, at once or when the click is durable."""
+    if isinstance(result, Answer):
+        return result
+    (answer,) = result.answers
+    return answer
+
+
+def refusal(result: Answer | PendingClicks) -> str:
     """The reason, when it was not."""
     assert isinstance(result, Answer), result
     return result.reason
@@ -57,11 +67,12 @@ def link_state(**changes: Any) -> HandlerState:
 
 def test_published_example() -> None:
     """The published request becomes a raw record around its body, byte for byte, and a 200 with its id alone."""
-    click = pending(post(make_state(), EXAMPLE_BODY))
+    result = post(make_state(), EXAMPLE_BODY)
+    click, answer = pending(result), answer_of(result)
     transaction_id = click.key.decode()
-    assert click.answer.status == 200
-    assert orjson.loads(click.answer.body) == {"transaction-id": transaction_id}
-    assert dict(click.answer.headers) == {
+    assert answer.status == 200
+    assert orjson.loads(answer.body) == {"transaction-id": transaction_id}
+    assert dict(answer.headers) == {
         b"x-ratelimit-limit": b"10000",
         b"x-ratelimit-remaining": b"9999",
         b"x-ratelimit-reset": b"1",
@@ -198,7 +209,7 @@ def test_throttle(limit: int) -> None:
     catalog.put("key", "k1", key_record(rate_limit=limit))
     state = make_state(catalog)
     results = [post(state, EXAMPLE_BODY) for _ in range(3)]
-    assert [isinstance(result, PendingClick) for result in results] == [number < limit for number in range(3)]
+    assert [isinstance(result, PendingClicks) for result in results] == [number < limit for number in range(3)]
     answer = post(state, EXAMPLE_BODY)
     assert isinstance(answer, Answer)
     assert (answer.status, dict(answer.headers)[b"retry-after"]) == (429, b"1")
@@ -301,7 +312,7 @@ def test_retention_of_the_tenant() -> None:
     """Each tenant has its own retention period."""
     catalog = example_catalog()
     catalog.put("tenant", "acme", {"v": 1, "tenant": "acme", "retention_days": 1})
-    assert isinstance(post(make_state(catalog), EXAMPLE_BODY), PendingClick)
+    assert isinstance(post(make_state(catalog), EXAMPLE_BODY), PendingClicks)
     assert refusal(post(make_state(catalog), EXAMPLE_BODY, now_ms=NOW_MS + 1)) == Refusal.RETENTION_PASSED
 
 
@@ -410,7 +421,7 @@ def test_unauthenticated_body_is_not_parsed() -> None:
 def test_unpublished() -> None:
     """A click that could not be made durable is 500 without an id, with Retry-After and the throttle's headers."""
     state = make_state()
-    answer = refuse_unpublished(state, pending(post(state, EXAMPLE_BODY)), Refusal.OUTCOME_UNKNOWN)
+    answer = refuse_unpublished(state, answer_of(post(state, EXAMPLE_BODY)), Refusal.OUTCOME_UNKNOWN)
     assert (answer.status, answer.reason, b"transaction-id" in answer.body) == (500, Refusal.OUTCOME_UNKNOWN, False)
     assert dict(answer.headers).keys() == {b"retry-after", *RATE}
 
@@ -523,9 +534,9 @@ def test_any_request(
         headers = [AUTHORIZED, *headers]
     result = handle(STATE, method, target, headers, body, peer, now_ms)
     early = precheck(STATE, method, headers, peer, now_ms)
-    answers = [result.answer if isinstance(result, PendingClick) else result, *([early] if early else [])]
+    answers = [answer_of(result), *([early] if early else [])]
     for answer in answers:
         keys = orjson.loads(answer.body).keys()
         assert keys == ({"code", "description"} if answer.reason else {"transaction-id"})
-    if isinstance(result, PendingClick):
-        assert decode_raw(result.value).transaction_id == result.key.decode()
+    if isinstance(result, PendingClicks):
+        assert decode_raw(pending(result).value).transaction_id == pending(result).key.decode()

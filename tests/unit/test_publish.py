@@ -8,14 +8,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from ingest_api.acceptance import Accepted
 from ingest_api.answers import Refusal
-from ingest_api.batch import Share
-from ingest_api.destination import Publishable
-from ingest_api.handler import PendingClick
 from ingest_api.publish import RECORD_OVERHEAD_BYTES, STAY_CLICKS, WAITING_CLICKS, GroupCommit
+from ingest_api.share import Share
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
-from shared.http.answer import Answer
+from tests.support.shares import OneClick, clicks_of, share_of
 
 PARTITIONS = 6
 
@@ -24,7 +21,7 @@ class HeldDestination:
     """A destination whose appends end when the test says so, or at once with an error."""
 
     def __init__(self) -> None:
-        self.appends: list[tuple[int, list[Publishable], asyncio.Future[None]]] = []
+        self.appends: list[tuple[int, list[OneClick], asyncio.Future[None]]] = []
         self.why_not = ""
         self.error: Exception | None = None
 
@@ -32,12 +29,12 @@ class HeldDestination:
         """As the test set it."""
         return self.why_not
 
-    async def append(self, partition: int, clicks: Sequence[Publishable]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Wait for the test."""
         if self.error is not None:
             raise self.error
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.appends.append((partition, list(clicks), held))
+        self.appends.append((partition, clicks_of(shares), held))
         await held
 
     def acknowledge(self, index: int) -> None:
@@ -57,15 +54,15 @@ class Settled:
     def __init__(self) -> None:
         self.outcomes: dict[bytes, Refusal | None] = {}
 
-    def __call__(self, _who: None, click: PendingClick, refusal: Refusal | None) -> None:
+    def __call__(self, _who: None, share: Share, refusal: Refusal | None) -> None:
         """Each click once."""
-        assert click.value not in self.outcomes
-        self.outcomes[click.value] = refusal
+        assert self.outcomes.keys().isdisjoint(share.values)
+        self.outcomes.update(dict.fromkeys(share.values, refusal))
 
 
-def click(value: bytes, partition: int) -> PendingClick:
+def click(value: bytes, partition: int) -> Share:
     """A click of a few bytes."""
-    return PendingClick(partition, b"k" * 36, value, 1, suspect=False, answer=Answer(200, b"{}"))
+    return share_of([value], partition)
 
 
 def commit_to(destination: HeldDestination, **limits: int) -> GroupCommit:
@@ -313,9 +310,7 @@ async def test_refuses_what_cannot_become_durable() -> None:
 
 def share(count: int, partition: int = 0) -> Share:
     """So many clicks of one byte."""
-    return Share(
-        partition, [Accepted(partition, b"k" * 36, b"%d" % n, 1, suspect=False) for n in range(count)], range(count)
-    )
+    return share_of([b"%d" % n for n in range(count)], partition)
 
 
 async def test_a_share_travels_and_is_settled_as_one() -> None:
@@ -324,7 +319,7 @@ async def test_a_share_travels_and_is_settled_as_one() -> None:
     commit = commit_to(destination)
     mine = share(3)
     assert commit.submit(click(b"before", 0), lambda *outcome: told.append(outcome), "single") is None
-    assert commit.submit_share(mine, lambda *outcome: told.append(outcome), "batch") is None
+    assert commit.submit(mine, lambda *outcome: told.append(outcome), "batch") is None
     assert commit.pending_clicks == 4
     await turns()
     assert [item.value for item in destination.appends[0][1]] == [b"before", b"0", b"1", b"2"]
@@ -347,10 +342,10 @@ async def test_a_share_beyond_a_bound_is_refused_whole(limits: dict[str, int]) -
     """Exactly the limit is taken; of a share with one click more none is."""
     destination, settled = HeldDestination(), Settled()
     commit = commit_to(destination, **limits)
-    assert commit.submit_share(share(4), settled, None) is Refusal.OVERLOADED
+    assert commit.submit(share(4), settled, None) is Refusal.OVERLOADED
     assert (commit.pending_clicks, commit.pending_bytes) == (0, 0)
-    assert commit.submit_share(share(3), settled, None) is None
-    assert commit.submit_share(share(1, PARTITIONS), settled, None) is Refusal.CATALOG_NOT_READY
+    assert commit.submit(share(3), settled, None) is None
+    assert commit.submit(share(1, PARTITIONS), settled, None) is Refusal.CATALOG_NOT_READY
 
 
 async def test_a_topic_made_anew_with_fewer_partitions_takes_clicks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest_api.frames import encode_frame
-from ingest_api.replay import CHUNK_CLICKS, ReplayedClick, Replayer
+from ingest_api.replay import CHUNK_CLICKS, Replayer
+from ingest_api.share import Share
 from ingest_api.spool_folder import Segment, SpoolFolder, segment_files, side_files
 from shared.errors import DataError, OutcomeUnknown, TransientError
 from shared.events import Source, decode_raw, encode_raw, raw_origin
 from shared.ids import partition_of, uuid7_with_partition
+from tests.support.shares import clicks_of
 
 PARTITIONS = 3
 
@@ -44,11 +46,12 @@ class Broker:
         self.failures: list[Exception | None] = []
         self.too_large: set[int] = set()
 
-    async def append(self, partition: int, clicks: Sequence[ReplayedClick]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Keep a batch, all of its clicks suspect."""
         failure = self.failures.pop(0) if self.failures else None
         if isinstance(failure, TransientError) and not isinstance(failure, OutcomeUnknown):
             raise failure
+        clicks = clicks_of(shares)
         numbers = [decode_raw(click.value).received_at_ms - 1_000 for click in clicks]
         if self.too_large & set(numbers):
             raise DataError("too large")

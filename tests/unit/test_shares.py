@@ -10,15 +10,15 @@ import pytest
 
 from ingest_api import publish
 from ingest_api.answers import Refusal
-from ingest_api.handler import PendingClick
 from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
+from ingest_api.share import Share
 from ingest_api.shares import SAMPLE, largest, tenant_of
 from shared.events import Source, encode_raw, raw_origin
-from shared.http.answer import Answer
+from tests.support.shares import share_of
 from tests.unit.test_publish import HeldDestination, Settled, commit_to, turns, until
 
 
-def click(number: int, tenant: str, partition: int = 0) -> PendingClick:
+def click(number: int, tenant: str, partition: int = 0) -> Share:
     """A click as the API makes it; its body names another tenant."""
     value = encode_raw(
         transaction_id=b"%036d" % number,
@@ -32,14 +32,14 @@ def click(number: int, tenant: str, partition: int = 0) -> PendingClick:
         link=b"{}",
         click=b'{"tenant":"other"}',
     )
-    return PendingClick(partition, b"k" * 36, value, 1, suspect=False, answer=Answer(200, b"{}"))
+    return share_of([value], partition)
 
 
 @pytest.mark.parametrize("tenant", ["acme", 'a"b', "a\\", "ü", "x" * 64])
 def test_the_tenant_is_the_records_own(tenant: str) -> None:
     """Whatever its name, and whatever the body says; a value that is no record has none."""
     assert (
-        tenant_of(click(1, tenant).value)
+        tenant_of(click(1, tenant).values[0])
         == raw_origin(tenant, "", "", Source.API).partition(b":")[2].partition(b',"key_id"')[0]
     )
     assert tenant_of(b"{}") == b""
@@ -49,10 +49,10 @@ def test_the_tenant_is_the_records_own(tenant: str) -> None:
 @pytest.mark.parametrize("group", [1, 3, 5_000])
 def test_the_largest_has_more_than_half(total: int, group: int) -> None:
     """Of any number of clicks in groups of any size; half is not more than half."""
-    clicks = [click(n, "small" if n % 4 == 0 and n else "large") for n in range(total)]
-    waiting = [clicks[n : n + group] for n in range(0, total, group)]
+    values = [click(n, "small" if n % 4 == 0 and n else "large").values[0] for n in range(total)]
+    waiting = [values[n : n + group] for n in range(0, total, group)]
     assert largest(waiting) == b'"large"'
-    assert largest([[click(1, "a"), click(2, "b")]]) is None
+    assert largest([click(1, "a").values, click(2, "b").values]) is None
     assert largest([]) is None
 
 
@@ -85,7 +85,7 @@ async def test_a_flood_leaves_the_last_quarter_to_others() -> None:
 
 async def test_bytes_are_shared_like_clicks() -> None:
     """A few large clicks press as many small ones do."""
-    size = len(click(1, "large").value) + RECORD_OVERHEAD_BYTES
+    size = len(click(1, "large").values[0]) + RECORD_OVERHEAD_BYTES
     _, commit, settled = await held_commit(pending_bytes_max=40 * size)
     assert fill(commit, "large", 29, settled) == [None] * 29
     await turns()
@@ -122,7 +122,7 @@ async def test_with_room_again_everybody_is_taken() -> None:
 class SlowDestination(HeldDestination):
     """Takes few clicks at a time, and 5 ms for it."""
 
-    async def append(self, partition: int, clicks: Sequence[PendingClick]) -> None:
+    async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Always good."""
         await asyncio.sleep(0.005)
 

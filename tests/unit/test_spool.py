@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ingest_api.frames import encode_frame
-from ingest_api.replay import ReplayedClick
+from ingest_api.share import Share
 from ingest_api.spool import Spool, SpoolReason
 from ingest_api.spool_folder import (
     DiskFull,
@@ -22,18 +22,19 @@ from ingest_api.spool_folder import (
     side_files,
 )
 from shared.errors import OutcomeUnknown, TransientError
+from tests.support.shares import clicks_of, share_of
 
 WHY = SpoolReason.NOT_CONNECTED
 
 
-def clicks(count: int, size: int = 100) -> list[ReplayedClick]:
-    """Clicks of `size` bytes of value each."""
-    return [ReplayedClick(b"k%035d" % number, b"v" * size, 1_000 + number) for number in range(count)]
+def clicks(count: int, size: int = 100) -> list[Share]:
+    """Clicks of `size` bytes of value each, each of a moment of its own."""
+    return [share_of([b"v" * size], timestamp_ms=1_000 + number) for number in range(count)]
 
 
-def frame_bytes(found: Sequence[ReplayedClick]) -> int:
+def frame_bytes(found: Sequence[Share]) -> int:
     """Bytes that the clicks take on disk."""
-    return sum(len(encode_frame(0, c.timestamp_ms, c.key, c.value)) for c in found)
+    return sum(len(encode_frame(0, c.timestamp_ms, c.key, c.value)) for c in clicks_of(found))
 
 
 class FaultyFolder(SpoolFolder):
@@ -89,10 +90,15 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
 async def test_what_was_appended_is_on_disk(make: Make) -> None:
     """When `append` returns the frames are in a segment file, counted, with the oldest one's time."""
     spool = make()
-    await spool.append(3, clicks(2), WHY)
-    await spool.append(1, clicks(1), SpoolReason.OUTCOME_UNKNOWN)
+    pair, other = [share_of([b"a", b"bb"], timestamp_ms=1_000)], clicks(1)
+    await spool.append(3, pair, WHY)
+    await spool.append(1, other, SpoolReason.OUTCOME_UNKNOWN)
     (path,) = segment_files(spool.folder.path)
-    expected = [encode_frame(p, c.timestamp_ms, c.key, c.value) for p, n in ((3, 2), (1, 1)) for c in clicks(n)]
+    expected = [
+        encode_frame(p, c.timestamp_ms, c.key, c.value)
+        for p, shares in ((3, pair), (1, other))
+        for c in clicks_of(shares)
+    ]
     assert path.read_bytes() == b"".join(expected)
     assert (spool.folder.clicks, spool.folder.bytes, spool.folder.oldest_at_ms) == (3, len(b"".join(expected)), 1_000)
     assert spool.spooled == {WHY: 2, SpoolReason.OUTCOME_UNKNOWN: 1}
@@ -224,7 +230,7 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     second = SpoolFolder.claim_first(tmp_path)
     assert (first.slot, second.slot) == ("0", "1")
     assert SpoolFolder.claim(tmp_path / "0") is None
-    found = clicks(4)
+    found = clicks_of(clicks(4))
     first.append(b"".join(encode_frame(0, c.timestamp_ms, c.key, c.value) for c in found), 0)
     first.close()
     assert is_orphan(tmp_path / "0")

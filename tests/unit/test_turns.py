@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest_api import endpoints
-from ingest_api.destination import Publishable
 from ingest_api.endpoints import ClickPath, clock_ms
-from ingest_api.handler import HandlerState, JudgedHead, PendingClick, accept_together, judge_body, judge_head
+from ingest_api.handler import HandlerState, JudgedHead, PendingClicks, accept_together, judge_body, judge_head
 from ingest_api.metrics import Tallies
 from ingest_api.publish import GroupCommit
+from ingest_api.share import Share
 from ingest_api.turns import ALIKE_MAX, TOGETHER, Turn
 from shared.events import decode_raw
 from shared.http.fastlane import FastLaneProtocol
@@ -35,6 +35,7 @@ from tests.support.catalog import (
     key_record,
     link_record,
 )
+from tests.support.shares import OneClick, clicks_of
 from tests.support.wire import Wire, connect
 
 URL = EXAMPLE_URL.encode()
@@ -104,7 +105,9 @@ def test_together_as_each_by_itself(bodies: list[bytes], limit: int) -> None:
     if together is None:
         assert not (set(bodies) <= set(BODIES[:3]) and len(bodies) <= limit)
     else:
-        assert together == alone
+        assert clicks_of([together.share]) == clicks_of(one.share for one in alone)
+        assert list(together.answers) == [answer for one in alone for answer in one.answers]
+        assert list(together.share.places) == list(range(len(bodies)))
 
 
 @pytest.mark.parametrize("field", [b"idempotency-key: k\r\n", b"content-type: text/plain\r\n"])
@@ -121,7 +124,7 @@ class Held:
     """Makes clicks durable when the test says so, and keeps them."""
 
     def __init__(self) -> None:
-        self.clicks: list[Publishable] = []
+        self.clicks: list[OneClick] = []
         self.why_not = ""
         self.gate = asyncio.Event()
         self.gate.set()
@@ -130,10 +133,10 @@ class Held:
         """As the test set it."""
         return self.why_not
 
-    async def append(self, _partition: int, clicks: Sequence[Publishable]) -> None:
+    async def append(self, _partition: int, shares: Sequence[Share]) -> None:
         """Wait for the gate."""
         await self.gate.wait()
-        self.clicks += clicks
+        self.clicks += clicks_of(shares)
 
 
 class Api:
@@ -398,7 +401,7 @@ async def test_a_bug_in_one_click_stays_with_it(monkeypatch: pytest.MonkeyPatch)
             raise RuntimeError("a bug")
         return judge(state, head, taken, body, now_ms)
 
-    def all_broken(*_: Any) -> list[PendingClick] | None:
+    def all_broken(*_: Any) -> PendingClicks | None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(endpoints, "judge_taken", broken)
