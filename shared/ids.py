@@ -29,7 +29,9 @@ HEADS_MAX: Final = 64
 """Remembered beginnings of ids: clicks of one millisecond that go to one partition share theirs."""
 
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))
-_HEX_GROUPS: Final = struct.Struct("4s12s")
+_TAIL: Final = struct.Struct("17s")
+_DASH_AT: Final = 4
+"""Of the 17 characters."""
 
 
 @lru_cache(maxsize=HEADS_MAX)
@@ -42,7 +44,11 @@ def uuid7_tails(random_bytes: bytes) -> list[bytes]:
     """The other 17 characters, once for each 8 bytes from a cryptographic source; the variant overwrites two bits."""
     octets = bytearray(random_bytes)
     octets[::RANDOM_BYTES] = octets[::RANDOM_BYTES].translate(_VARIANT)
-    return [b"%b-%b" % groups for groups in _HEX_GROUPS.iter_unpack(hexlify(octets))]
+    digits = hexlify(octets)
+    text = bytearray(b"-" * (_TAIL.size * (len(octets) // RANDOM_BYTES)))
+    for digit in range(2 * RANDOM_BYTES):  # each for all of them at once: half the time of a format for each
+        text[digit + (digit >= _DASH_AT) :: _TAIL.size] = digits[digit :: 2 * RANDOM_BYTES]
+    return [tail for (tail,) in _TAIL.iter_unpack(text)]
 
 
 class Tails:
