@@ -101,6 +101,8 @@ class HandlerState:
         self.topic_raw = topic_raw
         self.next_partition = next_partition
         self.tails = Tails(random_bytes)
+        self.clean_clicks = 0
+        """Clicks of batches that were accepted together since some had to be checked each by itself."""
         self.body_bytes_max = settings.api_body_bytes_max
         self.ahead_ms_max = settings.api_clicked_at_ahead_ms_max
         self.trusted_proxies = parse_networks(settings.api_trusted_proxies)

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest_api import batch as batches
 from ingest_api.acceptance import Acceptance
 from ingest_api.answers import RESULTS_APART, Refusal, accepted_body
 from ingest_api.authorize import Caller
-from ingest_api.batch import TOGETHER, PendingBatch, _check, _split, handle_batch
+from ingest_api.batch import CLEAN, TOGETHER, TOGETHER_MAX, PendingBatch, _check, _split, handle_batch
 from ingest_api.handler import HandlerState
-from ingest_api.parse import Refused
+from ingest_api.parse import Refused, plain_urls
 from ingest_api.share import Share
 from shared.events import Source, decode_raw
 from shared.http.answer import Answer
@@ -272,15 +273,18 @@ MIXED = st.lists(
 )
 
 
-@given(MIXED, st.booleans())
-def test_together_as_each_by_itself(lines: list[bytes], array: bool) -> None:
+@given(MIXED, st.integers(0, 2 * TOGETHER_MAX), st.booleans(), st.sampled_from((0, CLEAN - TOGETHER, CLEAN)))
+def test_together_as_each_by_itself(lines: list[bytes], good: int, array: bool, clean: int) -> None:
     """Clicks that are checked together are published, refused and answered as if each had been checked by itself."""
+    lines = [GOOD] * good + lines
     catalog = example_catalog()
     catalog.put("link", "shortdomain/old", link_record("shortdomain/old", sent_at=1))
     catalog.put("link", "shortdomain/others", link_record("shortdomain/others", tenant="other"))
     catalog.put("link", "shortdomain/from", link_record("shortdomain/from", match="prefix"))
     body = join(lines, array=array)
-    batch = batch_of(send(make_state(catalog), body))
+    state = make_state(catalog)
+    state.clean_clicks = clean
+    batch = batch_of(send(state, body))
     state = make_state(catalog)
     caller = state.callers.find([AUTHORIZED[1]], NOW_MS)
     assert isinstance(caller, Caller)
@@ -292,3 +296,25 @@ def test_together_as_each_by_itself(lines: list[bytes], array: bool) -> None:
     if batch.clicks:
         bodies = [accepted_body(line.keys[0]) if isinstance(line, Share) else line.body for line in alone]
         assert batch.finish({}).body == b"[%b]" % RESULTS_APART.join(bodies)
+
+
+def test_more_together_while_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps grow when many clicks were fine, and one that is refused makes them small again, the same clicks first."""
+    sizes: list[int] = []
+
+    def noted(bodies: list[bytes]) -> list[str] | None:
+        sizes.append(len(bodies))
+        return plain_urls(bodies)
+
+    monkeypatch.setattr(batches, "plain_urls", noted)
+    state = make_state()
+    good, whole = join([GOOD] * TOGETHER_MAX, array=False), TOGETHER_MAX // TOGETHER
+    for _ in range(CLEAN // TOGETHER_MAX):
+        batch_of(send(state, good))
+    assert sizes == [TOGETHER] * (CLEAN // TOGETHER)
+    sizes.clear()
+    batch_of(send(state, good))
+    assert sizes == [TOGETHER_MAX]
+    assert results(batch_of(send(state, join([GOOD] * (TOGETHER_MAX - 1) + [BAD], array=False)))).count("ok") == 99
+    batch_of(send(state, good))
+    assert sizes[1:] == [TOGETHER_MAX] + [TOGETHER] * 2 * whole
