@@ -92,13 +92,14 @@ class Copy:
     def _put(self, txn: lmdb.Transaction[bytes], change: _Change) -> int:
         """Store or delete one record; by how much the number of prefix links changes."""
         name, value, record, link = change
-        key = db_key(name)
-        stored = txn.get(key, db=self.store.records)
+        is_link = name.startswith(_LINK)
+        table, key = (self.store.links, db_key(name[len(_LINK) :])) if is_link else (self.store.records, db_key(name))
+        stored = txn.get(key, db=table)
         if value is None:
-            txn.delete(key, db=self.store.records)
+            txn.delete(key, db=table)
         else:
-            txn.put(key, value if link is None else self._packer.pack(link), db=self.store.records)
-        if name.startswith(_LINK):
+            txn.put(key, value if link is None else self._packer.pack(link), db=table)
+        if is_link:
             before = {} if stored is None else orjson.loads(record_of(self._packer.unpack(PackedLink(stored))))
             return _is_prefix(record) - _is_prefix(before)
         if name.startswith(b"key:"):

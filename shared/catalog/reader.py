@@ -73,11 +73,7 @@ class Catalog:
 
     def _record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
         value = self._txn.get(db_key(f"{kind}:{record_id}".encode()), db=self._store.records)
-        return None if value is None else orjson.loads(self._plain(kind, value))
-
-    def _plain(self, kind: Kind, value: bytes) -> bytes:
-        """The record in a value of the copy."""
-        return record_of(self._unpacker.unpack(PackedLink(value))) if kind is Kind.LINK else value
+        return None if value is None else orjson.loads(value)
 
     def link(self, key: str) -> bytes | None:
         """The link record registered under exactly this key (host/path)."""
@@ -85,10 +81,10 @@ class Catalog:
         return None if stored is None else record_of(stored)
 
     def _link(self, key: str) -> StoredLink | None:
-        name = b"link:" + key.encode()
-        if len(name) > KEY_BYTES_MAX:
+        name = key.encode()
+        if not 0 < len(name) <= KEY_BYTES_MAX:
             name = db_key(name)
-        packed: PackedLink | None = self._txn.get(name, None, self._store.records)  # type: ignore[assignment]
+        packed: PackedLink | None = self._txn.get(name, None, self._store.links)  # type: ignore[assignment]
         return None if packed is None else self._unpacker.unpack(packed)
 
     def resolve(self, key: str) -> Match | None:
@@ -109,11 +105,11 @@ class Catalog:
 
     def exact_links(self, keys: Sequence[str]) -> list[StoredLink] | None:
         """The links registered under exactly these keys, in order; None when any has none. At least one key."""
-        get, records = self._txn.get, self._store.records
-        names = [f"link:{key}".encode() for key in keys]
-        if max(map(len, names)) > KEY_BYTES_MAX:
+        get, links = self._txn.get, self._store.links
+        names = [key.encode() for key in keys]
+        if max(map(len, names)) > KEY_BYTES_MAX or not all(names):
             names = [db_key(name) for name in names]
-        packed: list[Any] = [link for name in names if (link := get(name, None, records)) is not None]
+        packed: list[Any] = [link for name in names if (link := get(name, None, links)) is not None]
         return self._unpacker.unpack_all(packed) if len(packed) == len(names) else None
 
     def tenant(self, tenant: str) -> dict[str, Any] | None:
@@ -140,21 +136,31 @@ class Catalog:
     def scan(self, kind: Kind, below: str = "") -> Iterator[tuple[str, bytes]]:
         """Records of a kind whose ids begin with `below`, in key order, as (id, JSON bytes).
 
-        Ids over 490 bytes come cut and hashed.
+        Ids over 490 bytes come cut and hashed; an empty one of a link as a NUL.
         """
+        if kind is Kind.LINK:
+            for name, packed in self._below(self._store.links, below.encode()):
+                yield name.decode(errors="replace"), record_of(self._unpacker.unpack(PackedLink(packed)))
+            return
         name_of_kind = f"{kind}:".encode()
-        prefix = name_of_kind + below.encode()
-        with self._txn.cursor(db=self._store.records) as cursor:
+        for name, value in self._below(self._store.records, name_of_kind + below.encode()):
+            yield name[len(name_of_kind) :].decode(errors="replace"), value
+
+    def _below(self, table: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(db=table) as cursor:
             if not cursor.set_range(prefix):
                 return
             for name, value in cursor:
                 if not name.startswith(prefix):
                     return
-                yield name[len(name_of_kind) :].decode(errors="replace"), self._plain(kind, value)
+                yield name, value
 
     def record(self, kind: Kind, record_id: str) -> dict[str, Any] | None:
         """One record of any kind."""
-        return self._record(kind, record_id)
+        if kind is not Kind.LINK:
+            return self._record(kind, record_id)
+        link = self.link(record_id)
+        return None if link is None else orjson.loads(link)
 
     async def wait_for(self, version: int, timeout_s: float) -> None:
         """Wait until the copy holds `version`. Raises TransientError after `timeout_s`."""

@@ -36,7 +36,7 @@ _PAGE_BYTES: Final = 4_080
 _NODE_BYTES: Final = 10
 """What a page needs for a record beside its key and value."""
 _DENSE: Final = b"dense"
-"""Key in `meta`: leaf pages per million records after the rewriting."""
+"""Key in `meta`: leaf pages per million entries after the rewriting."""
 
 
 def is_loose(store: Store) -> bool:
@@ -105,8 +105,8 @@ def _widened(records: list[tuple[bytes, bytes]], lasts: list[tuple[bytes, bytes]
 
 
 def _leaf_pages(txn: lmdb.Transaction[bytes], store: Store) -> int:
-    return int(txn.stat(store.records)["leaf_pages"])
+    return int(sum(txn.stat(table)["leaf_pages"] for table in store.tables))
 
 
 def _pages_per_million(txn: lmdb.Transaction[bytes], store: Store) -> int:
-    return _leaf_pages(txn, store) * 1_000_000 // max(1, int(txn.stat(store.records)["entries"]))
+    return _leaf_pages(txn, store) * 1_000_000 // max(1, sum(txn.stat(table)["entries"] for table in store.tables))

@@ -17,19 +17,21 @@ import lmdb
 KEY_BYTES_MAX: Final = 500
 """LMDB takes keys of up to 511 bytes; longer ones are hashed."""
 _READERS_MAX: Final = 512
-FORM: Final = 3
+FORM: Final = 4
 """Of what the tables hold, in their names: a copy of another form is never read, and its follower begins anew. 2: links have heads;
-3: links are compressed."""
-_NAMES: Final = tuple(b"%b.%d" % (name, FORM) for name in (b"records", b"digests", b"meta"))
-_TABLES_MAX: Final = 6
-"""The three, and as many of another form until they are dropped."""
+3: links are compressed; 4: links have a table of their own."""
+_NAMES: Final = tuple(b"%b.%d" % (name, FORM) for name in (b"links", b"records", b"digests", b"meta"))
+_TABLES_MAX: Final = 8
+"""The four, and as many of another form until they are dropped."""
 _CURRENT: Final = "current"
 _REWRITTEN: Final = "copy-"
 _FILES: Final = ("data.mdb", "lock.mdb")
 
 
 class Store:
-    """The LMDB environment and its three tables.
+    """The LMDB environment and its four tables.
+
+    Links stand by host and path, other records by `kind:id`, ids of keys by digest, and in `meta` what the copy says of itself.
 
     LMDB must not be opened twice in one process, so that a follower and a reader of one folder share a store; it is
     closed, and its pages leave the process, with its last user.
@@ -68,7 +70,7 @@ class Store:
             readahead=False,
         )
         self.tables = tuple(map(self.env.open_db, _NAMES))
-        self.records, self.digests, self.meta = self.tables
+        self.links, self.records, self.digests, self.meta = self.tables
 
     def drop_other_forms(self) -> None:
         """Give the space of copies of other forms back. For the one process that writes."""
@@ -115,9 +117,9 @@ def heard_file(folder: Path) -> Path:
 
 
 def db_key(name: bytes) -> bytes:
-    """The LMDB key of a record's Kafka key; a long one is cut and hashed."""
+    """The LMDB key of a link or of a record's Kafka key; a long one is cut and hashed, and an empty one, which LMDB has not, a NUL."""
     if len(name) <= KEY_BYTES_MAX:
-        return name
+        return name or b"\0"
     return name[: KEY_BYTES_MAX - 64] + hashlib.sha256(name).hexdigest().encode()
 
 

@@ -265,10 +265,11 @@ async def test_garbage_in_the_topic_is_ignored(catalog: Catalog, kafka: KafkaSet
     """Records of an unknown kind or without a JSON object change nothing but the version."""
     producer = Producer(kafka, "garbage")
     await producer.start()
-    for key, value in ((b"nokind", b"{}"), (b"link:h/x", b"not json"), (b"key:k", b"[1]")):
+    for key, value in ((b"nokind", b"{}"), (b"link:h/x", b"not json"), (b"key:k", b"[1]"), (b"link:", None)):
         await producer.send(kafka.topic_catalog, 0, key=key, value=value, timestamp_ms=1)
     await catalog.wait_for(await writer.put(Kind.TENANT, "good", {"tenant": "good"}), WAIT_S)
     assert catalog.link("h/x") is None
+    assert (catalog.link(""), catalog.exact_links(["h/x", ""])) == (None, None)
     assert catalog.tenant("good")
     await producer.close()
 
@@ -292,7 +293,7 @@ async def test_a_copy_of_another_form_is_not_read(kafka: KafkaSettings, writer: 
     await asyncio.wait([follower])
     catalog.close()
     with Store.at(tmp_path, SETTINGS.catalog_map_bytes).env.begin() as txn:
-        assert {name.rpartition(b".")[0] for name, _ in txn.cursor()} == {b"records", b"digests", b"meta"}
+        assert {name.rpartition(b".")[0] for name, _ in txn.cursor()} == {b"links", b"records", b"digests", b"meta"}
 
 
 async def test_links_are_given_as_they_were_written(catalog: Catalog, writer: CatalogWriter) -> None:
@@ -328,6 +329,6 @@ async def test_many_links_are_given_as_they_were_written(
         assert [record_of(link) for link in together] == list(raws.values())
     later.close()
     with Store.at(tmp_path, SETTINGS.catalog_map_bytes).env.begin() as txn:
-        records_table = Store.at(tmp_path, SETTINGS.catalog_map_bytes).records
-        stored = sum(len(value) for _, value in txn.cursor(records_table))
+        links_table = Store.at(tmp_path, SETTINGS.catalog_map_bytes).links
+        stored = sum(len(value) for _, value in txn.cursor(links_table))
     assert stored < sum(map(len, raws.values())) / 2
