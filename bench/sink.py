@@ -129,7 +129,8 @@ async def catch_up(sink: SinkBench, server: int, first: int, count: int) -> Caug
                 seen, own = stored - (wanted - count), cpu_seconds(child.pid)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited {WAIT_S:.0f} s for {count} rows: {await sink.stored()}\n{child.tail()}")
-            await asyncio.sleep(POLL_S)
+            is_near = wanted - stored <= count // 20
+            await asyncio.sleep(POLL_S / 10 if is_near else POLL_S)  # the end is to be seen exactly
         ended_ms = time.time_ns() / 1e6
         spent = cpu_seconds(child.pid) - own, cpu_seconds(server) - before
         peak = rss_mb(child.pid, peak=True)

@@ -21,7 +21,7 @@ from shared.errors import (
     OutcomeUnknown,
     TransientError,
 )
-from shared.kafka import fetched
+from shared.kafka import answers, fetched
 from shared.settings import KafkaSettings
 
 METADATA_AGE_MS: Final = 30_000
@@ -203,6 +203,7 @@ def gather(consumer: AIOKafkaConsumer, records: int, gather_ms: int) -> None:
 
 async def start_consumer(consumer: AIOKafkaConsumer, what: str, settings: KafkaSettings) -> None:
     """Connect within the request time-out, or close what a failed start opened."""
+    answers.install()
     fetched.install()
     try:
         with mapped(what):
