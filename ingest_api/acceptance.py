@@ -10,7 +10,7 @@ from ingest_api.normalise import canonical_keys
 from ingest_api.parse import Click
 from ingest_api.resolve import FoundLink, find_link, judge_clicked_at, judge_link
 from ingest_api.share import Share
-from shared.events import join_raw, raw_middle
+from shared.events import join_raw, join_raws, raw_middle
 from shared.ids import keyed_id, partition_of, uuid7_head
 from shared.stored_links import records_in_time
 
@@ -90,7 +90,7 @@ class Acceptance:
         head = self._head
         middle = raw_middle(now_ms, self._origin, state.catalog.version, False, False, self._agent)  # noqa: FBT003
         ids = [head + tail for tail in state.tails.take_many(len(bodies))]
-        values = [join_raw(key, middle, link, body) for key, link, body in zip(ids, links, bodies, strict=True)]
+        values = join_raws(ids, middle, links, bodies)
         return Share(self._partition, now_ms, suspect=False, keys=ids, values=values, places=range(len(ids)))
 
     def _find(self, short_url: str) -> tuple[FoundLink | Refusal, Refusal | None]:

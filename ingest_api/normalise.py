@@ -48,6 +48,8 @@ _COMMON: Final = (
 character of the run, so nothing is ever given back: possessive, which saves the engine the bookkeeping."""
 _CANONICAL: Final = re.compile(_COMMON)
 _CANONICAL_LINES: Final = re.compile(rf"^{_COMMON}$", re.MULTILINE)
+_ENDS: Final = re.compile(r"[A-Za-z0-9_~-]++(?:\n[A-Za-z0-9_~-]++)*+")
+"""What follows the last slash of each URL of the common shape."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PORT_FOLLOWS: Final = re.compile(r":[0-9]+(?:[/\\?#]|$)")
 _AUTHORITY: Final = re.compile(r"[/\\]*([^/\\?#]*)")
@@ -85,6 +87,11 @@ def canonical_keys(short_urls: Sequence[str]) -> list[str] | None:
     text = "\n".join(short_urls)
     if text.count("\n") != len(short_urls) - 1 or max(map(len, short_urls)) > URL_BYTES_MAX:
         return None
+    beginning = short_urls[0][: short_urls[0].rfind("/") + 1]
+    ends = text[len(beginning) :].split("\n" + beginning)
+    if len(ends) == len(short_urls) and _ENDS.fullmatch("\n".join(ends)):  # links of one campaign: half the time
+        common = _CANONICAL.fullmatch(beginning + ends[0])
+        return None if common is None else [common[1].removesuffix(ends[0]) + end for end in ends]
     keys: list[str] = _CANONICAL_LINES.findall(text)
     return keys if len(keys) == len(short_urls) else None
 

@@ -172,6 +172,14 @@ def join_raw(transaction_id: bytes, middle: bytes, link: bytes, click: bytes) ->
     return b"".join((_BEGIN, transaction_id, middle, link, _CLICK, click, b"}"))  # half the time of a format
 
 
+def join_raws(ids: Sequence[bytes], middle: bytes, links: Sequence[bytes], clicks: Sequence[bytes]) -> list[bytes]:
+    """`join_raw` for many that share a `middle`."""
+    return [
+        b"".join((_BEGIN, transaction_id, middle, link, _CLICK, click, b"}"))
+        for transaction_id, link, click in zip(ids, links, clicks, strict=True)
+    ]
+
+
 def encode_raw(
     *,
     transaction_id: bytes,

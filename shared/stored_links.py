@@ -71,14 +71,18 @@ def read_terms(stored: StoredLink) -> Terms:
 
 
 def records_in_time(links: Sequence[StoredLink], tenant: str, now_ms: int, retention_ms: int) -> list[bytes] | None:
-    """The links' records when each head says that a click of the tenant's now counts, else None.
+    """The links' records when each head says that a click of the tenant's now counts, else None. At least one link.
 
     Links that were sent out together have the same head, so each head is looked at once.
     """
     name, times = tenant.encode(), _TIMES.size
     begin = times + len(name)
-    for head in {link[:begin] for link in links}:
+    head = links[0][:begin]
+    heads, records = {head}, [link.removeprefix(head) for link in links]
+    if sum(map(len, records)) + begin * len(links) != sum(map(len, links)):
+        heads, records = {link[:begin] for link in links}, [link[begin:] for link in links]
+    for head in heads:
         begins, start_ms, end_ms = _TIMES.unpack_from(head)
         if begins != begin or head[times:] != name or now_ms >= end_ms or now_ms > start_ms + retention_ms:
             return None
-    return [link[begin:] for link in links]
+    return records

@@ -129,11 +129,20 @@ def test_every_white_space() -> None:
     assert all(is_blank(character) for character in white_space)
 
 
+BEGINNINGS = st.sampled_from(("http://s.ex/", "s.ex/s/", "https://s.ex", "S.ex/", "s.ex//", "", "s.ex/?", "s.1/"))
+ENDS = st.one_of(st.sampled_from(("a", "b_c", "~-", "A9", "", "a/b", "a\nb", "é")), st.text(max_size=3))
+
+
 @given(
     st.lists(
         st.one_of(st.sampled_from(("http://s.ex/a", "s.ex/b_c")), URL_TEXT, st.text(max_size=9)), min_size=1, max_size=4
     )
+    | st.tuples(BEGINNINGS, st.lists(ENDS, min_size=1, max_size=4)).map(
+        lambda drawn: [drawn[0] + end for end in drawn[1]]
+    )
 )
+@example(["s.ex/a", "s.ex/a\ns.ex/b"])
+@example(["http://s.ex/a", "http://s.ex/b", "https://s.ex/c"])
 @example(["s.ex/a\ns.ex/b"])
 @example(["s.ex/a\ns.ex/b", "?", "s.ex/a"])
 @example(["x s.ex/a"])
