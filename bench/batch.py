@@ -57,17 +57,21 @@ def memory(recorder: Recorder, server: Server, many: wrk.Load, one: wrk.Load, fo
 
 
 def workers(recorder: Recorder, world: World, load: wrk.Load, seconds: float) -> None:
-    """Processor time a click with one worker process and with two."""
-    found: dict[int, list[float]] = {1: [], 2: []}
+    """Processor time a click with one worker process and with two, which share the connections."""
+    found: dict[tuple[int, int], list[float]] = {(count, at): [] for count in (1, 2) for at in (64, 512)}
     for _ in range(recorder.repetitions):
         for count in (1, 2):
             with api(world, api_workers=str(count)) as server:
                 pids = [*server.pids, *worker_pids(world.data, "api")]
                 both = server._replace(pids=pids)
                 wrk.run(load, both.port, 64, WARM_UP_S, pids, world.folder)
-                found[count].append(ask(both, load, 64, seconds, world.folder).cpu_us)
-    recorder.figure("1 worker: CPU", found[1])
-    recorder.figure("2 workers: CPU", found[2], found[1], "the parent process included, all on the server's core")
+                for at in (64, 512):
+                    found[count, at].append(ask(both, load, at, seconds, world.folder).cpu_us)
+    recorder.figure("1 worker: CPU", found[1, 64])
+    recorder.figure(
+        "2 workers: CPU", found[2, 64], found[1, 64], "the parent process included, all on the server's core"
+    )
+    recorder.figure("2 workers, 512 connections: CPU", found[2, 512], found[1, 512])
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ BATCH = (
     Spec("batch", "batches of 100: CPU", _CPU),
     Spec("batch", "1 worker: CPU", _CPU),
     Spec("batch", "2 workers: CPU", _CPU, _at_most_times(1.15), "1 worker"),
+    Spec("batch", "2 workers, 512 connections: CPU", _CPU, ratio_to="1 worker, 512 connections"),
     Spec("batch", "memory with all links: Pss", "MB", _most(150)),
     Spec("batch", "memory after more clicks: Pss", "MB", _at_most_times(1.1), "before them"),
 )
