@@ -44,8 +44,13 @@ class Store:
         """The store that a folder's copy stands in now, made at its first use."""
         while True:
             path = current(folder)
-            store = cls.at(path, map_bytes)
-            if current(folder) == path:  # else its files may have been gone already, and it is an empty one
+            try:
+                store = cls.at(path, map_bytes)
+            except (OSError, lmdb.Error):
+                if current(folder) == path:
+                    raise
+                continue  # it was removed meanwhile
+            if current(folder) == path:  # else it may be an empty one, in the place of one that was removed
                 return store
 
     @classmethod
@@ -105,7 +110,7 @@ def remove_others(folder: Path) -> None:
     now = current(folder)
     for path in folder.glob(f"{_REWRITTEN}*"):
         if path != now:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # somebody may just be opening it; it is removed the next time
     if now != folder:
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
