@@ -94,7 +94,7 @@ class Scenario:
     block_rows_max: int = 10_000
     block_age_ms: float = 500.0
     inserts_per_second: float = 20.0
-    inserts_at_once: int = 2
+    inserts_at_once: int = 3
     fetch_clicks_max: int = 5_000
     tick_ms: float = 5.0
     seed: int = 1

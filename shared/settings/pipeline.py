@@ -42,7 +42,7 @@ class SinkSettings(Group):
         le=1_000,
         description="inserts per second into the table by all members together; an hour of them must fit the dedup window",
     )
-    sink_inserts_at_once: int = Field(2, ge=1, le=16, description="partitions inserting at the same time in one member")
+    sink_inserts_at_once: int = Field(3, ge=1, le=16, description="partitions inserting at the same time in one member")
     sink_buffer_bytes_max: int = Field(
         160 << 20, ge=4 << 20, description="bytes of rows one member holds in memory; beyond it partitions are paused"
     )
