@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 HEAR_EVERY_S: Final = 1.0
 """Seconds between two questions for the topic's end."""
+READERS_TURN_S: Final = 0.1
+"""Readers open a rewritten copy in their loop, and have to wait while it is written to: so it is not, for some of their looks."""
 RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 1.0
 """A revocation has a second to arrive once Kafka is reachable, so the pause between two tries is not longer."""
@@ -178,6 +180,7 @@ class CatalogFollower:
             turn_to(self._folder, copy.store.path)
             self._copy = copy
             log.info("catalog: the copy was loose and is rewritten")
+            await asyncio.sleep(READERS_TURN_S)
         else:
             log.warning("catalog: too much is written to the topic, the copy stays loose for now")
             reader.assign({PARTITION: noted.position})

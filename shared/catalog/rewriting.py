@@ -35,6 +35,8 @@ PAUSE_S: Final = 0.005
 _PAGE_BYTES: Final = 4_080
 _NODE_BYTES: Final = 10
 """What a page needs for a record beside its key and value."""
+_WIDENED_BYTES_MAX: Final = 1_600
+"""Of key and value: of more a page holds one or two, and what is widened would get pages of its own and stay there."""
 _DENSE: Final = b"dense"
 """Key in `meta`: leaf pages per million entries after the rewriting."""
 
@@ -96,7 +98,7 @@ def _widened(records: list[tuple[bytes, bytes]], lasts: list[tuple[bytes, bytes]
     page_bytes = 0
     for key, value in records:
         page_bytes += len(key) + len(value) + _NODE_BYTES
-        if page_bytes < _PAGE_BYTES - FREE_BYTES:
+        if page_bytes < _PAGE_BYTES - FREE_BYTES or len(key) + len(value) > _WIDENED_BYTES_MAX:
             yield key, value
         else:
             lasts.append((key, value))

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from aiokafka.conn import AIOKafkaConnection
 
-ANSWER_BYTES_MAX: Final = 1 << 30
-"""A longer answer is none: what is asked for is bounded far below (`fetch_max_bytes`)."""
+ANSWER_BYTES_MAX: Final = 256 << 20
+"""A longer answer is none: what is asked for is bounded far below (`fetch_max_bytes`), and the alert of a listener that wanted TLS
+reads as 336 MiB."""
 ROOM_BYTES: Final = 64 << 10
 """Of the buffer to begin with; answers that fit are handed to the library whole."""
 ROOM_BYTES_KEPT: Final = 32 << 20
@@ -48,19 +49,23 @@ class Answers(asyncio.BufferedProtocol):
         try:
             self._take_whole_ones()
         except Exception as exc:  # noqa: BLE001  # as the library's reader: whatever an answer holds, it ends the connection
-            self._filled = 0
-            self.ended.set_exception(exc)
+            self.end(exc)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No more will come."""
         if not self._closed.done():
             self._closed.set_result(None)
+        self.end(exc)
+
+    def end(self, exc: Exception | None) -> None:
+        """Take nothing any more; `exc`: why, None when the broker closed the connection."""
+        self._filled = 0
         if not self.ended.done():
             self.ended.set_exception(exc or ConnectionResetError("the broker closed the connection"))
 
     def _take_whole_ones(self) -> None:
         begin, needed = 0, 0
-        while self._filled - begin >= _LENGTH:
+        while self._filled - begin >= _LENGTH and not self.ended.done():  # an answer may close the connection
             length = int.from_bytes(self._room[begin : begin + _LENGTH], "big", signed=True)
             if not 0 <= length <= ANSWER_BYTES_MAX:
                 raise ValueError(f"an answer of {length} bytes")
@@ -113,9 +118,12 @@ class _Parts:
 
 def _read_answers(connection: Any) -> asyncio.Future[None]:
     """`AIOKafkaConnection._create_reader_task`: before anything was asked."""
-    answers = Answers(connection)
-    connection._writer.transport.set_protocol(answers)
+    answers, reader, transport = Answers(connection), connection._reader, connection._writer.transport
+    is_over = reader.at_eof() or reader.exception() is not None or transport.is_closing()  # told to the former protocol
+    transport.set_protocol(answers)
     answers.ended.add_done_callback(functools.partial(connection._on_read_task_error, weakref.ref(connection)))
+    if is_over:
+        answers.end(reader.exception())
     return answers.ended
 
 

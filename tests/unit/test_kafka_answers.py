@@ -9,6 +9,9 @@ from collections import deque
 from typing import Any
 
 import pytest
+import uvloop
+from aiokafka import errors as kafka_errors
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.fetch import FetchResponse_v4
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +70,12 @@ def receive(into: Answers, data: bytes, cuts: list[int]) -> None:
 
 
 @given(
-    st.lists(st.one_of(st.binary(max_size=50), st.integers(_LARGE, 3 * _LARGE).map(bytes)), max_size=8),
+    st.lists(
+        st.one_of(
+            st.binary(max_size=50).filter(lambda frame: frame != b"bad"), st.integers(_LARGE, 3 * _LARGE).map(bytes)
+        ),
+        max_size=8,
+    ),
     st.lists(st.sampled_from((1, 3, 5, 100, 40_000, 200_000)), min_size=1, max_size=4).filter(
         lambda cuts: max(cuts) > 5
     ),
@@ -79,7 +87,7 @@ def test_whole_and_in_order(frames: list[bytes], cuts: list[int]) -> None:
         connection = Connection()
         connection._requests.append((None, None, asyncio.get_running_loop().create_future()))  # SASL: the library's way
         receive(Answers(connection), framed(*frames), cuts)
-        assert connection.frames == [frame for frame in frames if frame != b"bad"]
+        assert connection.frames == frames
 
     asyncio.run(scenario())
 
@@ -165,5 +173,73 @@ def test_the_end_of_the_connection_is_told() -> None:
             into.connection_lost(exc)
             assert connection._closed_fut.done()
             assert isinstance(into.ended.exception(), ConnectionResetError if exc is None else BrokenPipeError)
+
+    asyncio.run(scenario())
+
+
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_that_is_closed_at_once_fails_at_once(loop: Any) -> None:
+    """Whoever is told of it, the former protocol or this one: a proxy before a dead broker must not cost the whole time-out."""
+
+    async def scenario() -> None:
+        answers.install()
+        server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            for _ in range(20):
+                connection = AIOKafkaConnection("127.0.0.1", port, request_timeout_ms=5_000)
+                with pytest.raises((kafka_errors.KafkaError, OSError)) as failed:
+                    await connection.connect()
+                assert not isinstance(failed.value, TimeoutError | kafka_errors.RequestTimedOutError)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(scenario())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_over_a_real_connection(loop: Any) -> None:
+    """Whole and in order, small ones and large ones, through the loop's own transport; then the end is told."""
+    frames = [bytes([number]) * size for number, size in enumerate((0, 5, ROOM_BYTES, _LARGE, 3_000_000, 1, 200_000))]
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for at in range(0, len(data := framed(*frames)), 99_999):
+            writer.write(data[at : at + 99_999])
+            await writer.drain()
+        writer.close()
+
+    async def scenario() -> None:
+        connection = Connection()
+        connection._requests.append((None, None, asyncio.get_running_loop().create_future()))
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            into = Answers(connection)
+            host, port = server.sockets[0].getsockname()
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, port)
+            transport.set_protocol(into)
+            await asyncio.wait([into.ended], timeout=10)
+        assert connection.frames == frames
+        assert isinstance(into.ended.exception(), ConnectionResetError)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(scenario())
+
+
+def test_nothing_is_taken_behind_an_answer_that_closed_the_connection() -> None:
+    """As the library does when numbers do not match; its reader is cancelled then."""
+
+    async def scenario() -> None:
+        connection = Connection()
+        into = Answers(connection)
+        taken = connection._handle_frame
+
+        def close(frame: bytes) -> None:
+            taken(frame)
+            into.ended.cancel()
+
+        connection._handle_frame = close  # type: ignore[method-assign]
+        receive(into, framed(b"one", b"two"), [1_000])
+        assert connection.frames == [b"one"]
 
     asyncio.run(scenario())
