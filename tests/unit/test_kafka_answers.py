@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import socket
 import struct
+import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -180,20 +184,34 @@ def test_the_end_of_the_connection_is_told() -> None:
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 
+@pytest.fixture
+def closing_port() -> Iterator[int]:
+    """Of a listener that takes connections, in a thread of its own, and closes each at once."""
+
+    def close_all() -> None:
+        with contextlib.suppress(OSError):  # the listener's own end
+            while True:
+                listener.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=close_all, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_connection_that_is_closed_at_once_fails_at_once(loop: Any) -> None:
+def test_a_connection_that_is_closed_at_once_fails_at_once(loop: Any, closing_port: int) -> None:
     """Whoever is told of it, the former protocol or this one: a proxy before a dead broker must not cost the whole time-out."""
 
     async def scenario() -> None:
         answers.install()
-        server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            for _ in range(20):
-                connection = AIOKafkaConnection("127.0.0.1", port, request_timeout_ms=5_000)
-                with pytest.raises((kafka_errors.KafkaError, OSError)) as failed:
-                    await connection.connect()
-                assert not isinstance(failed.value, TimeoutError | kafka_errors.RequestTimedOutError)
+        for _ in range(20):
+            connection = AIOKafkaConnection("127.0.0.1", closing_port, request_timeout_ms=5_000)
+            with pytest.raises((kafka_errors.KafkaError, OSError)) as failed:
+                await connection.connect()
+            assert not isinstance(failed.value, TimeoutError | kafka_errors.RequestTimedOutError)
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(scenario())
