@@ -32,6 +32,7 @@ class Catalog:
     def __init__(self, settings: CatalogSettings, path: Path) -> None:
         self._settings = settings
         self._folder = path.resolve()
+        heard_s = self._heard_s()
         self._store = Store.of(self._folder, settings.catalog_map_bytes)
         self._txn = self._store.env.begin()
         self.version = -1
@@ -45,28 +46,34 @@ class Catalog:
         """Whether the copy was level with the topic at least once."""
         self._prefixes = 0
         self._unpacker = Unpacker()
-        self._read_meta()
+        self._read_meta(heard_s)
 
     def refresh(self) -> bool:
         """Renew the snapshot; True when the version changed."""
         before = self.version
         self._txn.abort()
+        heard_s = (
+            self._heard_s()
+        )  # before the snapshot: what is known of the topic's end must not be older than its proof
         if current(self._folder) != self._store.path:
             self._store = Store.of(self._folder, self._settings.catalog_map_bytes)
         self._txn = self._store.env.begin()  # the library keeps a spare one, so this is a renewal
-        self._read_meta()
+        self._read_meta(heard_s)
         return self.version != before
 
-    def _read_meta(self) -> None:
+    def _heard_s(self) -> float:
+        """When the copy was last proved level with the topic, in seconds since the epoch; 0 for never."""
+        try:
+            return heard_file(self._folder).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _read_meta(self, heard_s: float) -> None:
         self.version = meta_int(self._txn, self._store, b"version", -1)
         self.known_end = meta_int(self._txn, self._store, b"end", 0)
         self._prefixes = meta_int(self._txn, self._store, b"prefixes", 0)
         self._unpacker.refresh(self._txn, self._store)
         self.is_complete = bool(meta_int(self._txn, self._store, b"complete", 0))
-        try:
-            heard_s = heard_file(self._folder).stat().st_mtime
-        except FileNotFoundError:
-            heard_s = 0
         self.age_ms = max(0, int((time.time() - heard_s) * 1000))
         self.is_ready = self.is_complete and self.age_ms <= self._settings.catalog_age_ms_max
         self.is_current = self.is_complete and self.age_ms <= CURRENT_MS
@@ -174,7 +181,7 @@ class Catalog:
     def require_proof(self) -> None:
         """Count as level with the topic only when that has been proved again: what an earlier follower saw is not enough."""
         heard_file(self._folder).unlink(missing_ok=True)
-        self._read_meta()
+        self._read_meta(0.0)
 
     async def wait_until_current(self, timeout_s: float) -> None:
         """Wait until the copy is level with the topic. Raises TransientError after `timeout_s`."""

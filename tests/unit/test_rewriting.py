@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from shared.catalog import Catalog, Kind
 from shared.catalog.applying import Copy
 from shared.catalog.rewriting import is_loose, rewrite
-from shared.catalog.store import Store, current, remove_others, turn_to
+from shared.catalog.store import Store, current, heard_file, remove_others, turn_to
 from shared.settings import CatalogSettings
 from tests.unit.test_packing import link, record_of
 
@@ -152,6 +153,24 @@ def test_a_copy_that_is_read_anew_is_rewritten_anew(copy: Copy, tmp_path: Path) 
     copy.wipe(0)
     apply(copy, links(range(LINKS)))
     assert is_loose(copy.store)
+
+
+def test_a_snapshot_is_not_newer_than_its_proof(copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a follower proves while a reader takes its snapshot does not count for it: the snapshot may have an older end."""
+    heard_file(tmp_path).touch()
+    os.utime(heard_file(tmp_path), (1_000, 1_000))
+    catalog = Catalog(SETTINGS, tmp_path)
+
+    def proved_meanwhile(folder: Path) -> Path:
+        heard_file(folder).touch()
+        return current(folder)
+
+    monkeypatch.setattr("shared.catalog.reader.current", proved_meanwhile)
+    catalog.refresh()
+    assert catalog.age_ms > 1_000_000
+    catalog.refresh()
+    assert catalog.age_ms < 60_000
+    catalog.close()
 
 
 def test_a_reader_goes_over_with_its_next_snapshot(copy: Copy, tmp_path: Path) -> None:
