@@ -11,7 +11,7 @@ or has waited for a slow one, goes to the next free partition.
 What waits is bounded in clicks, bytes and time; beyond a bound a click is refused before anything was promised. The time
 is that of the partition's oldest click whose group has not left: while it is over its bound every further click would wait
 at least as long, so it is told at once instead of being kept (docs/adr/0017). From three quarters of a bound on, the
-tenant that has most of what waits is refused, and the rest is the others' (ingest_api/shares.py).
+tenant that has most of what waits is refused, and the rest is the others' (ingest_api/largest_tenant.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from ingest_api.answers import Refusal
+from ingest_api.largest_tenant import EVERY_S, PRESSURE, largest, tenant_of
 from ingest_api.share import Share
-from ingest_api.shares import EVERY_S, PRESSURE, largest, tenant_of
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The form in which accepted clicks travel from their checks to Kafka or the spool (docs/adr/0031)."""
+"""The form in which accepted clicks travel from their checks to Kafka or the spool (docs/adr/0044)."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ import pytest
 
 from ingest_api import publish
 from ingest_api.answers import Refusal
+from ingest_api.largest_tenant import SAMPLE, largest, tenant_of
 from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
 from ingest_api.share import Share
-from ingest_api.shares import SAMPLE, largest, tenant_of
 from shared.events import Source, encode_raw, raw_origin
 from tests.support.shares import share_of
 from tests.unit.test_publish import HeldDestination, Settled, commit_to, turns, until
