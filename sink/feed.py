@@ -151,6 +151,7 @@ class PartitionFeed:
         One that is due for its age grows until `take_turn` returns. Were it cut before, its rows would wait for a place while
         those behind them wait for the block after it.
         """
+        self._out_bytes = 0
         idle_at_ms = _now_ms() + IDLE_MS
         may_store = False
         while not self._is_finishing and not self.intake.has_plan:

@@ -133,15 +133,14 @@ class Owner:
             if block is None:
                 block = await self.next_block()
                 await self.commit(block.plan)  # plan
-            if not await self.store(block):  # ask the table, insert
-                block = None  # the table stands elsewhere: the feed starts again from there
+            is_stored, plan = await self.store(block), block.plan  # ask the table, insert
+            block = None  # its rows go now: others need the room, and should they be missing, Kafka has them
+            if not is_stored:  # the table stands elsewhere: the feed starts again from there
                 continue
-            following = await self.feed.following_block(self.table.take_turn)
-            if following is None and not await self.store(block, until_seen=True):  # idle: see the block in the table
-                block = None
+            block = await self.feed.following_block(self.table.take_turn)
+            if block is None and not await self.see(plan):  # idle: see the stored block in the table
                 continue
-            await self.commit(following.plan if following else block.plan.after())  # commit, with the next plan
-            block = following
+            await self.commit(block.plan if block else plan.after())  # commit, with the next plan
 
     @_persistently
     async def resume(self) -> None:
@@ -193,11 +192,11 @@ class Owner:
         self._waypoints.note(plan)
 
     @_persistently
-    async def store(self, block: Block, *, until_seen: bool = False) -> bool:
+    async def store(self, block: Block) -> bool:
         """Bring a planned block into the table.
 
-        True when an insert was acknowledged, or (always so with `until_seen`) when the table's answer shows the block;
-        False when the table stands elsewhere, and the feed has been restarted from there.
+        True when an insert was acknowledged, or the table's answer shows the block; False when the table stands elsewhere, and
+        the feed has been restarted from there.
         """
         block = Block(self._waypoints.registered(block.plan), block.rows)
         while True:
@@ -215,15 +214,37 @@ class Owner:
                         continue
                     if await self._insert(block, body):
                         self.watch.stored(block, replaced, len(body))
-                        if not until_seen:
-                            return True
+                        return True
                     continue
             finally:
                 self.table.give_turn()
             if isinstance(decision, InsertAgain):
                 block = await self._take_another_token(block)
+            elif isinstance(decision, AlreadyThere):
+                self._note_stored(block)
+                return True
             else:
-                return await self._follow(block, decision)
+                await self._follow(block.plan, decision)
+                return False
+
+    @_persistently
+    async def see(self, plan: Plan) -> bool:
+        """Whether the table's answer shows a block that it took; when not, the feed has been restarted from where the table stands."""
+        await self.table.take_turn()
+        try:
+            highest = await self.table.highest()
+        finally:
+            self.table.give_turn()
+        decision = decide(plan, highest)
+        self.watch.decided(decision)
+        match decision:
+            case AlreadyThere():
+                return True
+            case Insert() | InsertAgain():  # lost behind its acknowledgement: build this very block again
+                self.feed.restart(plan.first, plan.raw_before, self._waypoints.registered(plan))
+            case _:
+                await self._follow(plan, decision)
+        return False
 
     async def _take_another_token(self, block: Block) -> Block:
         """Plan the block with the next token, once no insert with an earlier one can be in flight.
@@ -242,21 +263,16 @@ class Owner:
             return Block(plan, block.rows)
         return block
 
-    async def _follow(self, block: Block, decision: AlreadyThere | StalePlan | Rewind | Impossible) -> bool:
-        """Act on an answer that is not "insert": True when the block is there, False when the feed was restarted."""
+    async def _follow(self, plan: Plan, decision: StalePlan | Rewind | Impossible) -> None:
+        """Restart the feed from where the table stands instead of at this plan. Raises OperatorError when it stands inside."""
         match decision:
-            case AlreadyThere():
-                self._note_stored(block)
-                return True
             case StalePlan(highest):
                 await self._reload_suspects()
-                self.feed.restart(block.plan.next_offset, highest)
-                return False
+                self.feed.restart(plan.next_offset, highest)
             case Rewind(highest):
                 await self._start_over(highest, settle=True)
-                return False
             case Impossible(highest):
-                raise OperatorError(self._impossible(block.plan, highest))
+                raise OperatorError(self._impossible(plan, highest))
             case _:
                 assert_never(decision)
 

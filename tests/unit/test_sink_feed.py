@@ -91,6 +91,22 @@ async def test_no_block_is_begun_when_it_is_time_to_finish(feed: PartitionFeed) 
     assert await feed.following_block(take_turn) is None
 
 
+async def test_a_stored_block_takes_no_room(feed: PartitionFeed) -> None:
+    """However long its partition waits for the next one: the others may be read."""
+    feed.put(records(0, LIMITS.rows_max))
+    assert isinstance(await feed.next_block(), Block)
+    assert feed.bytes
+
+    async def take_turn() -> None:
+        raise AssertionError
+
+    waiting = asyncio.create_task(feed.following_block(take_turn))
+    await asyncio.sleep(0)
+    assert not feed.bytes
+    feed.finish()
+    assert await waiting is None
+
+
 async def test_a_place_is_one_however_often_it_is_taken() -> None:
     """And is there for the next as soon as it is given back, in the order of asking."""
     places = asyncio.Semaphore(1)

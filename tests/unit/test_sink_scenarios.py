@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import pytest
 
 from shared.ids import keyed_id
+from sink.blocks import Block
 from sink.plans import decode_plan
-from tests.support.sink_model import Process, World
+from sink.rows import Rows
+from tests.support.sink_model import ModelFeed, Process, World
 from tests.support.stepping import IDLE
 
 
@@ -106,6 +109,26 @@ def test_a_token_without_its_part_gets_the_next_one(world: World) -> None:
     world.tokens["s1-0-7-7#1"] = world.now_s
     settle(world, owner)
     assert "s1-0-7-7#4" in world.tokens
+
+
+def test_the_rows_of_a_stored_block_are_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its owner waits for the next one: the buffer's room is counted so."""
+    owner, cut, kept = Process(world), list[weakref.ref[Rows]](), list[bool]()
+    following_block = ModelFeed.following_block
+
+    async def noted(feed: ModelFeed, take_turn: Callable[[], Awaitable[None]]) -> Block | None:
+        owner.watch.seen.clear()  # blocks, too
+        kept.extend(rows() is not None for rows in cut)
+        block = await following_block(feed, take_turn)
+        if block is not None:
+            cut.append(weakref.ref(block.rows))
+        return block
+
+    monkeypatch.setattr(ModelFeed, "following_block", noted)
+    write(world, 12)
+    settle(world, owner)
+    assert len(kept) > 1
+    assert not any(kept)
 
 
 @pytest.mark.parametrize("expired", [range(7), [6], [2, 6]], ids=["all", "the highest", "some"])

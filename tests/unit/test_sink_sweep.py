@@ -33,7 +33,7 @@ LEVELS = int(os.environ.get("SWEEP_LEVELS", "1"))
 
 UNREACHED = {
     "_follow: case Impossible(highest):",
-    "_follow: raise OperatorError(self._impossible(block.plan, highest))",
+    "_follow: raise OperatorError(self._impossible(plan, highest))",
     "_follow: case _:",
     "_follow: assert_never(decision)",
     "_take_another_token: plan = plan.with_attempt(plan.attempt + 1)",
