@@ -257,7 +257,9 @@ def _join(text: str, detail: str) -> str:
 
 
 _ACCEPTED: Final = b'{"transaction-id":"%b"}'
-_BETWEEN_ACCEPTED: Final = RESULTS_APART.join(reversed(_ACCEPTED.split(b"%b")))
+ACCEPTED_AROUND: Final = tuple(_ACCEPTED.split(b"%b"))
+"""What stands before and after the transaction-id in the body of a success."""
+_BETWEEN_ACCEPTED: Final = RESULTS_APART.join(reversed(ACCEPTED_AROUND))
 
 
 def accepted_body(transaction_id: bytes) -> bytes:

@@ -17,12 +17,14 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
+from ingest_api.publish import Told
 from ingest_api.share import Share, count_clicks
 from ingest_api.spool import Spool, SpoolReason
-from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
-from shared.kafka import Producer
+from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
+from shared.kafka import Batch, Producer
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,11 @@ class KafkaDestination:
         return self._producer
 
     async def append(self, partition: int, shares: Sequence[Share]) -> None:
-        """Append all clicks as one batch; returns when every in-sync replica has it. Errors as `Destination`."""
+        """Append all clicks as one batch; returns when every in-sync replica has it. Raises what `Destination` tells."""
+        await self.send(partition, shares)
+
+    def send(self, partition: int, shares: Sequence[Share]) -> asyncio.Future[int]:
+        """Begin to; the outcome is the future's, or raised when there is nothing to wait for."""
         producer = self.producer()
         batch = producer.new_batch()
         for _, timestamp_ms, suspect, keys, values, _ in shares:
@@ -72,13 +78,27 @@ class KafkaDestination:
             if not batch.extend(timestamp=timestamp_ms, keys=keys, values=values, headers=headers):
                 raise DataError(f"{count_clicks(shares)} clicks do not fit one batch of {self._topic}/{partition}")
         try:
-            await producer.send_batch(self._topic, partition, batch, timeout_ms=self._ack_timeout_ms)
+            sent = producer.begin_batch(self._topic, partition, batch, timeout_ms=self._ack_timeout_ms)
         except TransientError as exc:
-            if isinstance(exc, OutcomeUnknown) or producer.is_broken:
-                self._retire(producer, str(exc))
+            self._not_sent(producer, exc)
             raise
-        self.is_proved = True
-        self.clicks += batch.record_count()
+        sent.add_done_callback(partial(self._sent, producer, batch))
+        return sent
+
+    def _sent(self, producer: Producer, batch: Batch, sent: asyncio.Future[int]) -> None:
+        """Note the outcome of a batch, before anybody who waits for it hears of it."""
+        if sent.cancelled():
+            return
+        error = sent.exception()
+        if isinstance(error, TransientError):
+            self._not_sent(producer, error)
+        elif error is None:
+            self.is_proved = True
+            self.clicks += batch.record_count()
+
+    def _not_sent(self, producer: Producer, error: TransientError) -> None:
+        if isinstance(error, OutcomeUnknown) or producer.is_broken:
+            self._retire(producer, str(error))
 
     async def run(self) -> None:
         """Connect, watch, replace; for ever. On cancellation the producer is flushed and closed, with a bound."""
@@ -129,6 +149,7 @@ class KafkaOrSpool:
         """`spool` None: switched off; then the caller hears what Kafka said."""
         self._kafka = kafka
         self._spool = spool
+        self._spooling: set[asyncio.Task[None]] = set()
 
     def why_not_ready(self) -> str:
         """Why a click can be made durable neither here nor there; empty when it can."""
@@ -138,28 +159,51 @@ class KafkaOrSpool:
         why_not_spooled = self._spool.why_not_ready()
         return f"{why_not}; {why_not_spooled}" if why_not_spooled else ""
 
-    async def append(self, partition: int, shares: Sequence[Share]) -> None:
-        """Make all of them durable. Errors as `Destination`."""
-        if self._spool is None:
-            await self._kafka.append(partition, shares)
+    def append(self, partition: int, shares: Sequence[Share], told: Told) -> None:
+        """See `Destination`. The way into Kafka needs no task; one is made for what goes to the spool."""
+        spool = self._spool
+        reason = None if spool is None else self._why_spool_at_once(spool)
+        if spool is not None and reason is not None:
+            self._spool_soon(spool, partition, shares, told, reason)
             return
-        reason, cause = self._why_spool_at_once(self._spool), None
-        if reason is None:
-            try:
-                await self._kafka.append(partition, shares)
-            except OutcomeUnknown as exc:
-                reason, cause = SpoolReason.OUTCOME_UNKNOWN, exc
-            except (TransientError, OperatorError) as exc:
-                log.warning("%d clicks go to the spool: %s", count_clicks(shares), exc)
-                reason = SpoolReason.NOT_SENT
-            else:
-                return
         try:
-            await self._spool.append(partition, shares, reason)
-        except TransientError as exc:
-            if cause is not None:
-                raise OutcomeUnknown(f"{cause}; {exc}") from exc
-            raise
+            sent = self._kafka.send(partition, shares)
+        except ClickledgerError as exc:
+            asyncio.get_running_loop().call_soon(self._settle, partition, shares, told, exc)
+        else:
+            sent.add_done_callback(lambda sent: self._settle(partition, shares, told, _error_of(sent)))
+
+    def _settle(self, partition: int, shares: Sequence[Share], told: Told, error: Exception | None) -> None:
+        """Tell what Kafka said; what it has not, or may not have, goes to the spool, unless it is itself at fault."""
+        spool = self._spool
+        if spool is None or not isinstance(error, TransientError | OperatorError):
+            told(error)
+        elif isinstance(error, OutcomeUnknown):
+            self._spool_soon(spool, partition, shares, told, SpoolReason.OUTCOME_UNKNOWN, error)
+        else:
+            log.warning("%d clicks go to the spool: %s", count_clicks(shares), error)
+            self._spool_soon(spool, partition, shares, told, SpoolReason.NOT_SENT)
+
+    def _spool_soon(
+        self,
+        spool: Spool,
+        partition: int,
+        shares: Sequence[Share],
+        told: Told,
+        reason: SpoolReason,
+        cause: OutcomeUnknown | None = None,
+    ) -> None:
+        """Begin to spool clicks; `cause`: Kafka may have them as well."""
+        spooling = asyncio.get_running_loop().create_task(spool.append(partition, shares, reason))
+        self._spooling.add(spooling)
+        spooling.add_done_callback(partial(self._spooled, told, cause))
+
+    def _spooled(self, told: Told, cause: OutcomeUnknown | None, spooling: asyncio.Task[None]) -> None:
+        self._spooling.remove(spooling)
+        error = _error_of(spooling)
+        if cause is not None and isinstance(error, TransientError):
+            error = OutcomeUnknown(f"{cause}; {error}")
+        told(error)
 
     def _why_spool_at_once(self, spool: Spool) -> SpoolReason | None:
         if self._kafka.why_not_ready():
@@ -167,3 +211,9 @@ class KafkaOrSpool:
         if not self._kafka.is_proved and spool.folder.clicks:
             return SpoolReason.NOT_PROVED
         return None
+
+
+def _error_of(outcome: asyncio.Future[Any]) -> Exception | None:
+    """Why it failed; what was cancelled may have happened all the same."""
+    error = OutcomeUnknown("cancelled") if outcome.cancelled() else outcome.exception()
+    return error if error is None or isinstance(error, Exception) else OutcomeUnknown(repr(error))

@@ -18,7 +18,8 @@ from ingest_api.handler import (
     PATHS,
     HandlerState,
     JudgedHead,
-    PendingClicks,
+    PendingClick,
+    PendingTurn,
     accept_together,
     handle,
     judge_body,
@@ -33,8 +34,8 @@ from ingest_api.publish import GroupCommit, Settle
 from ingest_api.share import Share
 from ingest_api.throttle import Taken
 from ingest_api.turns import Alike, Turn
-from shared.http.answer import Answer, Header
-from shared.http.exchange import Exchange
+from shared.http.answer import AlikeAnswers, Answer, Header
+from shared.http.exchange import Exchange, reply_alike
 from shared.http.lane import Endpoints, LaneLimits, Refusals
 from shared.settings import ApiSettings
 
@@ -108,10 +109,17 @@ class _Path(ABC):
 
 
 class _Asking(NamedTuple):
-    """Who waits for clicks to become durable, by place, and the answer that each gets when they are."""
+    """Who waits for a click to become durable, and the answer to give when it is."""
 
-    answers: Sequence[Answer]
-    replies: Sequence[Reply]
+    answer: Answer
+    reply: Reply
+
+
+class _AskingTurn(NamedTuple):
+    """Who waits for the clicks of a turn to become durable, by place, and the answers to give when they are."""
+
+    answers: AlikeAnswers
+    exchanges: Sequence[Exchange]
 
 
 class ClickPath(_Path):
@@ -125,7 +133,7 @@ class ClickPath(_Path):
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes, peer: str, reply: Reply
     ) -> Answer | None:
         """See `HotPath`."""
-        return self._submit(handle(self._state, method, target, headers, body, peer, clock_ms()), (reply,))
+        return self._submit(handle(self._state, method, target, headers, body, peer, clock_ms()), reply)
 
     def take(self, exchange: Exchange) -> Answer | None:
         """See `Endpoint`. What is concluded from a head that came before on this connection is kept with it."""
@@ -154,29 +162,29 @@ class ClickPath(_Path):
                 self._judge_alone(head, exchange, None, now_ms)
             return
         caller, bodies = head.caller, [bytes(exchange.body) for exchange in exchanges]
-        takes = state.throttle.take_each(caller.key_id, caller.rate_limit, len(exchanges), now_ms)
+        taken = state.throttle.take(caller.key_id, caller.rate_limit, len(exchanges), now_ms)
         try:
-            clicks = accept_together(state, head, takes, bodies, now_ms)
+            clicks = accept_together(state, head, taken, bodies, now_ms)
         except Exception:  # one request's bug must not be answered to its neighbours
             log.exception("unhandled error while judging %d clicks together", len(exchanges))
             clicks = None
         if clicks is not None:
-            self._submit(clicks, [exchange.reply for exchange in exchanges])
+            self._submit_turn(clicks, exchanges)
             return
-        for exchange, taken in zip(exchanges, takes, strict=True):
-            self._judge_alone(head, exchange, taken, now_ms)
+        for exchange, one in zip(exchanges, taken.each(len(exchanges)), strict=True):
+            self._judge_alone(head, exchange, one, now_ms)
 
     def _judge_alone(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> None:
         """Judge one click; `taken` None: nothing was taken from the throttle yet."""
         try:
-            answer = self._submit(self._judged(head, exchange, taken, now_ms), (exchange.reply,))
+            answer = self._submit(self._judged(head, exchange, taken, now_ms), exchange.reply)
         except Exception:  # the process's edge: one request's bug must be answered, not spread
             log.exception("unhandled error while judging a click")
             answer = self._tallies.answer(self._state.answers.refuse(Refusal.INTERNAL_ERROR))
         if answer is not None:
             exchange.reply(answer)
 
-    def _judged(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> Answer | PendingClicks:
+    def _judged(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> Answer | PendingClick:
         body = bytes(exchange.body)
         if taken is not None:
             return judge_taken(self._state, head, taken, body, now_ms)
@@ -189,26 +197,43 @@ class ClickPath(_Path):
             head = found
         return judge_body(self._state, head, body, now_ms)
 
-    def _submit(self, result: Answer | PendingClicks, replies: Sequence[Reply]) -> Answer | None:
-        """Have clicks published and each answered when that is settled; an answer that is known now comes back."""
-        if not isinstance(result, PendingClicks):
+    def _submit(self, result: Answer | PendingClick, reply: Reply) -> Answer | None:
+        """Have a click published and answered when that is settled; an answer that is known now comes back."""
+        if not isinstance(result, PendingClick):
             return self._tallies.answer(result)
-        share, answers = result
-        asking = _Asking(answers, replies)
-        for refused, refusal in self._publish(share, self._settle, asking):
-            self._settle(asking, refused, refusal)
+        share, answer = result
+        asking = _Asking(answer, reply)
+        for _, refusal in self._publish(share, self._settle, asking):
+            self._settle(asking, share, refusal)
         return None
 
-    def _settle(self, asking: _Asking, share: Share, refusal: Refusal | None) -> None:
-        answers, replies = asking
+    def _settle(self, asking: _Asking, _share: Share, refusal: Refusal | None) -> None:
+        answer, reply = asking
+        reply(self._outcome(answer, refusal))
+
+    def _outcome(self, answer: Answer, refusal: Refusal | None) -> Answer:
+        """The answer, counted, when the click is durable, else why it is not, or not known to be."""
+        if refusal is None:
+            self._tallies.accepted += 1
+            return answer
+        return self._tallies.answer(refuse_unpublished(self._state, answer, refusal))
+
+    def _submit_turn(self, clicks: PendingTurn, exchanges: Sequence[Exchange]) -> None:
+        """Have clicks published and each answered when that is settled."""
+        share, answers = clicks
+        asking = _AskingTurn(answers, exchanges)
+        for refused, refusal in self._publish(share, self._settle_turn, asking):
+            self._settle_turn(asking, refused, refusal)
+
+    def _settle_turn(self, asking: _AskingTurn, share: Share, refusal: Refusal | None) -> None:
+        answers, exchanges = asking
+        if refusal is None and len(share.keys) == len(exchanges):
+            self._tallies.accepted += len(exchanges)
+            reply_alike(exchanges, answers)
+            return
         for place in share.places:
             try:
-                answer = answers[place]
-                if refusal is None:
-                    self._tallies.accepted += 1
-                else:
-                    answer = self._tallies.answer(refuse_unpublished(self._state, answer, refusal))
-                replies[place](answer)
+                exchanges[place].reply(self._outcome(answers.at(place), refusal))
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import orjson
 
 from ingest_api.acceptance import Acceptance
-from ingest_api.answers import Answers, Refusal, accepted_body
+from ingest_api.answers import ACCEPTED_AROUND, Answers, Refusal, accepted_body
 from ingest_api.authorize import (
     GRANT_CLICKS,
     Caller,
@@ -28,7 +28,7 @@ from ingest_api.parse import Refused, check_content, is_idempotency_key, parse_c
 from ingest_api.resolve import LinkCatalog
 from ingest_api.share import Share
 from ingest_api.throttle import FailureLimiter, Taken, Throttle
-from shared.http.answer import Answer, Header
+from shared.http.answer import AlikeAnswers, Answer, Header
 from shared.ids import Tails
 from shared.settings import ApiSettings
 from shared.stored_links import StoredLink
@@ -71,11 +71,18 @@ class ClickCatalog(KeyCatalog, LinkCatalog, Protocol):
         """The record of the stream that a raw topic carries."""
 
 
-class PendingClicks(NamedTuple):
-    """Accepted clicks of requests of their own, and for each place the answer to send once it is durable."""
+class PendingClick(NamedTuple):
+    """An accepted click, and the answer to send once it is durable."""
 
     share: Share
-    answers: Sequence[Answer]
+    answer: Answer
+
+
+class PendingTurn(NamedTuple):
+    """Accepted clicks of requests of their own, and for each place the answer to send once they are durable."""
+
+    share: Share
+    answers: AlikeAnswers
 
 
 class HandlerState:
@@ -158,7 +165,7 @@ def handle(
     body: bytes,
     peer: str,
     now_ms: int,
-) -> Answer | PendingClicks:
+) -> Answer | PendingClick:
     """Check one click and give its answer, or the click to publish with the answer to give once it is durable."""
     judged = judge_head(state, method, target, headers, peer, now_ms)
     return judged if isinstance(judged, Answer) else judge_body(state, judged, body, now_ms)
@@ -206,15 +213,13 @@ def judge_head(
     return JudgedHead(caller, key, agent, refused, state.catalog.version)
 
 
-def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) -> Answer | PendingClicks:
+def judge_body(state: HandlerState, head: JudgedHead, body: bytes, now_ms: int) -> Answer | PendingClick:
     """The rest of the checks: throttle, size and what the head is refused for, then the body."""
     taken = state.throttle.take(head.caller.key_id, head.caller.rate_limit, 1, now_ms)
     return judge_taken(state, head, taken, body, now_ms)
 
 
-def judge_taken(
-    state: HandlerState, head: JudgedHead, taken: Taken, body: bytes, now_ms: int
-) -> Answer | PendingClicks:
+def judge_taken(state: HandlerState, head: JudgedHead, taken: Taken, body: bytes, now_ms: int) -> Answer | PendingClick:
     """The same for a click for which this was taken from the throttle."""
     caller, idempotency_key, agent, refused, _ = head
     make = tuple.__new__  # a third of the time of calling a named tuple's class
@@ -232,30 +237,30 @@ def judge_taken(
     if isinstance(share, Refusal):
         return state.answers.refuse(share, "", rate)
     answer = make(Answer, (200, accepted_body(share.keys[0]), rate, False, ""))
-    return make(PendingClicks, (share, (answer,)))
+    return make(PendingClick, (share, answer))
 
 
 def accept_together(
-    state: HandlerState, head: JudgedHead, takes: Sequence[Taken], bodies: Sequence[bytes], now_ms: int
-) -> PendingClicks | None:
+    state: HandlerState, head: JudgedHead, taken: Taken, bodies: Sequence[bytes], now_ms: int
+) -> PendingTurn | None:
     """What `judge_taken` gives for each body, when all are ordinary clicks that are accepted; None when each is to be judged.
 
-    The rules stay there; nothing is refused or counted here (docs/adr/0031).
+    `taken` for all of them. The rules stay there; nothing is refused or counted here (docs/adr/0031).
     """
-    if not (takes[-1].granted and head.is_plain) or max(map(len, bodies)) > state.body_bytes_max:
+    granted, left, _ = taken
+    if not (granted == len(bodies) and head.is_plain) or max(map(len, bodies)) > state.body_bytes_max:
         return None
     short_urls = plain_urls(bodies)
     if short_urls is None:
         return None
-    caller, make = head.caller, tuple.__new__
+    caller = head.caller
     share = Acceptance(state, caller, caller.origin, head.agent, now_ms).accept_all(short_urls, bodies)
     if share is None:
         return None
-    answers = [
-        make(Answer, (200, accepted_body(key), rate_headers(caller, taken), False, ""))
-        for key, taken in zip(share.keys, takes, strict=True)
-    ]
-    return PendingClicks(share, answers)
+    *same, (name, _) = rate_headers(caller, taken)
+    before, after = ACCEPTED_AROUND
+    numbers = range(left + granted - 1, left - 1, -1)
+    return PendingTurn(share, AlikeAnswers(200, tuple(same), name, numbers, before, share.keys, after))
 
 
 def admit(state: HandlerState, method: bytes, found: Found, peer: str, now_ms: int) -> Caller | Answer:

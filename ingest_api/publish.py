@@ -2,7 +2,7 @@
 
 Theory of operation. A click joins the open group of its partition. Groups are looked at when the event loop has read
 all sockets that were ready (`call_soon`), so clicks of one moment share a group: while fewer than `in_flight` groups are
-under way every open group leaves at once; otherwise the groups wait for an acknowledgement or for `group_ms`, whichever
+under way every open group leaves at once; otherwise a group waits for an acknowledgement or for `group_ms`, whichever
 comes first. A partition never has two groups under way. Clicks without a key all go to one partition for a while
 (`next_partition`), a few of them also while its batch is under way: what follows, to the row in the table, is then done for
 one partition at a time instead of for a few clicks of each (docs/adr/0037). Only what is too much for one batch at a time,
@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from ingest_api.answers import Refusal
@@ -35,10 +36,17 @@ STAY_S: Final = 0.4
 end, so that the last ones are there when it is cut."""
 STAY_CLICKS: Final = 1_000
 """The same in clicks: of a fast stream each partition has its share all the time."""
-WAITING_CLICKS: Final = 16
+WAITING_CLICKS: Final = 64
 """As many clicks without a key wait for the batch under way of that partition; with more, a second batch is worth its cost."""
 WAITING_S: Final = 0.02
 """How long the first of them waits before further ones go elsewhere: some acknowledgements' time, unless one is slow."""
+
+CLOCK_S: Final = 0.0001
+"""By so little the loop's timers may be early by its own clock: a rounding."""
+
+Told = Callable[[Exception | None], None]
+"""Hears once, and never before the call that it was given to has returned, why clicks are not durable, or not known to be; None
+when they are."""
 
 Settle = Callable[[Any, Share, Refusal | None], None]
 """Told once for each share, with who submitted it: None when it is durable, else why it is not, or not known to be."""
@@ -47,10 +55,10 @@ Settle = Callable[[Any, Share, Refusal | None], None]
 class Destination(Protocol):
     """A place where clicks become durable: Kafka, and the spool beside it."""
 
-    async def append(self, partition: int, shares: Sequence[Share]) -> None:
-        """Make all of them durable, within a bounded time.
+    def append(self, partition: int, shares: Sequence[Share], told: Told) -> None:
+        """Begin to make all of them durable; `told` hears of it within a bounded time.
 
-        Raises OutcomeUnknown when they may or may not be; TransientError, OperatorError, DataError when none is.
+        Of OutcomeUnknown when they may or may not be; of TransientError, OperatorError, DataError when none is.
         """
 
     def why_not_ready(self) -> str:
@@ -85,9 +93,10 @@ class GroupCommit:
         pending_clicks_max: int,
         wait_ms_max: int = 2_000,
         group_ms: int = 3,
-        in_flight: int = 2,
+        in_flight: int = 1,
     ) -> None:
         """`partitions()`: how many the topic has now, 0 while unknown. Bytes are those of the records."""
+        self._loop = asyncio.get_running_loop()
         self._destination = destination
         self._partitions = partitions
         self._group_bytes_max = group_bytes_max
@@ -107,7 +116,8 @@ class GroupCommit:
         self._in_flight = in_flight
         self._open: list[_Group] = []  # oldest first
         self._filling: dict[int, _Group] = {}
-        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._under_way: set[int] = set()
+        """Partitions."""
         self._current = -1
         """Where clicks without a key go now; -1 after that group has left, until the next click comes."""
         self._home = -1
@@ -147,12 +157,12 @@ class GroupCommit:
         group = self._filling.get(partition)
         if group is None:
             return True
-        return group.clicks < WAITING_CLICKS and asyncio.get_running_loop().time() - group.since < WAITING_S
+        return group.clicks < WAITING_CLICKS and self._loop.time() - group.since < WAITING_S
 
     def _choose_partition(self) -> None:
         """The one where clicks stay for now, else the first one after it without a group under way."""
         count = max(1, self._partitions())
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if now >= self._home_until or self._home_clicks >= STAY_CLICKS:
             self._home = (self._home + 1) % count
             self._home_until, self._home_clicks = now + STAY_S, 0
@@ -180,7 +190,7 @@ class GroupCommit:
             return Refusal.TENANT_SHARE
         group = self._filling.get(partition)
         if group is None or group.bytes + size > self._group_bytes_max:
-            now = asyncio.get_running_loop().time()
+            now = self._loop.time()
             group = self._filling[partition] = _Group(partition, now)
             self._open.append(group)
         group.shares.append(share)
@@ -201,7 +211,7 @@ class GroupCommit:
         if not self._scheduled:
             self._scheduled = True
             self._idle.clear()
-            asyncio.get_running_loop().call_soon(self._look)
+            self._loop.call_soon(self._look)
 
     async def drain(self) -> None:
         """Refuse new clicks and wait until every one taken is settled; its appends are bounded, so this is too."""
@@ -229,34 +239,35 @@ class GroupCommit:
         for call in calls:
             call()
         self._scheduled = False
-        self._send_open(self._in_flight)
+        self._send_open()
         if self._open and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._group_s, self._tick)
+            self._timer = self._loop.call_at(self._open[0].since + self._group_s, self._tick)
         if not self.pending_clicks:
             self._idle.set()
 
     def _tick(self) -> None:
         """What has waited for `group_ms` goes, wherever its partition is free."""
         self._timer = None
-        self._send_open(max(self._in_flight, self._partitions()))
         self._look()
 
-    def _send_open(self, in_flight_max: int) -> None:
-        waiting = []
+    def _send_open(self) -> None:
+        """Send what may go: one after the other what fits into flight, and what has waited long enough."""
+        waiting, under_way = [], self._under_way
+        until = self._loop.time() - self._group_s + CLOCK_S
         for group in self._open:
-            if len(self._under_way) < in_flight_max and group.partition not in self._under_way:
+            if (len(under_way) < self._in_flight or group.since <= until) and group.partition not in under_way:
                 self._send(group)
             else:
                 waiting.append(group)
         self._open = waiting
         if waiting or self._late or self._is_slow:
-            since_min = asyncio.get_running_loop().time() - self._wait_s_max
+            since_min = self._loop.time() - self._wait_s_max
             self._late = frozenset(group.partition for group in waiting if group.since < since_min)
             self._is_slow = bool(waiting) and waiting[0].since < since_min + (1 - PRESSURE) * self._wait_s_max
 
     def _is_largest(self, tenant: bytes) -> bool:
         """Whether the tenant has most of what waits, looked at now and then."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if now - self._looked_at >= EVERY_S:
             self._looked_at = now
             self._largest = largest([share.values for group in self._open for share in group.shares])
@@ -269,15 +280,19 @@ class GroupCommit:
             self._current = -1
         self._home_clicks += group.clicks
         self.batches += 1
-        self._under_way[group.partition] = asyncio.get_running_loop().create_task(self._append(group))
-
-    async def _append(self, group: _Group) -> None:
+        self._under_way.add(group.partition)
+        told = partial(self._appended, group)
         try:
-            refusal = await self._outcome(group)
-        finally:
-            del self._under_way[group.partition]
-            self.pending_clicks -= group.clicks
-            self.pending_bytes -= group.bytes
+            self._destination.append(group.partition, group.shares, told)
+        except Exception as exc:  # noqa: BLE001  # those who wait must hear of a bug, see `_why`
+            self._loop.call_soon(told, exc)
+
+    def _appended(self, group: _Group, error: Exception | None) -> None:
+        """What has become of a group; what waits may go now."""
+        self._under_way.remove(group.partition)
+        self.pending_clicks -= group.clicks
+        self.pending_bytes -= group.bytes
+        refusal = None if error is None else _why(group, error)
         if refusal is None:
             self.clicks += group.clicks
         for share, (settle, who) in zip(group.shares, group.waiting, strict=True):
@@ -287,19 +302,19 @@ class GroupCommit:
                 log.exception("unhandled error while answering a click")
         self._look()
 
-    async def _outcome(self, group: _Group) -> Refusal | None:
-        try:
-            await self._destination.append(group.partition, group.shares)
-        except OutcomeUnknown as exc:
-            log.warning("outcome unknown for %d clicks: %s", group.clicks, exc)
-            return Refusal.OUTCOME_UNKNOWN
-        except (TransientError, OperatorError) as exc:
-            log.warning("%d clicks not stored: %s", group.clicks, exc)
-            return Refusal.NOT_DURABLE
-        except DataError:
-            log.exception("%d clicks cannot be stored", group.clicks)
-            return Refusal.INTERNAL_ERROR
-        except Exception:  # a task's edge: those who wait must hear of a bug, and it must not be taken for a success
-            log.exception("unhandled error while storing %d clicks", group.clicks)
-            return Refusal.OUTCOME_UNKNOWN
-        return None
+
+def _why(group: _Group, error: Exception) -> Refusal:
+    """What those who wait are told instead of a success."""
+    if isinstance(error, OutcomeUnknown):
+        log.warning("outcome unknown for %d clicks: %s", group.clicks, error)
+        return Refusal.OUTCOME_UNKNOWN
+    if isinstance(error, TransientError | OperatorError):
+        log.warning("%d clicks not stored: %s", group.clicks, error)
+        return Refusal.NOT_DURABLE
+    if isinstance(error, DataError):
+        log.error("%d clicks cannot be stored", group.clicks, exc_info=error)
+        return Refusal.INTERNAL_ERROR
+    log.error(
+        "unhandled error while storing %d clicks", group.clicks, exc_info=error
+    )  # a bug, not to be taken for a success
+    return Refusal.OUTCOME_UNKNOWN

@@ -169,6 +169,12 @@ class Taken(NamedTuple):
     reset_s: int
     """Whole seconds until the window ends, at least 1."""
 
+    def each(self, count: int) -> list[Taken]:
+        """What so many takes of one unit would have given one after the other, of which this is the sum; at least one."""
+        end = self.remaining + self.granted
+        takes = [Taken(1, remaining, self.reset_s) for remaining in range(end - 1, self.remaining - 1, -1)]
+        return takes + [Taken(0, self.remaining, self.reset_s)] * (count - self.granted)
+
 
 def reset_s(window_ms: int, now_ms: int) -> int:
     """Whole seconds until the window of `now_ms` ends, rounded up, so at least 1."""
@@ -204,13 +210,6 @@ class Throttle:
         used, granted = take_units(self._cells, slot, limit, cost, now_ms // window_ms)
         left = limit - used if used < limit else 0
         return tuple.__new__(Taken, (granted, left, reset_s(window_ms, now_ms)))  # cheaper than calling the class
-
-    def take_each(self, key: str, limit: int, count: int, now_ms: int) -> list[Taken]:
-        """What so many takes of one unit give, one after the other; at least one."""
-        granted, left, reset = self.take(key, limit, count, now_ms)
-        makes, end = tuple.__new__, left + granted
-        takes = [makes(Taken, (1, remaining, reset)) for remaining in range(end - 1, left - 1, -1)]
-        return takes if granted == count else takes + [Taken(0, left, reset)] * (count - granted)
 
     def _find_slot(self, key: str, now_ms: int) -> int | None:
         """The key's slot; a free one or one that was idle when it has none; None when all it may have are busy."""

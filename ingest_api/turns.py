@@ -8,7 +8,7 @@ from typing import Final
 from ingest_api.handler import JudgedHead
 from shared.http.exchange import Exchange
 
-TOGETHER: Final = 32
+TOGETHER: Final = 64
 """Clicks that are judged together at most: one that is refused costs so many others the short way."""
 ALIKE_MAX: Final = 4_096
 """Different heads that are told apart before all are forgotten: one for each caller, or for each agent of a caller's own."""

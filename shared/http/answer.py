@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 Header = tuple[bytes, bytes]
@@ -20,3 +21,26 @@ class Answer(NamedTuple):
     """Close the connection afterwards: the rest of the request is not worth reading."""
     reason: str = ""
     """Why it is a refusal, for counters; empty when the request was served."""
+
+
+class AlikeAnswers(NamedTuple):
+    """Answers that differ in a number, the value of their last header field, and in a text of their bodies; at least one."""
+
+    status: int
+    headers: tuple[Header, ...]
+    """All but the last."""
+    name: bytes
+    """Of the last header field."""
+    numbers: Sequence[int]
+    """By place, its value."""
+    before: bytes
+    """What a body begins with."""
+    texts: Sequence[bytes]
+    """By place, what follows; all of the same length."""
+    after: bytes
+    """What a body ends with."""
+
+    def at(self, place: int) -> Answer:
+        """One of them."""
+        last = self.name, b"%d" % self.numbers[place]
+        return Answer(self.status, self.before + self.texts[place] + self.after, (*self.headers, last))

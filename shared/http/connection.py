@@ -320,6 +320,22 @@ class Connection(HttpToolsProtocol):
         elif self.phase is BETWEEN:
             self.since = self.loop.time()
 
+    def write_ready(self, exchange: Exchange, encoded: bytes, now: float) -> bool:
+        """Write an answer that is encoded already; False when this one has to go the way of all, by `reply`.
+
+        Nothing is before it, behind it or begun after it, and nothing closes or is held. `now`: the loop's clock.
+        """
+        queue, transport = self.queue, self.transport
+        if len(queue) != 1 or queue[0] is not exchange or not exchange.keep_alive or self.phase is not BETWEEN:
+            return False
+        if self.stopping or self.flow.is_held or transport.is_closing():
+            return False
+        queue.clear()
+        self.server_state.total_requests += 1
+        transport.write(encoded)
+        self.since = now
+        return True
+
     def close_after_answer(self) -> None:
         """Close in an orderly way after an answer that may have come before the end of its request."""
         self._close(linger=self.phase is not BETWEEN)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from shared.http.answer import Answer, Header
+from shared.http.answer import AlikeAnswers, Answer, Header
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -40,6 +41,7 @@ class Exchange:
     """One request and its answer. With `cycle` it is answered by the ASGI application, else by `endpoint`."""
 
     __slots__ = (
+        "_headers",
         "answer",
         "app",
         "body",
@@ -47,7 +49,6 @@ class Exchange:
         "cycle",
         "endpoint",
         "head",
-        "headers",
         "keep_alive",
         "method",
         "prechecked",
@@ -63,15 +64,16 @@ class Exchange:
         endpoint: Endpoint | None,
         method: bytes,
         target: bytes,
-        headers: Headers,
+        headers: Headers | None,
         *,
         keep_alive: bool,
     ) -> None:
+        """`headers` None: those of its remembered head, made when they are asked for."""
         self.connection = connection
         self.endpoint = endpoint
         self.method = method
         self.target = target
-        self.headers = headers
+        self._headers = headers
         self.keep_alive = keep_alive
         self.body: bytes | bytearray = b""
         self.size = 0
@@ -83,6 +85,13 @@ class Exchange:
         self.unread = False
         self.cycle: RequestResponseCycle | None = None
         self.app: ASGI3Application | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """Header fields, in order."""
+        if self._headers is None:
+            self._headers = [] if self.head is None else self.head.headers(self.size)
+        return self._headers
 
     def _path(self) -> bytes:
         """The target for a log line: without its query, which may hold what nobody should read there."""
@@ -139,6 +148,19 @@ class Exchange:
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+
+def reply_alike(exchanges: Sequence[Exchange], answers: AlikeAnswers) -> None:
+    """Give each of them the answer of its place; an error in one connection is not its neighbours'. At least one."""
+    connection = exchanges[0].connection
+    ready = connection.lane.encode_alike(answers, connection.server_state.default_headers)
+    now = connection.loop.time()
+    for place, exchange in enumerate(exchanges):
+        try:
+            if not exchange.connection.write_ready(exchange, ready[place], now):
+                exchange.reply(answers.at(place))
+        except Exception:
+            logger.exception("unhandled error while answering one of many requests")
 
 
 def head_without_upgrade(method: bytes, target: bytes, version: str, headers: Headers, *, keep_alive: bool) -> bytes:

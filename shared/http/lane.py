@@ -10,7 +10,7 @@ from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from shared.http.answer import Answer, Header
+from shared.http.answer import AlikeAnswers, Answer, Header
 from shared.http.exchange import Endpoint
 from shared.http.pressure import Crowded, largest, longest_still, longest_unfinished
 
@@ -101,7 +101,20 @@ class AnswerEncoder:
     def encode(self, answer: Answer, defaults: list[tuple[bytes, bytes]], *, close: bool, head_only: bool) -> bytes:
         """Return the whole response. `defaults` (date, …) is a new list whenever it changed."""
         status, body, fields = answer[:3]
-        size, same = len(body), fields[:-1]
+        head = self._head(status, len(body), fields[:-1], defaults)
+        last = b"%b: %b\r\n" % fields[-1] if fields else b""
+        return b"%b%b%b%b" % (head, last, CLOSE_AND_END if close else b"\r\n", b"" if head_only else body)
+
+    def encode_alike(self, answers: AlikeAnswers, defaults: list[tuple[bytes, bytes]]) -> list[bytes]:
+        """Return the whole response of each, none of which closes."""
+        status, headers, name, numbers, before, texts, after = answers
+        head = self._head(status, len(before) + len(texts[0]) + len(after), headers, defaults)
+        begin, between = b"%b%b: " % (head, name), b"\r\n\r\n" + before
+        return [
+            b"%b%d%b%b%b" % (begin, number, between, text, after) for number, text in zip(numbers, texts, strict=True)
+        ]
+
+    def _head(self, status: int, size: int, same: tuple[Header, ...], defaults: list[tuple[bytes, bytes]]) -> bytes:
         if defaults is not self._defaults or len(self._heads) > HEADS_MAX:
             self._defaults = defaults
             self._heads.clear()
@@ -111,8 +124,7 @@ class AnswerEncoder:
             head = self._heads[status, size, same] = STATUS_LINE[status] + b"".join(
                 b"%b: %b\r\n" % field for field in (*defaults, *COMMON_FIELDS, length, *same)
             )
-        last = b"%b: %b\r\n" % fields[-1] if fields else b""
-        return b"%b%b%b%b" % (head, last, CLOSE_AND_END if close else b"\r\n", b"" if head_only else body)
+        return head
 
 
 class Watched(Crowded, Protocol):
@@ -155,7 +167,8 @@ class Lane:
         self._refused = 0
         self._still: list[Watched] = []
         self._still_at = -SWEEP_S
-        self.encode = AnswerEncoder().encode
+        encoder = AnswerEncoder()
+        self.encode, self.encode_alike = encoder.encode, encoder.encode_alike
         self._connections: Collection[Watched] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from shared.http.exchange import Endpoint, Exchange
+from shared.http.exchange import Endpoint, Exchange, Headers
 
 if TYPE_CHECKING:
     from shared.http.connection import Connection
@@ -32,10 +32,12 @@ _END: Final = b"\r\n\r\n"
 class Head:
     """The head of a whole request for a hot path, and what its endpoint concluded from it."""
 
-    __slots__ = ("_after", "_before", "_digits_at", "_endpoint", "_first", "_length_at", "memo")
+    __slots__ = ("_after", "_before", "_begin", "_digits_at", "_endpoint", "_first", "_length_at", "memo")
 
-    def __init__(self, first: Exchange, endpoint: Endpoint, before: bytes, after: bytes, length_at: int) -> None:
-        """`before` and `after` the digits of Content-Length, which is field number `length_at`."""
+    def __init__(
+        self, first: Exchange, endpoint: Endpoint, before: bytes, digits: bytes, after: bytes, length_at: int
+    ) -> None:
+        """`before` and `after` the `digits` of Content-Length, which is field number `length_at`."""
         self.memo: object = None
         """The endpoint's own: what it need not judge again. Of this connection alone, and gone with it."""
         self._first = first
@@ -43,26 +45,45 @@ class Head:
         self._before = before
         self._after = after
         self._digits_at = len(before)
+        self._begin = len(before) + len(digits) + len(after)
+        """Where a body begins whose length has as many digits."""
         self._length_at = length_at
 
     def recognise(self, connection: Connection, data: bytes) -> Exchange | None:
         """The request that `data` is, if it is exactly one and has this head; else None."""
         if not data.startswith(self._before):
             return None
-        digits_at, after, endpoint = self._digits_at, self._after, self._endpoint
-        end = data.find(b"\r", digits_at, digits_at + DIGITS_MAX + 1)
-        digits = data[digits_at:end]
-        if not digits.isdigit() or not data.startswith(after, end):
-            return None
-        begin, size = end + len(after), int(digits)
-        if len(data) - begin != size or size > endpoint.body_bytes_max:
+        begin, endpoint, headers = self._begin, self._endpoint, None
+        size = len(data) - begin
+        if not data.startswith(b"%d%b" % (size, self._after), self._digits_at):
+            digits = self._digits(data)
+            begin = self._digits_at + len(digits) + len(self._after)
+            size = len(data) - begin
+            if not digits or int(digits) != size:
+                return None
+            headers = self._headers(digits)
+        if size > endpoint.body_bytes_max:
             return None
         first = self._first
-        headers = first.headers.copy()
-        headers[self._length_at] = (b"content-length", digits)
         exchange = Exchange(connection, endpoint, first.method, first.target, headers, keep_alive=True)
         exchange.head, exchange.body, exchange.size = self, data[begin:], size
         return exchange
+
+    def headers(self, size: int) -> Headers:
+        """The header fields of a request that has this head and a body of so many bytes."""
+        return self._headers(b"%d" % size)
+
+    def _headers(self, digits: bytes) -> Headers:
+        headers = self._first.headers.copy()
+        headers[self._length_at] = (b"content-length", digits)
+        return headers
+
+    def _digits(self, data: bytes) -> bytes:
+        """The length that a request gives which is otherwise like this; empty when it is not."""
+        at = self._digits_at
+        end = data.find(b"\r", at, at + DIGITS_MAX + 1)
+        digits = data[at:end]
+        return digits if digits.isdigit() and data.startswith(self._after, end) else b""
 
 
 def remember(exchange: Exchange, data: bytes, head_bytes_max: int) -> Head | None:
@@ -88,4 +109,4 @@ def remember(exchange: Exchange, data: bytes, head_bytes_max: int) -> Head | Non
     if fields[length_at][1] != digits[1] or int(digits[1]) != exchange.size:
         return None
     first = Exchange(exchange.connection, endpoint, exchange.method, exchange.target, fields, keep_alive=True)
-    return Head(first, endpoint, head[: digits.start(1)], head[digits.end(1) :], length_at)
+    return Head(first, endpoint, head[: digits.start(1)], digits[1], head[digits.end(1) :], length_at)

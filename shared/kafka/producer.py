@@ -65,10 +65,16 @@ class Producer:
         not appended, DataError when a record is too large, OperatorError. The offset is -1 in the one case that the
         broker has the batch and has forgotten where: an earlier attempt, many batches ago, was appended.
         """
+        return await self.begin_batch(topic, partition, batch, timeout_ms=timeout_ms)
+
+    def begin_batch(
+        self, topic: str, partition: int, batch: Batch, *, timeout_ms: int | None = None
+    ) -> asyncio.Future[int]:
+        """`send_batch` for a caller that goes on meanwhile: the future has its outcome; raises when nothing was begun."""
         if self._leaders is None:
             raise TransientError("the producer is not connected")
         timeout_s = timeout_ms / 1000 if timeout_ms else self._timeout_s
-        return await self._deliveries.send(topic, partition, cast("RecordBatch", batch), timeout_s)
+        return self._deliveries.send(topic, partition, cast("RecordBatch", batch), timeout_s)
 
     def retire(self, why: str) -> None:
         """Take nothing any more and end every wait now: what was sent has an unknown outcome. `close` is still due."""

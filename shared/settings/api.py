@@ -98,7 +98,7 @@ class ApiSettings(Group):
         3, ge=0, le=1_000, description="ms clicks wait for company while batches are under way; adds to their latency"
     )
     api_batches_in_flight: int = Field(
-        2, ge=1, le=64, description="batches under way per process before clicks wait for company"
+        1, ge=1, le=64, description="batches under way per process before clicks wait for company"
     )
     api_pending_clicks_max: int = Field(
         50_000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ingest_api.handler import HandlerState, PendingClicks, handle
+from ingest_api.handler import HandlerState, PendingClick, handle
 from ingest_api.throttle import Cells, FailureLimiter, Throttle
 from shared.http.answer import Answer
 from shared.settings import ApiSettings
@@ -37,7 +37,7 @@ def make_state(catalog: MemoryCatalog | None = None, **settings: Any) -> Handler
     )
 
 
-def post(state: HandlerState, body: bytes, *headers: tuple[bytes, bytes], **changes: Any) -> Answer | PendingClicks:
+def post(state: HandlerState, body: bytes, *headers: tuple[bytes, bytes], **changes: Any) -> Answer | PendingClick:
     """One click; `headers` come after the ordinary ones, `changes` are `handle`'s arguments."""
     request: dict[str, Any] = {
         "method": b"POST",

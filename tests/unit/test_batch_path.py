@@ -13,7 +13,7 @@ import pytest
 from ingest_api.batch import PendingBatch
 from ingest_api.endpoints import BatchPath, answer_async, clock_ms
 from ingest_api.metrics import Tallies
-from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit
+from ingest_api.publish import RECORD_OVERHEAD_BYTES, GroupCommit, Told
 from ingest_api.share import Share
 from shared.errors import TransientError
 from shared.events import decode_raw
@@ -21,6 +21,7 @@ from shared.http.answer import Answer
 from shared.ids import Tails
 from tests.support.api import HEADERS, PEER, make_state
 from tests.support.catalog import EXAMPLE_URL, example_catalog, link_record
+from tests.support.destinations import begin
 from tests.support.shares import OneClick, clicks_of
 
 LINK = "shortdomain/dsltrack/employee/j460A8"
@@ -37,8 +38,11 @@ class Stored:
         """Always ready."""
         return ""
 
-    async def append(self, partition: int, shares: Sequence[Share]) -> None:
+    def append(self, partition: int, shares: Sequence[Share], told: Told) -> None:
         """Done, after a turn of the loop."""
+        begin(self._append(partition, shares), told)
+
+    async def _append(self, partition: int, shares: Sequence[Share]) -> None:
         await asyncio.sleep(0)
         if partition == self._broken:
             raise TransientError("no leader")

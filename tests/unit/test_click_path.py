@@ -10,7 +10,7 @@ import pytest
 from ingest_api.endpoints import ClickPath, clock_ms
 from ingest_api.handler import HandlerState, JudgedHead, judge_head
 from ingest_api.metrics import Tallies
-from ingest_api.publish import GroupCommit
+from ingest_api.publish import GroupCommit, Told
 from ingest_api.share import Share
 from tests.support.api import HEADERS, PATH, PEER, make_state
 from tests.support.catalog import (
@@ -41,8 +41,9 @@ class AtOnce:
         """Always ready."""
         return ""
 
-    async def append(self, partition: int, shares: Sequence[Share]) -> None:
+    def append(self, partition: int, shares: Sequence[Share], told: Told) -> None:
         """Done."""
+        asyncio.get_running_loop().call_soon(told, None)
 
 
 def fresh_catalog() -> MemoryCatalog:

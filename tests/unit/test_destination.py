@@ -14,6 +14,7 @@ from ingest_api.share import Share, count_clicks
 from ingest_api.spool import Spool, SpoolReason
 from ingest_api.spool_folder import SpoolFolder
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
+from tests.support.destinations import append
 from tests.support.shares import share_of
 
 CLICK = share_of([b"{}"])
@@ -26,17 +27,24 @@ class Kafka:
         self.why_not = ""
         self.is_proved = True
         self.error: Exception | None = None
+        self.fails_at_once = False
         self.taken = 0
 
     def why_not_ready(self) -> str:
         """As the test set it."""
         return self.why_not
 
-    async def append(self, partition: int, shares: Sequence[Share]) -> None:
-        """Take the clicks, or raise."""
+    def send(self, partition: int, shares: Sequence[Share]) -> asyncio.Future[int]:
+        """Take the clicks, or fail: at once, or when they were sent."""
+        sent: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self.error is not None:
-            raise self.error
-        self.taken += count_clicks(shares)
+            if self.fails_at_once:
+                raise self.error
+            sent.set_exception(self.error)
+        else:
+            self.taken += count_clicks(shares)
+            sent.set_result(0)
+        return sent
 
 
 @pytest.fixture
@@ -63,23 +71,24 @@ def destination(kafka: Kafka, spool: Spool | None) -> KafkaOrSpool:
         ("", OperatorError("no right"), SpoolReason.NOT_SENT),
     ],
 )
+@pytest.mark.parametrize("at_once", [False, True])
 async def test_what_kafka_does_not_take_is_spooled(
-    spool: Spool, why_not: str, error: Exception | None, reason: SpoolReason
+    spool: Spool, why_not: str, error: Exception | None, reason: SpoolReason, *, at_once: bool
 ) -> None:
     """Each way of not getting into Kafka ends in the spool, counted by its reason, and is no error."""
     kafka = Kafka()
-    kafka.why_not, kafka.error = why_not, error
-    await destination(kafka, spool).append(0, [CLICK])
+    kafka.why_not, kafka.error, kafka.fails_at_once = why_not, error, at_once
+    await append(destination(kafka, spool), 0, [CLICK])
     assert (spool.folder.clicks, dict(spool.spooled), kafka.taken) == (1, {reason: 1}, 0)
 
 
 async def test_what_kafka_takes_is_not_spooled(spool: Spool) -> None:
     """An acknowledged batch leaves nothing on disk; a record that is itself at fault is not kept either."""
     kafka = Kafka()
-    await destination(kafka, spool).append(0, [CLICK])
+    await append(destination(kafka, spool), 0, [CLICK])
     kafka.error = DataError("too large")
     with pytest.raises(DataError):
-        await destination(kafka, spool).append(0, [CLICK])
+        await append(destination(kafka, spool), 0, [CLICK])
     assert (spool.folder.clicks, kafka.taken) == (0, 1)
 
 
@@ -87,10 +96,10 @@ async def test_a_new_producer_is_tried_with_the_spool_first(spool: Spool) -> Non
     """Until one batch is acknowledged live clicks do not wait for a producer; with an empty spool they must."""
     kafka = Kafka()
     kafka.is_proved = False
-    await destination(kafka, spool).append(0, [CLICK])
+    await append(destination(kafka, spool), 0, [CLICK])
     assert kafka.taken == 1
     await spool.append(0, [CLICK], SpoolReason.NOT_CONNECTED)
-    await destination(kafka, spool).append(0, [CLICK])
+    await append(destination(kafka, spool), 0, [CLICK])
     assert (kafka.taken, spool.spooled[SpoolReason.NOT_PROVED]) == (1, 1)
 
 
@@ -101,14 +110,14 @@ async def test_full_spool(spool: Spool) -> None:
     pair = destination(kafka, spool)
     assert pair.why_not_ready() == ""
     for _ in range(2):
-        await pair.append(0, [CLICK])
+        await append(pair, 0, [CLICK])
     with pytest.raises(TransientError) as refused:
-        await pair.append(0, [CLICK])
+        await append(pair, 0, [CLICK])
     assert not isinstance(refused.value, OutcomeUnknown)
     assert "not connected; the spool is full" in pair.why_not_ready()
     kafka.why_not, kafka.error = "", OutcomeUnknown("no answer")
     with pytest.raises(OutcomeUnknown, match=r"no answer.*spool is full"):
-        await pair.append(0, [CLICK])
+        await append(pair, 0, [CLICK])
 
 
 @pytest.mark.parametrize("error", [OutcomeUnknown("no answer"), TransientError("away")])
@@ -118,7 +127,7 @@ async def test_switched_off(error: Exception) -> None:
     kafka.error, kafka.why_not = error, "not connected"
     assert destination(kafka, None).why_not_ready() == "not connected"
     with pytest.raises(type(error)):
-        await destination(kafka, None).append(0, [CLICK])
+        await append(destination(kafka, None), 0, [CLICK])
 
 
 class HeldBatch:
@@ -153,11 +162,11 @@ class HeldProducer:
         """See HeldBatch."""
         return HeldBatch()
 
-    async def send_batch(self, *_: object, timeout_ms: int) -> int:
+    def begin_batch(self, *_: object, timeout_ms: int) -> asyncio.Future[int]:
         """Wait for the test or for `retire`."""
         wait: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.waits.append(wait)
-        return await wait
+        return wait
 
     def retire(self, why: str) -> None:
         """End all waits, for good."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest_api.answers import Refusal
-from ingest_api.handler import HandlerState, PendingClicks, handle, precheck, refuse_oversized, refuse_unpublished
+from ingest_api.handler import HandlerState, PendingClick, handle, precheck, refuse_oversized, refuse_unpublished
 from shared.events import Source, decode_raw
 from shared.http.answer import Answer
 from shared.ids import created_at_ms, keyed_id, partition_of
@@ -37,22 +37,21 @@ def body_of(**fields: Any) -> bytes:
     return orjson.dumps({"short-url": EXAMPLE_URL} | {name.replace("_", "-"): value for name, value in fields.items()})
 
 
-def pending(result: Answer | PendingClicks) -> OneClick:
+def pending(result: Answer | PendingClick) -> OneClick:
     """The click, when it was accepted."""
-    assert isinstance(result, PendingClicks), result
+    assert isinstance(result, PendingClick), result
     (click,) = clicks_of([result.share])
     return click
 
 
-def answer_of(result: Answer | PendingClicks) -> Answer:
+def answer_of(result: Answer | PendingClick) -> Answer:
     """What is told, at once or when the click is durable."""
     if isinstance(result, Answer):
         return result
-    (answer,) = result.answers
-    return answer
+    return result.answer
 
 
-def refusal(result: Answer | PendingClicks) -> str:
+def refusal(result: Answer | PendingClick) -> str:
     """The reason, when it was not."""
     assert isinstance(result, Answer), result
     return result.reason
@@ -209,7 +208,7 @@ def test_throttle(limit: int) -> None:
     catalog.put("key", "k1", key_record(rate_limit=limit))
     state = make_state(catalog)
     results = [post(state, EXAMPLE_BODY) for _ in range(3)]
-    assert [isinstance(result, PendingClicks) for result in results] == [number < limit for number in range(3)]
+    assert [isinstance(result, PendingClick) for result in results] == [number < limit for number in range(3)]
     answer = post(state, EXAMPLE_BODY)
     assert isinstance(answer, Answer)
     assert (answer.status, dict(answer.headers)[b"retry-after"]) == (429, b"1")
@@ -312,7 +311,7 @@ def test_retention_of_the_tenant() -> None:
     """Each tenant has its own retention period."""
     catalog = example_catalog()
     catalog.put("tenant", "acme", {"v": 1, "tenant": "acme", "retention_days": 1})
-    assert isinstance(post(make_state(catalog), EXAMPLE_BODY), PendingClicks)
+    assert isinstance(post(make_state(catalog), EXAMPLE_BODY), PendingClick)
     assert refusal(post(make_state(catalog), EXAMPLE_BODY, now_ms=NOW_MS + 1)) == Refusal.RETENTION_PASSED
 
 
@@ -538,5 +537,5 @@ def test_any_request(
     for answer in answers:
         keys = orjson.loads(answer.body).keys()
         assert keys == ({"code", "description"} if answer.reason else {"transaction-id"})
-    if isinstance(result, PendingClicks):
+    if isinstance(result, PendingClick):
         assert decode_raw(pending(result).value).transaction_id == pending(result).key.decode()

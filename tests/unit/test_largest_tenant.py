@@ -122,7 +122,7 @@ async def test_with_room_again_everybody_is_taken() -> None:
 class SlowDestination(HeldDestination):
     """Takes few clicks at a time, and 5 ms for it."""
 
-    async def append(self, partition: int, shares: Sequence[Share]) -> None:
+    async def _append(self, partition: int, shares: Sequence[Share]) -> None:
         """Always good."""
         await asyncio.sleep(0.005)
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from ingest_api.answers import Refusal
-from ingest_api.publish import RECORD_OVERHEAD_BYTES, STAY_CLICKS, WAITING_CLICKS, GroupCommit
+from ingest_api.publish import RECORD_OVERHEAD_BYTES, STAY_CLICKS, WAITING_CLICKS, GroupCommit, Told
 from ingest_api.share import Share
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
+from tests.support.destinations import begin
 from tests.support.shares import OneClick, clicks_of, share_of
 
 PARTITIONS = 6
@@ -29,7 +30,11 @@ class HeldDestination:
         """As the test set it."""
         return self.why_not
 
-    async def append(self, partition: int, shares: Sequence[Share]) -> None:
+    def append(self, partition: int, shares: Sequence[Share], told: Told) -> None:
+        """See `Destination`."""
+        begin(self._append(partition, shares), told)
+
+    async def _append(self, partition: int, shares: Sequence[Share]) -> None:
         """Wait for the test."""
         if self.error is not None:
             raise self.error
@@ -72,7 +77,12 @@ def commit_to(destination: HeldDestination, **limits: int) -> GroupCommit:
 
 def commit_while(partitions: Callable[[], int], destination: HeldDestination, **limits: int) -> GroupCommit:
     """The same, for a topic whose number of partitions changes."""
-    bounds = {"group_bytes_max": 1_000_000, "pending_bytes_max": 10_000_000, "pending_clicks_max": 10_000}
+    bounds = {
+        "group_bytes_max": 1_000_000,
+        "pending_bytes_max": 10_000_000,
+        "pending_clicks_max": 10_000,
+        "in_flight": 2,
+    }
     return GroupCommit(destination, partitions=partitions, **(bounds | limits))
 
 
@@ -213,6 +223,44 @@ async def test_the_timer_sends_what_has_waited() -> None:
     for index in range(len(destination.appends)):
         destination.acknowledge(index)
     await commit.drain()
+
+
+async def test_a_group_leaves_when_it_has_waited_itself() -> None:
+    """What an earlier group has waited does not count: it has left with an acknowledgement."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=60_000, in_flight=1)
+    for number in range(3):
+        commit.submit(click(b"%d" % number, number), settled, None)
+        await turns()
+    commit._open[0].since -= 61
+    commit._tick()
+    await turns()
+    assert [partition for partition, _, _ in destination.appends] == [0, 1]
+    destination.acknowledge(1)
+    await turns()
+    assert len(destination.appends) == 2
+    destination.acknowledge(0)
+    await turns()
+    assert [partition for partition, _, _ in destination.appends] == [0, 1, 2]
+    destination.acknowledge(2)
+    await commit.drain()
+
+
+async def test_an_append_that_breaks_is_told() -> None:
+    """A bug before anything was begun is not taken for a success, and what comes after it is tried."""
+    settled, broken = Settled(), HeldDestination()
+    commit = commit_to(broken)
+    append = broken.append
+    broken.append = lambda *_: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    commit.submit(click(b"a", 0), settled, None)
+    await turns()
+    assert settled.outcomes == {b"a": Refusal.OUTCOME_UNKNOWN}
+    broken.append = append  # type: ignore[method-assign]
+    commit.submit(click(b"b", 0), settled, None)
+    await turns()
+    broken.acknowledge(0)
+    await commit.drain()
+    assert settled.outcomes[b"b"] is None
 
 
 async def test_one_group_per_partition_under_way() -> None:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from ingest_api import endpoints
 from ingest_api.endpoints import ClickPath, clock_ms
-from ingest_api.handler import HandlerState, JudgedHead, PendingClicks, accept_together, judge_body, judge_head
+from ingest_api.handler import HandlerState, JudgedHead, PendingTurn, accept_together, judge_body, judge_head
 from ingest_api.metrics import Tallies
-from ingest_api.publish import GroupCommit
+from ingest_api.publish import GroupCommit, Told
 from ingest_api.share import Share
 from ingest_api.turns import ALIKE_MAX, TOGETHER, Turn
 from shared.events import decode_raw
@@ -35,6 +35,7 @@ from tests.support.catalog import (
     key_record,
     link_record,
 )
+from tests.support.destinations import begin
 from tests.support.shares import OneClick, clicks_of
 from tests.support.wire import Wire, connect
 
@@ -100,13 +101,13 @@ def test_together_as_each_by_itself(bodies: list[bytes], limit: int) -> None:
     head = judge_head(first, b"POST", PATH, HEADERS, PEER, NOW_MS)
     assert isinstance(head, JudgedHead)
     alone = [judge_body(first, head, body, NOW_MS) for body in bodies]
-    takes = second.throttle.take_each("k1", limit, len(bodies), NOW_MS)
-    together = accept_together(second, head, takes, bodies, NOW_MS)
+    taken = second.throttle.take("k1", limit, len(bodies), NOW_MS)
+    together = accept_together(second, head, taken, bodies, NOW_MS)
     if together is None:
         assert not (set(bodies) <= set(BODIES[:3]) and len(bodies) <= limit)
     else:
         assert clicks_of([together.share]) == clicks_of(one.share for one in alone)
-        assert list(together.answers) == [answer for one in alone for answer in one.answers]
+        assert [together.answers.at(place) for place in together.share.places] == [one.answer for one in alone]
         assert list(together.share.places) == list(range(len(bodies)))
 
 
@@ -116,8 +117,8 @@ def test_a_head_that_says_more_is_not_for_all(field: bytes) -> None:
     name, value = field.strip().split(b": ")
     head = judge_head(make_state(), b"POST", PATH, (HEADERS[2], (name, value)), PEER, NOW_MS)
     assert isinstance(head, JudgedHead)
-    takes = make_state().throttle.take_each("k1", 10, 1, NOW_MS)
-    assert accept_together(make_state(), head, takes, [GOOD], NOW_MS) is None
+    taken = make_state().throttle.take("k1", 10, 1, NOW_MS)
+    assert accept_together(make_state(), head, taken, [GOOD], NOW_MS) is None
 
 
 class Held:
@@ -133,8 +134,11 @@ class Held:
         """As the test set it."""
         return self.why_not
 
-    async def append(self, _partition: int, shares: Sequence[Share]) -> None:
+    def append(self, _partition: int, shares: Sequence[Share], told: Told) -> None:
         """Wait for the gate."""
+        begin(self._append(shares), told)
+
+    async def _append(self, shares: Sequence[Share]) -> None:
         await self.gate.wait()
         self.clicks += clicks_of(shares)
 
@@ -401,7 +405,7 @@ async def test_a_bug_in_one_click_stays_with_it(monkeypatch: pytest.MonkeyPatch)
             raise RuntimeError("a bug")
         return judge(state, head, taken, body, now_ms)
 
-    def all_broken(*_: Any) -> PendingClicks | None:
+    def all_broken(*_: Any) -> PendingTurn | None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(endpoints, "judge_taken", broken)
