@@ -21,7 +21,9 @@ from ingest_api.publish import GroupCommit, Told
 from ingest_api.share import Share
 from ingest_api.turns import ALIKE_MAX, TOGETHER, Turn
 from shared.events import decode_raw
+from shared.http.answer import AlikeAnswers
 from shared.http.fastlane import FastLaneProtocol
+from shared.http.lane import AnswerEncoder
 from shared.ids import Tails
 from tests.support.api import HEADERS, PATH, PEER, make_state
 from tests.support.catalog import (
@@ -447,3 +449,12 @@ def test_heads_are_told_apart_within_a_bound() -> None:
     assert len(turn._by_head) == 1
     keyed = head._replace(idempotency_key="k")
     assert turn.alike(keyed) is not turn.alike(keyed)
+
+
+def test_alike_answers_are_encoded_as_each_by_itself() -> None:
+    """The same bytes, the server's own header fields included."""
+    alike = AlikeAnswers(200, ((b"x-a", b"1"),), b"x-left", range(12, 7, -2), b'{"id":"', [b"%e", b"%d", b"ab"], b'"}')
+    encoder, defaults = AnswerEncoder(), [(b"date", b"Sun, 29 Nov 2026 19:00:00 GMT")]
+    each = [encoder.encode(alike.at(place), defaults, close=False, head_only=False) for place in range(3)]
+    assert encoder.encode_alike(alike, defaults) == each
+    assert each[0].endswith(b'x-left: 12\r\n\r\n{"id":"%e"}')
