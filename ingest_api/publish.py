@@ -37,7 +37,7 @@ end, so that the last ones are there when it is cut."""
 STAY_CLICKS: Final = 1_000
 """The same in clicks: of a fast stream each partition has its share all the time."""
 WAITING_CLICKS: Final = 64
-"""As many clicks without a key wait for the batch under way of that partition; with more, a second batch is worth its cost."""
+"""As many clicks without a key wait for the batch under way of that partition; with more, the next one takes them."""
 WAITING_S: Final = 0.02
 """How long the first of them waits before further ones go elsewhere: some acknowledgements' time, unless one is slow."""
 
