@@ -67,7 +67,7 @@ class KafkaDestination:
 
     async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Append all clicks as one batch; returns when every in-sync replica has it. Raises what `Destination` tells."""
-        await self.send(partition, shares)
+        await asyncio.shield(self.send(partition, shares))  # who waits may be cancelled, what was written not
 
     def send(self, partition: int, shares: Sequence[Share]) -> asyncio.Future[int]:
         """Begin to; the outcome is the future's, or raised when there is nothing to wait for."""
@@ -87,9 +87,7 @@ class KafkaDestination:
 
     def _sent(self, producer: Producer, batch: Batch, sent: asyncio.Future[int]) -> None:
         """Note the outcome of a batch, before anybody who waits for it hears of it."""
-        if sent.cancelled():
-            return
-        error = sent.exception()
+        error = _error_of(sent)
         if isinstance(error, TransientError):
             self._not_sent(producer, error)
         elif error is None:

@@ -209,7 +209,10 @@ class ClickPath(_Path):
 
     def _settle(self, asking: _Asking, _share: Share, refusal: Refusal | None) -> None:
         answer, reply = asking
-        reply(self._outcome(answer, refusal))
+        try:
+            reply(self._outcome(answer, refusal))
+        except Exception:  # it was counted, and nobody is left to hear it
+            log.exception("unhandled error while answering a click")
 
     def _outcome(self, answer: Answer, refusal: Refusal | None) -> Answer:
         """The answer, counted, when the click is durable, else why it is not, or not known to be."""

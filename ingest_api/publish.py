@@ -41,6 +41,8 @@ WAITING_CLICKS: Final = 64
 WAITING_S: Final = 0.02
 """How long the first of them waits before further ones go elsewhere: some acknowledgements' time, unless one is slow."""
 
+LOOK_S_MIN: Final = 0.001
+"""Between two looks at groups that wait for their own partition."""
 CLOCK_S: Final = 0.0001
 """By so little the loop's timers may be early by its own clock: a rounding."""
 
@@ -241,9 +243,14 @@ class GroupCommit:
         self._scheduled = False
         self._send_open()
         if self._open and self._timer is None:
-            self._timer = self._loop.call_at(self._open[0].since + self._group_s, self._tick)
+            self._timer = self._loop.call_at(self._next_look(), self._tick)
         if not self.pending_clicks:
             self._idle.set()
+
+    def _next_look(self) -> float:
+        """When the oldest open group whose partition is free has waited long enough; without one, how long all wait is looked at."""
+        free = (group.since for group in self._open if group.partition not in self._under_way)
+        return next(free, self._loop.time()) + max(self._group_s, LOOK_S_MIN)
 
     def _tick(self) -> None:
         """What has waited for `group_ms` goes, wherever its partition is free."""

@@ -33,7 +33,7 @@ CHUNK_BYTES: Final = 512 << 10
 
 
 class Publisher(Protocol):
-    """The way into Kafka; raises as `Destination`."""
+    """The way into Kafka. Raises OutcomeUnknown, TransientError, OperatorError, DataError."""
 
     async def append(self, partition: int, shares: Sequence[Share]) -> None:
         """Append all as one batch; returns when every in-sync replica has it."""

@@ -235,13 +235,14 @@ class Owner:
             highest = await self.table.highest()
         finally:
             self.table.give_turn()
-        decision = decide(plan, highest)
+        plan = self._waypoints.registered(plan)
+        decision = decide(plan, highest, is_acknowledged=plan in self._acknowledged)
         self.watch.decided(decision)
         match decision:
             case AlreadyThere():
                 return True
             case Insert() | InsertAgain():  # lost behind its acknowledgement: build this very block again
-                self.feed.restart(plan.first, plan.raw_before, self._waypoints.registered(plan))
+                self.feed.restart(plan.first, plan.raw_before, plan)
             case _:
                 await self._follow(plan, decision)
         return False

@@ -32,7 +32,17 @@ _END: Final = b"\r\n\r\n"
 class Head:
     """The head of a whole request for a hot path, and what its endpoint concluded from it."""
 
-    __slots__ = ("_after", "_before", "_begin", "_digits_at", "_endpoint", "_first", "_length_at", "memo")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_begin",
+        "_digits_at",
+        "_endpoint",
+        "_first",
+        "_length_at",
+        "_length_digits",
+        "memo",
+    )
 
     def __init__(
         self, first: Exchange, endpoint: Endpoint, before: bytes, digits: bytes, after: bytes, length_at: int
@@ -45,6 +55,7 @@ class Head:
         self._before = before
         self._after = after
         self._digits_at = len(before)
+        self._length_digits = len(digits)
         self._begin = len(before) + len(digits) + len(after)
         """Where a body begins whose length has as many digits."""
         self._length_at = length_at
@@ -55,7 +66,8 @@ class Head:
             return None
         begin, endpoint, headers = self._begin, self._endpoint, None
         size = len(data) - begin
-        if not data.startswith(b"%d%b" % (size, self._after), self._digits_at):
+        length = b"%d" % size
+        if len(length) != self._length_digits or not data.startswith(length + self._after, self._digits_at):
             digits = self._digits(data)
             begin = self._digits_at + len(digits) + len(self._after)
             size = len(data) - begin

@@ -210,10 +210,11 @@ async def test_a_partition_without_an_acknowledgement_is_passed_over(monkeypatch
     assert settled.outcomes[b"keyed"] is None
 
 
-async def test_the_timer_sends_what_has_waited() -> None:
+@pytest.mark.parametrize("in_flight", [1, 2])
+async def test_the_timer_sends_what_has_waited(in_flight: int) -> None:
     """With slow acknowledgements a group leaves after `group_ms` all the same, on a free partition."""
     destination, settled = HeldDestination(), Settled()
-    commit = commit_to(destination, group_ms=1)
+    commit = commit_to(destination, group_ms=1, in_flight=in_flight)
     for number in range(4):
         commit.submit(click(b"%d" % number, number), settled, None)
         await turns()
@@ -243,6 +244,30 @@ async def test_a_group_leaves_when_it_has_waited_itself() -> None:
     await turns()
     assert [partition for partition, _, _ in destination.appends] == [0, 1, 2]
     destination.acknowledge(2)
+    await commit.drain()
+
+
+@pytest.mark.parametrize("group_ms", [0, 2])
+async def test_waiting_costs_next_to_nothing(group_ms: int) -> None:
+    """However long a partition's acknowledgement takes, what waits for it is looked at now and then and not in every round."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, group_ms=group_ms, in_flight=1)
+    looks, tick = 0, commit._tick
+
+    def counted() -> None:
+        nonlocal looks
+        looks += 1
+        tick()
+
+    commit._tick = counted  # type: ignore[method-assign]
+    for number in range(2):
+        commit.submit(click(b"%d" % number, 0), settled, None)
+        await turns()
+    await asyncio.sleep(0.1)
+    assert 1 <= looks <= 110
+    destination.acknowledge(0)
+    await turns()
+    destination.acknowledge(1)
     await commit.drain()
 
 

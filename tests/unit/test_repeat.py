@@ -69,6 +69,21 @@ async def test_any_other_request_is_parsed(again: bytes) -> None:
     assert await known_of([request(b"first"), again, request(b"b")]) <= 1
 
 
+@pytest.mark.parametrize("sizes", [(12, 9), (9, 12), (60, 9), (9, 60), (10, 9), (9, 10), (12, 0), (0, 12)], ids=str)
+@pytest.mark.parametrize("beyond", [-2, -1, 0, 1, 2])
+async def test_a_body_ends_where_its_length_says(sizes: tuple[int, int], beyond: int) -> None:
+    """However many digits it has, and however the reads are cut."""
+    first, then, last = request(b"a" * sizes[0]), request(b"b" * sizes[1]), request(b"c" * 20)
+    stream, at = then + last, len(then) + beyond
+    assert (await known_of([first, stream[:at], stream[at:], last]) == 3) is not bool(beyond)
+
+
+async def test_a_length_that_is_none_is_parsed() -> None:
+    """Text that an empty rest would have as its own length."""
+    first = request(b"a" * 60).replace(b"Length: 60", b"Length: 060")
+    assert await known_of([first, request(b"").replace(b"Length: 0", b"Length: -1")]) == 0
+
+
 @pytest.mark.parametrize(
     "first",
     [
