@@ -217,3 +217,27 @@ async def test_the_first_unknown_outcome_retires_the_producer() -> None:
     made[1].may_close.set()
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_a_cancelled_wait_leaves_the_batch_alone() -> None:
+    """What was written goes on: its outcome is noted, and the producer stays."""
+    made: list[HeldProducer] = []
+
+    def make() -> Any:
+        made.append(HeldProducer())
+        return made[-1]
+
+    kafka = KafkaDestination(make, "clicks.raw", ack_timeout_ms=1_000)
+    running = asyncio.create_task(kafka.run())
+    while kafka.why_not_ready():
+        await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(kafka.append(0, [CLICK]))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    made[0].waits[0].set_result(7)
+    await asyncio.sleep(0)
+    assert (kafka.clicks, kafka.why_not_ready()) == (1, "")
+    made[0].may_close.set()
+    running.cancel()
+    await asyncio.wait([running])
