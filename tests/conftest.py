@@ -82,3 +82,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1, rerun_except=f"^{PromiseBroken.__name__}"))
         if item.get_closest_marker("browser") and not _CHROMIUM.exists():
             item.add_marker(no_browser)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show why a test failed that was run a second time: with the second run alone it could not be mended."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"first run of {report.nodeid}")
+        terminalreporter.line(report.longreprtext)
