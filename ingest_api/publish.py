@@ -321,7 +321,6 @@ def _why(group: _Group, error: Exception) -> Refusal:
     if isinstance(error, DataError):
         log.error("%d clicks cannot be stored", group.clicks, exc_info=error)
         return Refusal.INTERNAL_ERROR
-    log.error(
-        "unhandled error while storing %d clicks", group.clicks, exc_info=error
-    )  # a bug, not to be taken for a success
+    # A bug, which must not be taken for a success.
+    log.error("unhandled error while storing %d clicks", group.clicks, exc_info=error)
     return Refusal.OUTCOME_UNKNOWN

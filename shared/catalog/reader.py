@@ -52,9 +52,8 @@ class Catalog:
         """Renew the snapshot; True when the version changed."""
         before = self.version
         self._txn.abort()
-        heard_s = (
-            self._heard_s()
-        )  # before the snapshot: what is known of the topic's end must not be older than its proof
+        # Before the snapshot: what is known of the topic's end must not be older than its proof.
+        heard_s = self._heard_s()
         if current(self._folder) != self._store.path:
             self._store = Store.of(self._folder, self._settings.catalog_map_bytes)
         self._txn = self._store.env.begin()  # the library keeps a spare one, so this is a renewal

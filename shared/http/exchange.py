@@ -159,7 +159,7 @@ def reply_alike(exchanges: Sequence[Exchange], answers: AlikeAnswers) -> None:
         try:
             if not exchange.connection.write_ready(exchange, ready[place], now):
                 exchange.reply(answers.at(place))
-        except Exception:
+        except Exception:  # one connection's bug must not keep the others' answers back
             logger.exception("unhandled error while answering one of many requests")
 
 

@@ -182,8 +182,8 @@ class HeldProducer:
         return True
 
 
-async def test_the_first_unknown_outcome_retires_the_producer() -> None:
-    """All waits end at once, nothing new is sent through it, and the next one is built only when it is closed."""
+async def connected() -> tuple[KafkaDestination, list[HeldProducer], asyncio.Task[None]]:
+    """A way into Kafka with its first producer, all producers that are made for it, and the task that makes them."""
     made: list[HeldProducer] = []
 
     def make() -> Any:
@@ -194,6 +194,12 @@ async def test_the_first_unknown_outcome_retires_the_producer() -> None:
     running = asyncio.create_task(kafka.run())
     while kafka.why_not_ready():
         await asyncio.sleep(0)
+    return kafka, made, running
+
+
+async def test_the_first_unknown_outcome_retires_the_producer() -> None:
+    """All waits end at once, nothing new is sent through it, and the next one is built only when it is closed."""
+    kafka, made, running = await connected()
     sends = [asyncio.ensure_future(kafka.append(partition, [CLICK])) for partition in range(3)]
     await asyncio.sleep(0)
     made[0].waits[1].set_exception(OutcomeUnknown("no answer"))
@@ -221,16 +227,7 @@ async def test_the_first_unknown_outcome_retires_the_producer() -> None:
 
 async def test_a_cancelled_wait_leaves_the_batch_alone() -> None:
     """What was written goes on: its outcome is noted, and the producer stays."""
-    made: list[HeldProducer] = []
-
-    def make() -> Any:
-        made.append(HeldProducer())
-        return made[-1]
-
-    kafka = KafkaDestination(make, "clicks.raw", ack_timeout_ms=1_000)
-    running = asyncio.create_task(kafka.run())
-    while kafka.why_not_ready():
-        await asyncio.sleep(0)
+    kafka, made, running = await connected()
     waiting = asyncio.ensure_future(kafka.append(0, [CLICK]))
     await asyncio.sleep(0)
     waiting.cancel()
