@@ -40,15 +40,16 @@ _AT_PATH_END: Final = "/'`" + _LINKIFIED
 """What `_AT_END` would take from a finished key: else the key of a key could be another key."""
 
 _COMMON: Final = (
-    r"(?:https?://)?+"
-    r"((?:[a-z0-9]++(?:-[a-z0-9]++)*+\.)*+[a-z]++"  # no `xn--`, no last label that could be a number
-    r"(?:/[A-Za-z0-9_~-]++)++)"
+    r"(?:https?://)?"
+    r"((?:[a-z0-9]++(?:-[a-z0-9]++)*\.)*[a-z]++"  # no `xn--`, no last label that could be a number
+    r"(?:/[A-Za-z0-9_~-]++)+)"
 )
 """The common shape, whose key is the text after the scheme: a tenth of the parser's time. What follows a run is never a
-character of the run, so nothing is ever given back: possessive, which saves the engine the bookkeeping."""
+character of the run, so nothing is ever given back: possessive, which saves the engine the bookkeeping. Groups are not,
+since possessive groups do not match what they should in Python up to 3.11.4 (cpython issue 106052)."""
 _CANONICAL: Final = re.compile(_COMMON)
 _CANONICAL_LINES: Final = re.compile(rf"^{_COMMON}$", re.MULTILINE)
-_ENDS: Final = re.compile(r"[A-Za-z0-9_~-]++(?:\n[A-Za-z0-9_~-]++)*+")
+_ENDS: Final = re.compile(r"[A-Za-z0-9_~-]++(?:\n[A-Za-z0-9_~-]++)*")
 """What follows the last slash of each URL of the common shape."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PORT_FOLLOWS: Final = re.compile(r":[0-9]+(?:[/\\?#]|$)")
