@@ -3,10 +3,11 @@
 Theory of operation. A click joins the open group of its partition. Groups are looked at when the event loop has read
 all sockets that were ready (`call_soon`), so clicks of one moment share a group: while fewer than `in_flight` groups are
 under way every open group leaves at once; otherwise a group waits for an acknowledgement or for `group_ms`, whichever
-comes first. A partition never has two groups under way. Clicks without a key all go to one partition for a while
-(`next_partition`), a few of them also while its batch is under way: what follows, to the row in the table, is then done for
-one partition at a time instead of for a few clicks of each (docs/adr/0037). Only what is too much for one batch at a time,
-or has waited for a slow one, goes to the next free partition.
+comes first. After an acknowledgement the sockets are read once more: those who were just answered send their next clicks.
+A partition never has two groups under way. Clicks without a key all go to one partition for a while (`next_partition`), a
+few of them also while its batch is under way: what follows, to the row in the table, is then done for one partition at a
+time instead of for a few clicks of each (docs/adr/0037). Only what is too much for one batch at a time, or has waited for
+a slow one, goes to the next free partition.
 
 What waits is bounded in clicks, bytes and time; beyond a bound a click is refused before anything was promised. The time
 is that of the partition's oldest click whose group has not left: while it is over its bound every further click would wait
@@ -307,7 +308,7 @@ class GroupCommit:
                 settle(who, share, refusal)
             except Exception:  # one connection's bug must not keep the others' answers back
                 log.exception("unhandled error while answering a click")
-        self._look()
+        self._look_soon()
 
 
 def _why(group: _Group, error: Exception) -> Refusal:

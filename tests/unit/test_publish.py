@@ -247,6 +247,28 @@ async def test_a_group_leaves_when_it_has_waited_itself() -> None:
     await commit.drain()
 
 
+async def test_who_was_just_answered_travels_with_the_next_group() -> None:
+    """After an acknowledgement the sockets are read once before the group that waited for it leaves."""
+    destination, settled = HeldDestination(), Settled()
+    commit = commit_to(destination, in_flight=1)
+
+    def answered(_who: None, _share: Share, _refusal: Refusal | None) -> None:
+        asyncio.get_running_loop().call_soon(commit.submit, click(b"next", 1), settled, None)
+
+    commit.submit(click(b"first", 0), answered, None)
+    await turns()
+    commit.submit(click(b"waits", 1), settled, None)
+    await turns()
+    destination.acknowledge(0)
+    await turns()
+    assert [[each.value for each in clicks] for _, clicks, _ in destination.appends] == [
+        [b"first"],
+        [b"waits", b"next"],
+    ]
+    destination.acknowledge(1)
+    await commit.drain()
+
+
 @pytest.mark.parametrize("group_ms", [0, 2])
 async def test_waiting_costs_next_to_nothing(group_ms: int) -> None:
     """However long a partition's acknowledgement takes, what waits for it is looked at now and then and not in every round."""
