@@ -136,7 +136,7 @@ class ClickPath(_Path):
         return self._submit(handle(self._state, method, target, headers, body, peer, clock_ms()), reply)
 
     def take(self, exchange: Exchange) -> Answer | None:
-        """See `Endpoint`. What is concluded from a head that came before on this connection is kept with it."""
+        """See `Endpoint`. What a head says that came before on this connection is kept with it, if it says so each time."""
         known = exchange.head
         alike = None if known is None else known.memo
         if not isinstance(alike, Alike):
@@ -144,7 +144,7 @@ class ClickPath(_Path):
             if isinstance(head, Answer):
                 return self._tallies.answer(head)
             alike = self._turn.alike(head)
-            if known is not None:
+            if known is not None and head.fields.isdisjoint(known.varying):
                 known.memo = alike
         if self._turn.add(exchange, alike):
             self._commit.at_turn_end(self._turn.end)

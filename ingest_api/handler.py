@@ -59,6 +59,8 @@ WANTED: Final = frozenset(
         b"x-forwarded-for",
     )
 )
+_FIELDS: Final = frozenset((b"authorization", b"content-type", b"content-encoding", b"idempotency-key"))
+_FIELDS_WITH_AGENT: Final = _FIELDS | {b"user-agent"}
 
 
 class ClickCatalog(KeyCatalog, LinkCatalog, Protocol):
@@ -187,6 +189,11 @@ class JudgedHead(NamedTuple):
     def is_plain(self) -> bool:
         """Whether clicks with this head differ in nothing but their bodies, and are judged by them alone."""
         return self.idempotency_key is None and self.refused is None
+
+    @property
+    def fields(self) -> frozenset[bytes]:
+        """Names of the fields from which it follows: a head with the same values in these says the same."""
+        return _FIELDS_WITH_AGENT if self.caller.is_agent_source else _FIELDS
 
     def holds(self, catalog: ClickCatalog, now_ms: int) -> bool:
         """Whether it would be judged the same now: same catalog, and neither it nor the secret has ended."""

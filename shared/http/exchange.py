@@ -56,6 +56,7 @@ class Exchange:
         "taken",
         "target",
         "unread",
+        "varying",
     )
 
     def __init__(
@@ -79,6 +80,8 @@ class Exchange:
         self.size = 0
         self.head: Head | None = None
         """The remembered head that it came with, if it did."""
+        self.varying: Sequence[bytes]
+        """In order, the values that differ from those of such a head, if its values differ."""
         self.answer: Answer | None = None
         self.prechecked = False
         self.taken = False
@@ -90,7 +93,7 @@ class Exchange:
     def headers(self) -> Headers:
         """Header fields, in order."""
         if self._headers is None:
-            self._headers = [] if self.head is None else self.head.headers(self.size)
+            self._headers = [] if self.head is None else self.head.headers(self)
         return self._headers
 
     def _path(self) -> bytes:

@@ -64,7 +64,7 @@ class FastLaneProtocol(Connection):
         completed, self.completed = self.completed, None
         if completed is not None and is_start and self.begun == 1 and self.phase is BETWEEN and self.head_tries:
             self.head_tries -= 1
-            self.head = remember(completed, data, self.head_bytes_max)
+            self.head = remember(completed, data, self.head_bytes_max, self.head)
         if self.phase is not BETWEEN or self.rest:
             body = len(self.reading.body) if self.reading is not None else self.slow_bytes
             self.hold(len(self.rest) + max(self.head_read, self.head_bytes) + body)

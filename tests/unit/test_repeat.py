@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.http.repeat import HEAD_BYTES_MAX, HEAD_TRIES
+from shared.http.repeat import HEAD_BYTES_MAX, HEAD_TRIES, VARYING_MAX
 from tests.support.wire import Echo, connect
 
 LINE = b"POST /fast HTTP/1.1\r\n"
@@ -113,9 +113,96 @@ async def test_a_request_in_pieces_is_parsed() -> None:
     assert await known_of([whole, whole[:30], whole[30:], whole[:-2], whole[-2:], whole]) == 1
 
 
+def varied(body: bytes, trace: bytes = b"t1", ip: bytes = b"192.0.2.1", more: bytes = b"") -> bytes:
+    """A request as it comes through a proxy that traces."""
+    fields = b"Host: x\r\nX-Trace:  %b\r\nAuthorization: Bearer s\r\n" % trace
+    return request(body, fields, after=b"x-forwarded-for:%b\r\n%b" % (ip, more))
+
+
+async def test_fields_that_differ_each_time_are_learned() -> None:
+    """From the second request on it is known which values differ, and each request has its own; then a further one."""
+    reads = [varied(b"a" * number, b"t%d" % 7**number) for number in range(12)]
+    reads += [varied(b"%d" % number, b"u%d" % number, b"2001:db8::%d, 192.0.2.7" % number) for number in range(4)]
+    assert await known_of(reads) == len(reads) - 3
+
+
+async def test_no_more_than_some_fields_are_learned() -> None:
+    """With too many that differ a connection is left to the parser."""
+    for count, known in (VARYING_MAX, 2), (VARYING_MAX + 1, 0):
+        fields = [b"".join(b"f%d: %d\r\n" % (name, value) for name in range(count)) for value in range(4)]
+        assert await known_of([request(b"a", each) for each in fields]) == known
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        varied(b"a", b""),
+        varied(b"a", b" "),
+        varied(b"a", b" t9"),
+        varied(b"a", b"\tt9"),
+        varied(b"a", b"t9 "),
+        varied(b"a", b"t9\t"),
+        varied(b"a", b"t\t9"),
+        varied(b"a", b"t\x00"),
+        varied(b"a", b"t\x7f"),
+        varied(b"a", b"caf\xe9"),
+        varied(b"a", b"t\r9"),
+        varied(b"a", b"t\n9"),
+        varied(b"a", b"t9\n"),
+        varied(b"a", b"t9\r\n folded"),
+        varied(b"a", b"t9\r\nAuthorization: Bearer z"),
+        varied(b"a", b"t9\r\nTransfer-Encoding: chunked"),
+        varied(b"a", b"t9\r\nContent-Length: 1"),
+        varied(b"a", b"t9\r\n\r\nGET /fast HTTP/1.1"),
+        varied(b"a", ip=b"9\r\n\r\nGET /fast HTTP/1.1\r\nx:"),
+        varied(b"a", b"y" * HEAD_BYTES_MAX),
+        varied(b"a", more=b"connection: close\r\n"),
+        varied(b"a").replace(b"X-Trace", b"x-trace"),
+        varied(b"a").replace(b"X-Trace:", b"X-Trace :"),
+        varied(b"a").replace(b"Bearer s", b"Bearer z"),
+        varied(b"a" * 65),
+        varied(b"a") + varied(b"b", b"t3"),
+        varied(b"a") + b"\r\n",
+        varied(b"a")[:-1],
+        varied(b"ab").replace(b"Length: 2", b"Length: 1"),
+        varied(b"ab").replace(b"Length: 2", b"Length: +2"),
+        varied(b"ab").replace(b"Length: 2", b"Length: 2 "),
+        varied(b"ab").replace(b"Length: 2", b"Length:  2"),
+        varied(b"ab").replace(b"Length: 2", b"Length: "),
+        varied(b"ab").replace(b"Length: 2", b"Length: 000000000000000002"),
+        varied(b"").replace(b"Length: 0", b"Length: -1"),
+    ],
+)
+async def test_what_is_more_than_another_value_is_parsed(again: bytes) -> None:
+    """The parser says what it is; and that it comes a second time changes nothing."""
+    reads = [varied(b"first", b"t2"), varied(b"second", b"t3", b"10.0.0.1"), varied(b"third", b"t4")]
+    assert await known_of([*reads, again, varied(b"b", b"t5")]) <= 2
+    await known_of([*reads, again, again, varied(b"b", b"t5")])
+
+
+async def test_only_values_that_were_read_as_they_stand_vary() -> None:
+    """Whatever the parser makes of spaces behind a value, and not where another field stands."""
+    await known_of([varied(b"a", b"t1 "), varied(b"b", b"t2 "), varied(b"c", b"t2 zz"), varied(b"d", b"t2 zz")])
+    assert await known_of([request(b"a", field) for field in (b"one: 1\r\n", b"two: 1\r\n", b"two: 2\r\n")]) == 0
+
+
+async def test_a_head_that_grows_too_long_is_parsed() -> None:
+    """Its own limit, and with it the connection's, holds for each head by itself."""
+    size = len(varied(b"", b""))
+    for length, known in (HEAD_BYTES_MAX - size, 1), (HEAD_BYTES_MAX - size + 1, 0):
+        assert await known_of([varied(b"a"), varied(b"b", b"t2"), varied(b"", b"y" * length)]) == known
+
+
+@pytest.mark.parametrize("name", [b"Connection", b"Proxy-Connection"])
+async def test_a_field_that_frames_requests_never_varies(name: bytes) -> None:
+    """What the parser itself reads is compared byte for byte."""
+    reads = [request(b"a", b"%b: %b\r\n" % (name, value)) for value in (b"keep-alive", b"te, keep-alive", b"close")]
+    assert await known_of([*reads, reads[0]]) == 0
+
+
 async def test_a_client_whose_heads_all_differ_is_left_alone() -> None:
     """After some heads in vain no more are remembered; one that came again before counts as none."""
-    different = [request(b"a", b"trace: %d\r\n" % number) for number in range(HEAD_TRIES + 1)]
+    different = [request(b"a", b"trace-%d: x\r\n" % number) for number in range(HEAD_TRIES + 1)]
     assert await known_of([*different, different[-1]]) == 0
     assert await known_of([different[0], different[0], *different[1:HEAD_TRIES], different[HEAD_TRIES - 1]]) == 2
 
@@ -148,3 +235,23 @@ PIECES = st.sampled_from(
 def test_nothing_is_different_for_it(reads: list[bytes]) -> None:
     """Whatever is sent, endpoint and client see what they would with the parser alone, each read sent twice."""
     asyncio.run(known_of([data for data in reads for _ in range(2)]))
+
+
+VALUES = (
+    st.binary(max_size=12)
+    | st.text(st.characters(codec="ascii"), max_size=12).map(str.encode)
+    | st.sampled_from([b"t1", b"t2"])
+)
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=20), VALUES, VALUES), min_size=3, max_size=7),
+    st.integers(0, 6),
+    st.integers(1, 90),
+)
+def test_nothing_is_different_for_values(requests: list[tuple[bytes, bytes, bytes]], cut: int, at: int) -> None:
+    """Whatever stands where values differ, and wherever a read ends."""
+    reads = [varied(b"a"), varied(b"b", b"t2", b"192.0.2.2"), *(varied(*each) for each in requests)]
+    if cut < len(reads):
+        reads[cut : cut + 1] = [reads[cut][:at], reads[cut][at:]]
+    asyncio.run(known_of(reads))
