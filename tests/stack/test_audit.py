@@ -167,6 +167,21 @@ async def test_an_accepted_gap_is_no_finding_any_more(bench: AuditBench) -> None
     assert (gap.partition, gap.first, gap.last, gap.accepted_by, gap.reason) == (0, 10, 19, "me", "lost with a disk")
 
 
+async def test_rows_of_a_partition_that_the_topic_has_not_are_named(bench: AuditBench) -> None:
+    """They are counted like any others, holes and doubles too; the topic's own partitions stay clean."""
+    await bench.store(50)
+    await bench.insert(*(bench.record(9, offset) for offset in (0, 1, 1, 4)))
+    report = await bench.audit(wait=True)
+    assert _problems(report) == {
+        (9, Problem.UNKNOWN_PARTITION): 4,
+        (9, Problem.MISSING): 2,
+        (9, Problem.DOUBLE): 1,
+    }
+    (odd,) = [each.facts for each in report.current.partitions if each.facts.partition == 9]
+    assert (odd.missing, odd.doubles) == ([Span(2, 3)], [1])
+    assert (exit_code(report), report.current.rows) == (1, 50 * bench.partitions + 4)
+
+
 async def test_a_former_stream_is_still_checked(bench: AuditBench) -> None:
     """Rows of a topic that is no more: holes and doubles are found, nothing is asked of Kafka."""
     former = "former"
