@@ -162,16 +162,17 @@ class ClickPath(_Path):
                 self._judge_alone(head, exchange, None, now_ms)
             return
         caller, bodies = head.caller, [bytes(exchange.body) for exchange in exchanges]
-        taken = state.throttle.take(caller.key_id, caller.rate_limit, len(exchanges), now_ms)
+        taken, clicks = None, None
         try:
+            taken = state.throttle.take(caller.key_id, caller.rate_limit, len(exchanges), now_ms)
             clicks = accept_together(state, head, taken, bodies, now_ms)
         except Exception:  # one request's bug must not be answered to its neighbours
             log.exception("unhandled error while judging %d clicks together", len(exchanges))
-            clicks = None
         if clicks is not None:
             self._submit_turn(clicks, exchanges)
             return
-        for exchange, one in zip(exchanges, taken.each(len(exchanges)), strict=True):
+        each = [None] * len(exchanges) if taken is None else taken.each(len(exchanges))
+        for exchange, one in zip(exchanges, each, strict=True):
             self._judge_alone(head, exchange, one, now_ms)
 
     def _judge_alone(self, head: JudgedHead, exchange: Exchange, taken: Taken | None, now_ms: int) -> None:

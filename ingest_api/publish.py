@@ -3,7 +3,7 @@
 Theory of operation. A click joins the open group of its partition. Groups are looked at when the event loop has read
 all sockets that were ready (`call_soon`), so clicks of one moment share a group: while fewer than `in_flight` groups are
 under way every open group leaves at once; otherwise a group waits for an acknowledgement or for `group_ms`, whichever
-comes first. After an acknowledgement the sockets are read once more: those who were just answered send their next clicks.
+comes first. After an acknowledgement the loop goes round once more and reads what those who were just answered have sent by then.
 A partition never has two groups under way. Clicks without a key all go to one partition for a while (`next_partition`), a
 few of them also while its batch is under way: what follows, to the row in the table, is then done for one partition at a
 time instead of for a few clicks of each (docs/adr/0037). Only what is too much for one batch at a time, or has waited for
@@ -206,7 +206,7 @@ class GroupCommit:
         return None
 
     def at_turn_end(self, call: Callable[[], None]) -> None:
-        """Call this, which may submit and never raises, when the loop has read all sockets that are ready; `drain` waits for it."""
+        """Call this, which may submit but not call this again, when the loop has read all sockets that are ready; `drain` waits for it."""
         self._before_look.append(call)
         self._look_soon()
 
@@ -240,7 +240,10 @@ class GroupCommit:
         """Send what may go at once; see that the rest is looked at again."""
         calls, self._before_look = self._before_look, []
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception:  # a bug in one turn must not keep back all clicks that follow
+                log.exception("unhandled error at the end of a turn")
         self._scheduled = False
         self._send_open()
         if self._open and self._timer is None:

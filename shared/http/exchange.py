@@ -49,6 +49,7 @@ class Exchange:
         "cycle",
         "endpoint",
         "head",
+        "head_values",
         "keep_alive",
         "method",
         "prechecked",
@@ -56,7 +57,6 @@ class Exchange:
         "taken",
         "target",
         "unread",
-        "varying",
     )
 
     def __init__(
@@ -80,8 +80,8 @@ class Exchange:
         self.size = 0
         self.head: Head | None = None
         """The remembered head that it came with, if it did."""
-        self.varying: Sequence[bytes]
-        """In order, the values that differ from those of such a head, if its values differ."""
+        self.head_values: Sequence[bytes]
+        """Of a `VaryingHead` alone: its own values, the length's digits among them, in the head's order."""
         self.answer: Answer | None = None
         self.prechecked = False
         self.taken = False

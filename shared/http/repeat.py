@@ -28,7 +28,7 @@ HEAD_TRIES: Final = 4
 DIGITS_MAX: Final = 8
 """Digits of a Content-Length that are read here."""
 
-_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,8})\r\n", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,%d})\r\n" % DIGITS_MAX, re.IGNORECASE)
 VARYING_MAX: Final = 8
 """Fields of a head whose values may differ."""
 
@@ -159,19 +159,19 @@ class VaryingHead(Head):
             values.append(data[begin:at])
         begin, digits, endpoint = at + len(self._tail), values[self._length_number], self.endpoint
         size = len(data) - begin
-        if at < 0 or begin > bytes_max or not data.startswith(self._tail, at) or not _are_plain(values):
+        if begin > bytes_max or not data.startswith(self._tail, at) or not _are_plain(values):
             return None
         if not digits.isdigit() or len(digits) > DIGITS_MAX or int(digits) != size or size > endpoint.body_bytes_max:
             return None
         first = self.first
         exchange = Exchange(connection, endpoint, first.method, first.target, None, keep_alive=True)
-        exchange.head, exchange.body, exchange.size, exchange.varying = self, data[begin:], size, values
+        exchange.head, exchange.body, exchange.size, exchange.head_values = self, data[begin:], size, values
         return exchange
 
     def headers(self, exchange: Exchange) -> Headers:
         """See `Head`."""
         headers = self.first.headers.copy()
-        for index, value in zip(self._indices, exchange.varying, strict=True):
+        for index, value in zip(self._indices, exchange.head_values, strict=True):
             headers[index] = (headers[index][0], value)
         return headers
 
@@ -189,12 +189,15 @@ def remember(exchange: Exchange, data: bytes, head_bytes_max: int, former: Head 
     nothing before it, and nothing after the body. `former`: the head that was remembered before, to tell what differs.
     """
     head = data[: len(data) - exchange.size]
-    endpoint, bytes_max = exchange.endpoint, min(HEAD_BYTES_MAX, head_bytes_max)
+    fields = exchange.headers
+    endpoint, bytes_max = (
+        exchange.endpoint,
+        min(HEAD_BYTES_MAX, head_bytes_max - len(fields)),
+    )  # the parser counts one more for each
     if endpoint is None or not exchange.keep_alive or len(head) + DIGITS_MAX > bytes_max:
         return None
     if data.find(_END) != len(head) - len(_END):
         return None
-    fields = exchange.headers
     if not head.count(b"\n") == head.count(b"\r") == head.count(b"\r\n") == len(fields) + 2:
         return None
     names = [name for name, _ in fields]
@@ -225,11 +228,11 @@ def _varying_places(former: Head, first: Exchange, length_at: int, text: bytes) 
     if not 0 < len(indices) <= VARYING_MAX or not _SAME.isdisjoint(names[index] for index in indices):
         return []
     places, end = [], text.index(b"\r\n")
-    for index, (name, value) in enumerate(new):
-        begin, end = end + 2 + len(name), text.index(b"\r\n", end + 2)
+    for index, (_, value) in enumerate(new):
+        end = text.index(b"\r\n", end + 2)
         if index in indices or index == length_at:
-            before = text[begin:end].removesuffix(value)
-            if before[:1] != b":" or before[1:].strip(b" \t"):
+            place = Place(index, end - len(value), end)
+            if text[place.begin : place.end] != value:  # a parser that leaves out spaces behind a value; ours does not
                 return []
-            places.append(Place(index, begin + len(before), end))
+            places.append(place)
     return places

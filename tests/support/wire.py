@@ -84,11 +84,11 @@ async def _no_application(_scope: Any, _receive: Any, _send: Any) -> None:
     """Takes no requests."""
 
 
-def connect(endpoints: Endpoints) -> tuple[FastLaneProtocol, Wire]:
+def connect(endpoints: Endpoints, limits: LaneLimits | None = None) -> tuple[FastLaneProtocol, Wire]:
     """A connection of a lane with these endpoints; call it on a running loop."""
     refusals = connection_refusals(Answers(), ApiSettings())
     cuts: list[Cut] = []
-    http = protocol_class(Lane(endpoints, refusals, LaneLimits(), lambda _answer: None, cuts.append))
+    http = protocol_class(Lane(endpoints, refusals, limits or LaneLimits(), lambda _answer: None, cuts.append))
     config = uvicorn.Config(_no_application, http=http, interface="asgi3", ws="none", lifespan="off", log_config=None)
     config.load()
     connection, wire = http(config, ServerState(), {}), Wire()

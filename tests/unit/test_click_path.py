@@ -143,6 +143,9 @@ async def test_each_click_is_judged_by_its_own_secret_key_and_type() -> None:
     ]
     _, answers, known = await ask_in_turn(fresh_catalog(), types)
     assert (answers[0], answers[1] == answers[2] != b"200", answers[3], known) == (b"200", True, b"200", 2)
+    encodings = [b"%bcontent-encoding: %b\r\n" % (BEARER, each) for each in (b"identity", b"br", b"identity", b"gzip")]
+    _, answers, known = await ask_in_turn(fresh_catalog(), encodings)
+    assert (answers[0], answers[1] == answers[3] != b"200", answers[2], known) == (b"200", True, b"200", 2)
 
 
 async def test_a_catalog_that_is_not_ready_is_told() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shared.http.lane import LaneLimits
 from shared.http.repeat import HEAD_BYTES_MAX, HEAD_TRIES, VARYING_MAX
 from tests.support.wire import Echo, connect
 
@@ -19,10 +20,12 @@ def request(body: bytes, fields: bytes = b"host: x\r\n", line: bytes = LINE, aft
     return b"%b%bContent-Length: %d\r\n%b\r\n%b" % (line, fields, len(body), after, body)
 
 
-async def serve(reads: list[bytes], *, remembers: bool) -> tuple[Echo, list[bytes], bool]:
+async def serve(
+    reads: list[bytes], *, remembers: bool, limits: LaneLimits | None = None
+) -> tuple[Echo, list[bytes], bool]:
     """What an endpoint takes and a client gets for these reads; with the parser alone unless it `remembers`."""
     echo = Echo()
-    connection, wire = connect({b"/fast": echo})
+    connection, wire = connect({b"/fast": echo}, limits)
     if not remembers:
         connection.head_tries = 0
     for data in reads:
@@ -31,9 +34,10 @@ async def serve(reads: list[bytes], *, remembers: bool) -> tuple[Echo, list[byte
     return echo, wire.written, wire.closed
 
 
-async def known_of(reads: list[bytes]) -> int:
+async def known_of(reads: list[bytes], limits: LaneLimits | None = None) -> int:
     """How many of the requests were known; the outcome is that of the parser."""
-    (echo, *outcome), (parsed, *expected) = await serve(reads, remembers=True), await serve(reads, remembers=False)
+    echo, *outcome = await serve(reads, remembers=True, limits=limits)
+    parsed, *expected = await serve(reads, remembers=False, limits=limits)
     assert parsed.known == 0
     assert (echo.taken, outcome) == (parsed.taken, expected)
     return echo.known
@@ -126,6 +130,12 @@ async def test_fields_that_differ_each_time_are_learned() -> None:
     assert await known_of(reads) == len(reads) - 3
 
 
+async def test_a_value_that_differed_may_differ_again() -> None:
+    """Though it was the same in the two heads of which a further field was learned."""
+    reads = [varied(b"a"), varied(b"b", b"t2"), varied(b"c", b"t2", b"192.0.2.2"), varied(b"d", b"t3", b"192.0.2.3")]
+    assert await known_of(reads) == 1
+
+
 async def test_no_more_than_some_fields_are_learned() -> None:
     """With too many that differ a connection is left to the parser."""
     for count, known in (VARYING_MAX, 2), (VARYING_MAX + 1, 0):
@@ -191,6 +201,21 @@ async def test_a_head_that_grows_too_long_is_parsed() -> None:
     size = len(varied(b"", b""))
     for length, known in (HEAD_BYTES_MAX - size, 1), (HEAD_BYTES_MAX - size + 1, 0):
         assert await known_of([varied(b"a"), varied(b"b", b"t2"), varied(b"", b"y" * length)]) == known
+
+
+@pytest.mark.parametrize("limit", [1_024, 2_048, 2_056, 2_070, 2_100])
+async def test_the_limit_of_heads_holds_for_known_ones(limit: int) -> None:
+    """The parser counts names, values and four bytes a field, which can be more than the bytes of the head."""
+    fields = b"".join(b"f%d:1\r\n" % number for number in range(40))
+    start = len(request(b"", fields, after=b"t:\r\n").replace(b": ", b":"))
+    limits = LaneLimits(head_bytes_max=limit)
+    for size in range(limit - 80, limit + 1):
+        values = [b"1", b"2", b"3" * (size - start)]
+        reads = [request(b"", fields, after=b"t:%b\r\n" % value).replace(b": ", b":") for value in values]
+        await known_of(reads, limits)
+        longer = b"a" * 10
+        same = [request(body, fields, after=b"t:%b\r\n" % values[2]).replace(b": ", b":") for body in (b"", longer)]
+        await known_of(same, limits)
 
 
 @pytest.mark.parametrize("name", [b"Connection", b"Proxy-Connection"])

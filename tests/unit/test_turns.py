@@ -418,6 +418,45 @@ async def test_a_bug_in_one_click_stays_with_it(monkeypatch: pytest.MonkeyPatch)
     assert [wire.written[0][9:12] for _, wire in made] == [b"200", b"500", b"200"]
 
 
+async def test_a_throttle_that_breaks_once_stays_with_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clicks are judged each by itself, and those behind an acknowledgement that is under way leave as ever."""
+    api = Api()
+    made = await api.known(4)
+    api.stored.gate.clear()
+    made[0][0].data_received(request(GOOD))
+    await settled()
+    take = api.state.throttle.take
+
+    def broken(*_: Any) -> Any:
+        monkeypatch.setattr(api.state.throttle, "take", take)
+        raise OSError("no lock")
+
+    monkeypatch.setattr(api.state.throttle, "take", broken)
+    for connection, _ in made[1:3]:
+        connection.data_received(request(GOOD))
+    await settled()
+    made[3][0].data_received(request(GOOD))
+    await settled()
+    api.stored.gate.set()
+    await api.commit.drain()
+    await settled()
+    assert [wire.written[0][9:12] for _, wire in made] == [b"200"] * 4
+    assert len(api.stored.clicks) == 4
+
+
+async def test_a_turn_that_breaks_keeps_no_other_back() -> None:
+    """What is to be done at its end may raise: all else is sent, then and later."""
+    api = Api()
+    made = await api.known(2)
+    api.commit.at_turn_end(lambda: 1 // 0)
+    for connection, _ in made:
+        connection.data_received(request(GOOD))
+        await settled()
+    assert [wire.written[0][9:12] for _, wire in made] == [b"200"] * 2
+    api.commit.at_turn_end(lambda: 1 // 0)
+    await api.commit.drain()
+
+
 async def test_a_connection_that_cannot_be_written_to_stays_alone() -> None:
     """An error while one answer is written does not keep the others' back."""
     api = Api()
