@@ -123,12 +123,19 @@ def test_keys_work_from_their_creation_to_their_revocation(cli: Cli) -> None:
     (key,) = cli.json_lines("keys", "list", "--tenant", tenant, "--json")
     assert first not in json.dumps(key)
     second = cli("keys", "roll", key["key_id"]).strip()
-    assert [_read_report(cli, secret) for secret in (first, second)] == [200, 200]
+    _reads(cli, first, 200)
+    _reads(cli, second, 200)
     cli("keys", "revoke", key["key_id"], "--secret", "1")
-    assert [_read_report(cli, secret) for secret in (first, second)] == [401, 200]
+    _reads(cli, first, 401)
+    _reads(cli, second, 200)
     cli("keys", "revoke", key["key_id"])
-    assert _read_report(cli, second) == 401
+    _reads(cli, second, 401)
     cli("keys", "roll", key["key_id"], exit_status=1)
+
+
+def _reads(cli: Cli, secret: str, status: int) -> None:
+    """A change of a key arrives within a second, on a machine that has time for it."""
+    eventually(lambda: _read_report(cli, secret) == status, f"{status} for a report")
 
 
 def _read_report(cli: Cli, secret: str) -> int:

@@ -398,7 +398,14 @@ async def test_topics_are_made_once_described_and_grown(kafka: KafkaSettings, na
         spec = TopicSpec(names.catalog, 1, 1, {"cleanup.policy": "compact"})
         assert await admin.create(spec)
         assert not await admin.create(spec)
-        assert (await admin.config(names.catalog)).effective["cleanup.policy"] == "compact"
+
+        async def is_described() -> bool:
+            try:
+                return (await admin.config(names.catalog)).effective["cleanup.policy"] == "compact"
+            except TransientError:  # the broker that was asked has not heard of the topic yet
+                return False
+
+        await eventually(is_described)
         await admin.grow(names.catalog, 3)
 
         async def is_grown() -> bool:
