@@ -60,6 +60,7 @@ WANTED: Final = frozenset(
     )
 )
 _FIELDS: Final = frozenset((b"authorization", b"content-type", b"content-encoding", b"idempotency-key"))
+"""What `JudgedHead` follows from."""
 _FIELDS_WITH_AGENT: Final = _FIELDS | {b"user-agent"}
 
 

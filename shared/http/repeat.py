@@ -189,11 +189,8 @@ def remember(exchange: Exchange, data: bytes, head_bytes_max: int, former: Head 
     nothing before it, and nothing after the body. `former`: the head that was remembered before, to tell what differs.
     """
     head = data[: len(data) - exchange.size]
-    fields = exchange.headers
-    endpoint, bytes_max = (
-        exchange.endpoint,
-        min(HEAD_BYTES_MAX, head_bytes_max - len(fields)),
-    )  # the parser counts one more for each
+    endpoint, fields = exchange.endpoint, exchange.headers
+    bytes_max = min(HEAD_BYTES_MAX, head_bytes_max - len(fields))  # the parser may count one byte more for each field
     if endpoint is None or not exchange.keep_alive or len(head) + DIGITS_MAX > bytes_max:
         return None
     if data.find(_END) != len(head) - len(_END):
