@@ -17,7 +17,6 @@ export class Chart {
 
   constructor(element) {
     this.#element = element;
-    element.setAttribute("role", "img");
     new ResizeObserver(() => this.#chart?.resize()).observe(element);
   }
 
@@ -29,6 +28,7 @@ export class Chart {
       this.#chart = echarts.init(this.#element, null, { renderer: "canvas" });
     }
     this.#chart.setOption(this.#option(), { notMerge: true, lazyUpdate: true });
+    this.#element.setAttribute("role", "img"); // not before it has a name
     this.#element.setAttribute("aria-label", label);
   }
 
@@ -36,7 +36,7 @@ export class Chart {
   say(element) {
     this.#chart?.dispose();
     this.#chart = this.#draw = null;
-    this.#element.removeAttribute("aria-label");
+    for (const name of ["role", "aria-label"]) this.#element.removeAttribute(name);
     this.#element.replaceChildren(element);
   }
 
