@@ -1,8 +1,8 @@
 """The parent of several worker processes: binds, follows the catalog, serves health and metrics, restarts what dies.
 
-All workers accept on the same socket, so that one that dies takes only its own connections with it. Each holds one end
-of a socket pair: through it it says why it is not ready, and at its end of file it stops, so that no worker outlives
-its parent. Counters lie in files, one per worker, that the parent sums up for `/metrics`.
+Each worker has a listening socket of its own, on the same port, so that one that dies takes only its own connections with
+it. Each holds one end of a socket pair: through it it says why it is not ready, and at its end of file it stops, so that
+no worker outlives its parent. Counters lie in files, one per worker, that the parent sums up for `/metrics`.
 
 This module must not import the API's metrics: the parent's own copies would stand beside the sums.
 """
@@ -24,6 +24,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from ingest_api.config import ServiceSettings
+from ingest_api.listeners import Listeners
 from shared.catalog import CatalogFollower
 from shared.runtime import Runtime
 from shared.tasks import end
@@ -44,7 +45,7 @@ class Parent:
     def __init__(self, runtime: Runtime, settings: ServiceSettings, listener: socket.socket) -> None:
         self._runtime = runtime
         self._settings = settings
-        self._listener = listener
+        self._listeners = Listeners(listener, settings.api.api_workers)
         folder = settings.runtime.data / "api"
         self._catalog_path = folder / "catalog"
         self._metrics = folder / "metrics"
@@ -63,6 +64,7 @@ class Parent:
         try:
             await asyncio.wait([following, stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
             self._runtime.stopping.set()
+            self._listeners.close()  # the workers close theirs
             await asyncio.gather(*keeping)
         finally:
             await end(following, stopping)
@@ -88,10 +90,11 @@ class Parent:
     async def _run_once(self, number: int) -> int:
         """One life of a worker; its exit status."""
         ours, theirs = socket.socketpair()
+        listener_fd = self._listeners.of(number).fileno()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "ingest_api.child", str(self._listener.fileno()), str(theirs.fileno())),
-                pass_fds=(self._listener.fileno(), theirs.fileno()),
+                *(sys.executable, "-m", "ingest_api.child", str(listener_fd), str(theirs.fileno())),
+                pass_fds=(listener_fd, theirs.fileno()),
                 env=self._environment(),
             )
         mark = self._settings.runtime.data / "health" / f"{WORKER_MARK}-{process.pid}"
@@ -104,6 +107,7 @@ class Parent:
         if not ending.done():
             process.send_signal(signal.SIGTERM)
         status = await ending
+        self._listeners.end(number)
         mark.unlink(missing_ok=True)
         stopping.cancel()
         hearing.cancel()

@@ -1,22 +1,19 @@
-"""The API service: one process, or a parent that keeps several worker processes on one listening socket."""
+"""The API service: one process, or a parent that keeps several worker processes on one port."""
 
 from __future__ import annotations
 
 import logging
-import socket
 import sys
 from typing import Final
 
 from ingest_api.config import ServiceSettings
+from ingest_api.listeners import listen
 from shared.errors import ClickledgerError
 from shared.runtime import Runtime, run_service, write_port_file
-from shared.settings import ApiSettings
 
 log = logging.getLogger(__name__)
 
 SERVICE: Final = "api"
-BACKLOG: Final = 2_048
-"""Connections that wait to be accepted, e.g. while a process restarts."""
 EXIT_USAGE: Final = 2
 
 
@@ -45,12 +42,6 @@ async def _run(runtime: Runtime, settings: ServiceSettings) -> None:
             from ingest_api.parent import Parent
 
             await Parent(runtime, settings, listener).run()
-
-
-def listen(settings: ApiSettings) -> socket.socket:
-    """The listening socket; connections may come at once and wait in its backlog."""
-    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
-    return socket.create_server((settings.api_host, settings.api_port), family=family, backlog=BACKLOG)
 
 
 if __name__ == "__main__":

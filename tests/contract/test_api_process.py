@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -187,15 +189,76 @@ async def test_several_workers(make_api: MakeApi) -> None:
     await api.until(lambda: counted() > outcomes[200])
     first, second = worker_pids(api)
     os.kill(first, signal.SIGKILL)
-    await api.until(lambda: not _runs(first))
+    await api.until(lambda: _listening(api.port) == 1)
     assert [api.click().status for _ in range(20)] == [200] * 20
     await api.until(lambda: len(worker_pids(api)) == 2 and first not in worker_pids(api))
     assert second in worker_pids(api)
     await api.until(lambda: api.request("GET", "/readyz", port=api.health_port()).status == 200)
+    assert _listening(api.port) == 2
+    workers = worker_pids(api)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    await api.until(lambda: not any(_runs(pid) for pid in workers) and _listening(api.port) == 1)
+    assert api.click().status == 200  # waits for the next life
+    await api.until(lambda: len(worker_pids(api)) == 2)
     workers = worker_pids(api)
     assert api.child is not None
     os.kill(api.child.pid, signal.SIGKILL)
     await api.until(lambda: not any(_runs(pid) for pid in workers))
+
+
+async def test_workers_share_connections(make_api: MakeApi) -> None:
+    """Of connections that come at once each worker has its share, and all are served."""
+    api = await started(make_api, api_workers="2")
+    request = post(EXAMPLE_BODY, CLICKS.encode(), f"authorization: Bearer {api.click_key}\r\n".encode())
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_connection(("127.0.0.1", api.port), timeout=30)) for _ in range(64)]
+        for sock in socks:
+            client = Client(sock)
+            client.send(request)
+            assert client.response()[0] == 200
+        shares = [_connections(pid, api.port) for pid in worker_pids(api)]
+    assert sum(shares) == 64
+    assert min(shares) > 8  # less happens once in 10^10
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_stop_refuses_connections_at_once(make_api: MakeApi, workers: str) -> None:
+    """A balancer goes elsewhere while what was begun is finished."""
+    api = await started(make_api, api_workers=workers)
+    request = post(EXAMPLE_BODY, CLICKS.encode(), f"authorization: Bearer {api.click_key}\r\n".encode())
+    with socket.create_connection(("127.0.0.1", api.port), timeout=30) as sock:
+        client = Client(sock)
+        client.send(request)
+        assert client.response()[0] == 200
+        client.send(request[:-1])
+        assert api.child is not None
+        os.kill(api.child.pid, signal.SIGTERM)
+        await api.until(lambda: _listening(api.port) == 0)
+        with pytest.raises(ConnectionRefusedError):
+            api.click()
+        client.send(request[-1:])
+        assert client.response()[0] == 200
+    assert await asyncio.to_thread(api.stop) == 0
+
+
+def _listening(port: int) -> int:
+    """Sockets that listen on a port of 127.0.0.1."""
+    return sum(line[1].endswith(f":{port:04X}") and line[3] == "0A" for line in _tcp_table())
+
+
+def _connections(pid: int, port: int) -> int:
+    """Connections to a port that a process holds."""
+    held: set[Path] = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            held.add(file.readlink())
+    ours = [line[9] for line in _tcp_table() if line[1].endswith(f":{port:04X}") and line[3] == "01"]
+    return sum(Path(f"socket:[{inode}]") in held for inode in ours)
+
+
+def _tcp_table() -> list[list[str]]:
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
 def _runs(pid: int) -> bool:

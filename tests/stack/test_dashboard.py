@@ -441,10 +441,9 @@ _FAULTS = """
 
 
 def test_names_and_structure(visit: Callable[..., Visitor], stack: FullStack) -> None:
-    """What a screen reader needs: landmarks, names, captions, headings in order; and no sideways scrolling on a phone,
-    not even before the charts are drawn anew (here they never are).
-    """
+    """What a screen reader needs: landmarks, names, captions, headings in order; and no sideways scrolling on a phone."""
     visitor = visit()
+    # charts are never drawn anew here: between a window's change and that the page is no wider than its window either
     visitor.page.add_init_script("globalThis.ResizeObserver = class { observe() {} };")
     visitor.page.goto(f"{visitor.base}/login")
     assert visitor.page.evaluate(_FAULTS) == ["not one header.top", "not one footer"]
