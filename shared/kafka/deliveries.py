@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Final, Protocol
@@ -38,6 +39,8 @@ RETRY_S: Final = 0.1
 GROWN_ASKS_MAX: Final = 10
 """How often the brokers are asked about a partition that they do not know yet: a topic that has just grown."""
 DRAIN_LOOK_S: Final = 0.01
+CLOCK_S: Final = 0.001
+"""By so little the loop's timers may be early: their resolution."""
 _SEQUENCE_MASK: Final = 0x7FFFFFFF
 """A sequence number follows 2^31 - 1 with 0."""
 
@@ -85,6 +88,7 @@ class Delivery:
         "_owner",
         "asks",
         "batch",
+        "deadline",
         "future",
         "holds",
         "is_out",
@@ -93,14 +97,20 @@ class Delivery:
         "partition",
         "records",
         "timeout_s",
-        "timer",
         "topic",
         "track",
         "trouble",
     )
 
     def __init__(
-        self, owner: Deliveries, track: _Track, batch: RecordBatch, timeout_s: float, future: asyncio.Future[int]
+        self,
+        owner: Deliveries,
+        track: _Track,
+        batch: RecordBatch,
+        *,
+        timeout_s: float,
+        deadline: float,
+        future: asyncio.Future[int],
     ) -> None:
         self._owner = owner
         self.track = track
@@ -109,7 +119,7 @@ class Delivery:
         self.batch = batch
         self.future = future
         self.timeout_s = timeout_s
-        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = deadline
         self.records = b""
         self.is_out = False
         """Written, and neither answered nor lost."""
@@ -145,6 +155,9 @@ class Deliveries:
         """Whether that is a batch that was not acknowledged in time."""
         self._places: Places | None = None
         self._tracks: dict[tuple[str, int], _Track] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        """The deadline that it is set for, of a batch that may be over by then: one timer for all."""
         self._held: list[Delivery] = []
         self._placing: asyncio.Task[None] | None = None
         self._has_left_some = False
@@ -162,16 +175,19 @@ class Deliveries:
         if track is None:
             track = self._tracks[topic, partition] = _Track(topic, partition)
         loop = asyncio.get_running_loop()
-        delivery = Delivery(self, track, batch, timeout_s, loop.create_future())
+        deadline = loop.time() + timeout_s
+        future: asyncio.Future[int] = loop.create_future()
+        delivery = Delivery(self, track, batch, timeout_s=timeout_s, deadline=deadline, future=future)
         if self.broken:
             raise TransientError(f"{delivery}: {self.broken}")
         if not batch.is_sendable:
             raise DataError(f"{delivery}: a batch has records, and is sent once")
-        delivery.timer = loop.call_later(timeout_s, self._expire, delivery)
+        if deadline < self._timer_at:
+            self._set_timer(deadline)
         track.queue.append(delivery)
         if track.queue[0] is delivery:
             self._go(delivery)
-        return delivery.future
+        return future
 
     def retire(self, why: str) -> None:
         """Take nothing any more and tell all outcomes now; answers that still come are only waited for by `drain`."""
@@ -179,6 +195,7 @@ class Deliveries:
         for track in self._tracks.values():
             while track.queue:
                 self._give_up(track.queue[0], why)
+        self._set_timer(math.inf)
 
     async def drain(self, deadline_s: float) -> bool:
         """Wait for the last answers; False when some outcome stays unknown. Nothing is told or tried after it."""
@@ -294,6 +311,25 @@ class Deliveries:
         elif self._held:
             self._hold(self._held.pop())
 
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = None if deadline == math.inf else asyncio.get_running_loop().call_at(deadline, self._expire_late)
+
+    def _expire_late(self) -> None:
+        """End what is over its deadline; the timer is set for the next one."""
+        self._set_timer(math.inf)
+        now = asyncio.get_running_loop().time() + CLOCK_S
+        deliveries = [delivery for track in self._tracks.values() for delivery in track.queue]
+        for delivery in sorted(deliveries, key=lambda delivery: delivery.deadline):
+            if delivery.is_over:  # with one before it
+                continue
+            if delivery.deadline > now:
+                self._set_timer(delivery.deadline)
+                return
+            self._expire(delivery)
+
     def _expire(self, delivery: Delivery) -> None:
         seconds = f"{delivery.timeout_s:.1f} s"
         if delivery.track.queue[0] is not delivery:
@@ -331,8 +367,6 @@ class Deliveries:
     @staticmethod
     def _tell(delivery: Delivery, outcome: int | ClickledgerError) -> None:
         delivery.is_over = True
-        if delivery.timer is not None:
-            delivery.timer.cancel()
         if delivery.future.done():  # its caller was cancelled
             return
         if isinstance(outcome, int):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.kafka import batch as batch_module
 from shared.kafka.batch import check_codec
+from shared.kafka.deliveries import CLOCK_S
 from shared.kafka.produce_wire import Verdict, decode_answer, verdict
 from tests.support.produce_wires import OUT_OF_ORDER, TOPIC, Fault, MemoryBroker, batch_of
 
@@ -229,6 +230,28 @@ async def test_the_deadline_of_what_waits_breaks_nothing(broker: MemoryBroker) -
     broker.step()
     assert await future == 0
     assert not broker.deliveries.broken
+
+
+@pytest.mark.parametrize("is_first_answered", [False, True])
+async def test_each_has_its_own_deadline(*, is_first_answered: bool) -> None:
+    """Whatever the order in which they were sent, and whether or not the one that the timer was set for is over."""
+    broker, loop = MemoryBroker(4), asyncio.get_running_loop()
+    ended: dict[int, float] = {}
+    began = loop.time()
+    if is_first_answered:
+        answered = await sent(broker, 0, timeout_s=SHORT_S)
+        broker.step()
+        await answered
+    for partition, timeout_s in enumerate((LONG_S, 3 * SHORT_S, SHORT_S, 2 * SHORT_S)):
+        future = await sent(broker, partition, timeout_s=timeout_s)
+        future.add_done_callback(lambda _, partition=partition: ended.setdefault(partition, loop.time() - began))
+    await asyncio.sleep(5 * SHORT_S)
+    assert list(ended) == [2, 3, 1]
+    for partition, periods in ((2, 1), (3, 2), (1, 3)):
+        assert ended[partition] > periods * SHORT_S - CLOCK_S
+    broker.step()
+    await turns()
+    assert list(ended) == [2, 3, 1, 0]
 
 
 async def test_a_late_answer_changes_nothing(broker: MemoryBroker) -> None:
