@@ -68,14 +68,12 @@ async def _watch_parent(runtime: Runtime, reader: asyncio.StreamReader) -> None:
 
 
 async def _report(runtime: Runtime, writer: asyncio.StreamWriter) -> None:
-    said = None
+    """Say again and again why it is not ready: the parent takes silence for a worker that hangs."""
     with contextlib.suppress(OSError):
         while True:
             why = "; ".join(runtime.why_not_ready()) if runtime.checks else "starting"
-            if why != said:
-                writer.write(json.dumps(why).encode() + b"\n")
-                await writer.drain()
-                said = why
+            writer.write(json.dumps(why).encode() + b"\n")
+            await writer.drain()
             await asyncio.sleep(REPORT_EVERY_S)
 
 

@@ -1,8 +1,8 @@
-"""The parent of several worker processes: binds, follows the catalog, serves health and metrics, restarts what dies.
+"""The parent of several worker processes: binds, follows the catalog, serves health and metrics, restarts what dies or hangs.
 
 Each worker has a listening socket of its own, on the same port, so that one that dies takes only its own connections with
-it. Each holds one end of a socket pair: through it it says why it is not ready, and at its end of file it stops, so that
-no worker outlives its parent. Counters lie in files, one per worker, that the parent sums up for `/metrics`.
+it. Each holds one end of a socket pair: through it it says many times a second why it is not ready, or that it is, and at
+its end of file it stops, so that no worker outlives its parent. Counters lie in files, one per worker, that the parent sums up for `/metrics`.
 
 This module must not import the API's metrics: the parent's own copies would stand beside the sums.
 """
@@ -37,6 +37,10 @@ RESTART_S_MIN: Final = 0.25
 RESTART_S_MAX: Final = 5.0
 HEALTHY_S: Final = 30.0
 """A worker that lived so long is restarted without a growing pause when it dies."""
+LOOK_S: Final = 1.0
+SILENT_LOOKS_MAX: Final = 10
+"""A worker of which nothing was heard between so many looks hangs. Looks are counted, not seconds: a machine that was
+suspended has not looked."""
 
 
 class Parent:
@@ -100,7 +104,7 @@ class Parent:
         mark = self._settings.runtime.data / "health" / f"{WORKER_MARK}-{process.pid}"
         mark.touch()  # where the local stack finds the processes that work
         reader, writer = await asyncio.open_connection(sock=ours)
-        hearing = asyncio.create_task(self._hear(number, reader))
+        hearing = asyncio.create_task(self._hear(number, reader, process))
         stopping = asyncio.create_task(self._runtime.stopping.wait())
         ending = asyncio.create_task(process.wait())
         await asyncio.wait([ending, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +122,22 @@ class Parent:
     def _environment(self) -> Mapping[str, str]:
         return {**os.environ, METRICS_VARIABLE: str(self._metrics)}
 
-    async def _hear(self, number: int, reader: asyncio.StreamReader) -> None:
-        """Each line is a JSON text: why the worker is not ready, or empty."""
-        while line := await reader.readline():
+    async def _hear(self, number: int, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> None:
+        """Each line is a JSON text: why the worker is not ready, or empty. One that falls silent is killed.
+
+        It would be given connections for ever, and what it has locked others wait for.
+        """
+        has_begun, silent = False, 0
+        while silent < SILENT_LOOKS_MAX:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    line = await reader.readline()
+            except TimeoutError:
+                silent += has_begun
+                continue
+            if not line:
+                return
+            has_begun, silent = True, 0
             self._reasons[number] = json.loads(line)
+        log.error("worker %d hangs, killing it", number)
+        process.kill()

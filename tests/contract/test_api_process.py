@@ -207,6 +207,19 @@ async def test_several_workers(make_api: MakeApi) -> None:
     await api.until(lambda: not any(_runs(pid) for pid in workers))
 
 
+async def test_a_worker_that_hangs_is_replaced(make_api: MakeApi) -> None:
+    """Its clients hear nothing more than those of one that died; what it did not answer is theirs to send again."""
+    api = await started(make_api, api_workers="2")
+    hanging, other = worker_pids(api)
+    os.kill(hanging, signal.SIGSTOP)
+    await api.until(lambda: not _runs(hanging) and _listening(api.port) == 1)
+    assert [api.click().status for _ in range(20)] == [200] * 20
+    await api.until(lambda: _listening(api.port) == 2)
+    assert other in worker_pids(api)
+    assert hanging not in worker_pids(api)
+    assert [api.click().status for _ in range(20)] == [200] * 20
+
+
 async def test_workers_share_connections(make_api: MakeApi) -> None:
     """Of connections that come at once each worker has its share, and all are served."""
     api = await started(make_api, api_workers="2")
