@@ -56,6 +56,7 @@ FROM
         AND raw_offset BETWEEN {{first:UInt64}} AND {{last:UInt64}}
 )
 """
+_ENGINE: Final = "SELECT engine FROM system.tables WHERE database = currentDatabase() AND name = 'clicks'"
 _RECORD: Final = """
 SELECT step, tenant, rows, positions, seals, reason, erased_by
 FROM erasures FINAL
@@ -121,7 +122,16 @@ async def find_rows(clickhouse: ClickHouse, tenant: str, recipient: str) -> list
 async def begin(
     clickhouse: ClickHouse, tenant: str, positions: Sequence[tuple[str, int, int]], reason: str, who: str
 ) -> Erasure:
-    """Record a new erasure. Raises TransientError when another one began at the same time."""
+    """Record a new erasure. Raises TransientError when another one began at the same time.
+
+    Raises OperatorError, with nothing recorded, when the table's rows cannot be changed: an erasure that has begun and never
+    ends would keep all rows from being sealed.
+    """
+    ((engine,),) = await clickhouse.query(_ENGINE)
+    if not engine.endswith("MergeTree"):
+        raise OperatorError(
+            f"table clicks has engine {engine}, whose rows cannot be changed: erasing does not work on a cluster; nothing was erased"
+        )
     erasure = Erasure(str(uuid.uuid4()), Step.BEGUN, tenant, len(positions), tuple(positions), (), reason, who)
     await _record(clickhouse, erasure)
     others = [each for each in await erasures.unfinished(clickhouse) if each != erasure.id]

@@ -201,3 +201,21 @@ async def test_an_erasure_hides_no_other_change(bench: SealBench, change: str) -
         await finish(bench.clickhouse, again.id)
     assert await find_rows(bench.clickhouse, "acme", "r1") == rows
     assert await unfinished(bench.clickhouse) == []
+
+
+async def test_a_table_that_cannot_be_changed(bench: SealBench) -> None:
+    """As on a cluster: refused before anything is recorded, so rows are sealed as before."""
+    await store_and_seal(bench, 60)
+    rows = await find_rows(bench.clickhouse, "acme", "r7")
+    await bench.clickhouse.command("RENAME TABLE clicks TO clicks_local")
+    await bench.clickhouse.command(
+        "CREATE TABLE clicks AS clicks_local ENGINE = Merge(currentDatabase(), '^clicks_local$')"
+    )
+    try:
+        with pytest.raises(OperatorError, match="nothing was erased"):
+            await begin(bench.clickhouse, "acme", rows, "", "test")
+    finally:
+        await bench.clickhouse.command("DROP TABLE clicks")
+        await bench.clickhouse.command("RENAME TABLE clicks_local TO clicks")
+    assert await unfinished(bench.clickhouse) == []
+    assert await find_rows(bench.clickhouse, "acme", "r7") == rows
