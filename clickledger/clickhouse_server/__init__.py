@@ -2,8 +2,9 @@
 
 Start: ``python -m clickledger.clickhouse_server --path DIR --port N --database NAME`` (port 0 picks a free one). Passwords
 come by environment only: ``CLICKLEDGER_CLICKHOUSE_PASSWORD`` (user ``default``, reads and writes; unset = no password) and
-``CLICKLEDGER_CLICKHOUSE_READER_PASSWORD`` (user ``reader``, reads the database NAME; unset = there is no such user). ``CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER=1`` lets a
-request without a password, addressed to this machine by a loopback name, read like ``reader``.
+``CLICKLEDGER_CLICKHOUSE_SINK_PASSWORD``, ``CLICKLEDGER_CLICKHOUSE_REPORTING_PASSWORD`` (the services' users ``sink`` and
+``reporting``, with the rights of services.py) and ``CLICKLEDGER_CLICKHOUSE_READER_PASSWORD`` (user ``reader``, reads the
+database NAME by the rules of access.py); unset = there is no such user.
 ``CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER=1`` gives requests without a password, addressed to this machine, the reader's rights.
 
 Ready: one line of JSON on stdout, ``{"ready": true, "host": …, "port": …, "version": …, "pid": …}``, printed after the

@@ -31,6 +31,8 @@ def parse_options(arguments: list[str], environment: Mapping[str, str]) -> Optio
         catalog_settings=CatalogSettings(),
         stop_seconds=parsed.stop_seconds,
         password=environment.get("CLICKLEDGER_CLICKHOUSE_PASSWORD", ""),
+        sink_password=environment.get("CLICKLEDGER_CLICKHOUSE_SINK_PASSWORD", ""),
+        reporting_password=environment.get("CLICKLEDGER_CLICKHOUSE_REPORTING_PASSWORD", ""),
         reader_password=environment.get("CLICKLEDGER_CLICKHOUSE_READER_PASSWORD", ""),
         anonymous_reader=environment.get("CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER", "") == "1",
     )

@@ -49,10 +49,19 @@ class ClickHouseApp:
         self._engine = engine
         self._options = options
         self._rules = load_rules(engine.ask)
+        of_us = Admission(options.owner_statements, options.waiting_statements)
         self._admission = {
-            Role.OWNER: Admission(options.owner_statements, options.waiting_statements),
+            Role.OWNER: of_us,
+            Role.SINK: of_us,
+            Role.REPORTING: of_us,
             Role.READER: Admission(options.reader_statements, options.waiting_statements),
             Role.TENANT: Admission(options.reader_statements, options.waiting_statements, shares=2),
+        }
+        self._users: dict[str, tuple[Role, str | None]] = {
+            "default": (Role.OWNER, options.password),
+            "sink": (Role.SINK, options.sink_password or None),
+            "reporting": (Role.REPORTING, options.reporting_password or None),
+            "reader": (Role.READER, options.reader_password or None),
         }
         self._workers = ThreadPoolExecutor(options.owner_statements + 2 * options.reader_statements, "statement")
         self._sessions = SessionStore()
@@ -100,10 +109,9 @@ class ClickHouseApp:
             if is_foreign_page(headers):
                 raise refusal(REQUIRED_PASSWORD, "A web page of another origin does not read without a password.")
             return User(Role.READER)
-        expected = {"default": self._options.password, "reader": self._options.reader_password or None}
-        password = expected.get(credentials.user)
+        role, password = self._users.get(credentials.user, (Role.OWNER, None))
         if password is not None and hmac.compare_digest(password.encode(), credentials.password.encode()):
-            return User(Role.OWNER if credentials.user == "default" else Role.READER)
+            return User(role)
         if self._tenant_keys.allows(credentials.user, credentials.password.encode(), time.time_ns() // 1_000_000):
             return User(Role.TENANT, credentials.user)
         if not credentials.given:

@@ -6,6 +6,7 @@ Seen on chDB 26.9 and used here:
 - The engine reads users and roles from the file that ``config-file`` names. Every session is the user ``default``; what
   it may do is decided by ``SET ROLE``. So a reader's session has the role ``reader`` (SELECT and SHOW on one database)
   and ``readonly = 1``: the engine itself refuses other databases, table functions that reach out, and all changes.
+  A service's session has the role of its name (services.py), for one statement: it keeps none in which to change the role.
   It does *not* refuse SET ROLE, INTO OUTFILE, the function file() or the system tables to such a session: access.py does.
 - Unlike on a server, ``access_control_improvements``, ``user_directories`` and custom settings are not read, so CREATE ROLE,
   row policies and grants on the system database are out of reach. What holds for a tenant is tenant_filter.py: a filter
@@ -24,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from clickledger.clickhouse_server import tenant_filter
+from clickledger.clickhouse_server import services, tenant_filter
 from clickledger.clickhouse_server.errors import StatementError, from_engine
 from clickledger.clickhouse_server.texts import quoted
 
@@ -48,13 +49,15 @@ _USERS: Final = """<clickhouse>
   <roles>
     <owner><grants><query>GRANT ALL ON *.*</query></grants></owner>
     <reader><grants><query>GRANT SELECT, SHOW ON {database}.*</query></grants></reader>
-    <tenant><grants>{tenant_grants}</grants></tenant>
+    <tenant><grants>{tenant}</grants></tenant>
+    <sink><grants>{sink}</grants></sink>
+    <reporting><grants>{reporting}</grants></reporting>
   </roles>
   <users>
     <default>
       <password></password><profile>default</profile><quota>default</quota>
       <networks><ip>::/0</ip></networks>
-      <grants><query>GRANT owner, reader, tenant</query></grants>
+      <grants><query>GRANT owner, reader, tenant, sink, reporting</query></grants>
     </default>
   </users>
 </clickhouse>
@@ -65,6 +68,8 @@ class Role(StrEnum):
     """What a session may do; the engine's role of the same name."""
 
     OWNER = "owner"
+    SINK = "sink"
+    REPORTING = "reporting"
     READER = "reader"
     TENANT = "tenant"
 
@@ -79,7 +84,7 @@ class User(NamedTuple):
     @property
     def is_reader(self) -> bool:
         """Whether it may only read, by the rules of access.py."""
-        return self.role is not Role.OWNER
+        return self.role in (Role.READER, Role.TENANT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +242,7 @@ class Engine:
         )
 
     def session(self, user: User, database: str, settings: Mapping[str, str]) -> Session:
-        """A new session in `database` with `settings`; a reader's role, a tenant's filter and readonly = 1 come last.
+        """A new session in `database` with `settings`: the user's role first, a tenant's filter and a reader's readonly = 1 last.
 
         Raises StatementError for an unknown database, setting or value. The caller closes the session.
         """
@@ -247,8 +252,9 @@ class Engine:
             raise from_engine(str(exc)) from exc
         try:
             session.run(f"USE `{database}`".encode(), "TSV")
-            if user.is_reader:
+            if user.role is not Role.OWNER:
                 session.run(f"SET ROLE {user.role}".encode(), "TSV")
+            if user.is_reader:
                 # A reader's session ignores the SETTINGS inside a view, and ctr_daily needs this one.
                 settings = {**settings, "allow_nonconst_timezone_arguments": "1"}
                 if user.role is Role.TENANT:
@@ -316,8 +322,13 @@ def _write_config(folder: Path, database: str) -> Path:
     place = folder / "config"
     place.mkdir(parents=True, exist_ok=True)
     users = place / "users.xml"
-    grants = "".join(f"<query>{grant}</query>" for grant in tenant_filter.grants(database))
-    users.write_text(_USERS.format(database=database, tenant_grants=grants))
+    grants = {
+        "tenant": tenant_filter.grants(database),
+        "sink": services.sink_grants(database),
+        "reporting": services.reporting_grants(database),
+    }
+    rights = {role: "".join(f"<query>{grant}</query>" for grant in lines) for role, lines in grants.items()}
+    users.write_text(_USERS.format(database=database, **rights))
     config = place / "config.xml"
     config.write_text(_CONFIG.format(users=users, merge_nice=MERGE_NICE))
     return config

@@ -119,8 +119,8 @@ class Execution:
 
     @contextmanager
     def _session(self, statement: Statement) -> Iterator[Session]:
-        """The engine's session to run in: the client's named one if it has to remember something, else a new one."""
-        if self.request.session_id and not self.user.is_reader:
+        """The engine's session to run in: the owner's named one if it has to remember something, else a new one."""
+        if self.request.session_id and self.user.role is Role.OWNER:
             with self._named_session(statement) as session:
                 if session is not None:
                     yield session

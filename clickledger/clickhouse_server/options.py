@@ -19,6 +19,10 @@ class Options:
     """0 picks a free port."""
     password: str = ""
     """Of the user `default`; empty = none is asked for."""
+    sink_password: str = ""
+    """Of the user `sink`, which may do what the sink does; empty = there is no such user."""
+    reporting_password: str = ""
+    """Of the user `reporting`, which reads; empty = there is no such user."""
     reader_password: str = ""
     """Of the user `reader`; empty = there is no such user."""
     anonymous_reader: bool = False
@@ -28,7 +32,7 @@ class Options:
     that tenant's rows. None: no tenant has access."""
     catalog_settings: CatalogSettings = field(default_factory=CatalogSettings)
     owner_statements: int = 8
-    """Statements of `default` that run at a time: two inserts of the sink, its questions, reports, a few more."""
+    """Statements of `default` and the services that run at a time: two inserts of the sink, its questions, reports, a few more."""
     reader_statements: int = 4
     """Statements of `reader` that run at a time, and as many of all tenants together, half of them of one tenant."""
     waiting_statements: int = 64

@@ -52,17 +52,16 @@ class Layout:
     options: Options
     ports: Ports
     cluster: Cluster
-    password: str  # of the owner of the table, new at every start
+    passwords: Mapping[str, str]  # of ClickHouse's owner (`default`) and of the services' users, new at every start
 
     @property
     def clickhouse_url(self) -> str:
         """For people and tools."""
         return f"http://{HOST}:{self.ports.clickhouse}"
 
-    @property
-    def clickhouse_owner(self) -> str:
-        """For the services: user, password and database."""
-        return f"http://default:{self.password}@{HOST}:{self.ports.clickhouse}/{DATABASE}"
+    def clickhouse_as(self, user: str) -> str:
+        """The same with user, password and database: `default` for what changes tables, else a service's name."""
+        return f"http://{user}:{self.passwords[user]}@{HOST}:{self.ports.clickhouse}/{DATABASE}"
 
     def settings(self) -> dict[str, str]:
         """The `CLICKLEDGER_*` variables of every child."""
@@ -71,7 +70,6 @@ class Layout:
             "CLICKLEDGER_DATA": str(self.options.data),
             "CLICKLEDGER_KAFKA_BOOTSTRAP": self.cluster.bootstrap,
             "CLICKLEDGER_REPLICATION_FACTOR": replicas,
-            "CLICKLEDGER_CLICKHOUSE_URL": self.clickhouse_owner,
             "CLICKLEDGER_API_HOST": HOST,
             "CLICKLEDGER_API_PORT": str(self.ports.api),
             "CLICKLEDGER_REPORTING_HOST": HOST,
@@ -94,12 +92,12 @@ def lay_out(options: Options, jars: Sequence[Path]) -> Layout:
         )
     more = free_ports(2 * options.brokers - 1, besides=public)
     cluster = local_cluster(folder, jars, [ports.kafka, *more[options.brokers :]], more[: options.brokers])
-    return Layout(options, ports, cluster, secrets.token_urlsafe(24))
+    passwords = {user: secrets.token_urlsafe(24) for user in ("default", *_WITH_DATABASE)}
+    return Layout(options, ports, cluster, passwords)
 
 
-_WITHOUT_DATABASE = ("api", "enricher", "deliverer")
-"""Services that never talk to ClickHouse, and so do not get its password: the API is what the world talks to."""
-
+_WITH_DATABASE = ("sink", "reporting")
+"""Services that talk to ClickHouse, each as a user of its name with the rights that it needs."""
 
 _WITH_SECRETS = ("reporting", "deliverer")
 """Services that open what is sealed."""
@@ -123,7 +121,8 @@ def clickhouse_spec(layout: Layout, environ: Mapping[str, str]) -> Spec:
     )
     env = {
         **environ,
-        "CLICKLEDGER_CLICKHOUSE_PASSWORD": layout.password,
+        "CLICKLEDGER_CLICKHOUSE_PASSWORD": layout.passwords["default"],
+        **{f"CLICKLEDGER_CLICKHOUSE_{user.upper()}_PASSWORD": layout.passwords[user] for user in _WITH_DATABASE},
         # Read-only, this machine, all tenants: curl, DBeaver, Grafana. With 0, reading needs a tenant's key.
         "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": environ.get("CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER", "1"),
     }
@@ -135,7 +134,7 @@ def setup_settings(layout: Layout) -> SetupSettings:
     from clickledger.setup import SetupSettings  # imported late: see up.py
 
     kafka = {"kafka_bootstrap": layout.cluster.bootstrap, "replication_factor": len(layout.cluster.nodes)}
-    owner = {"clickhouse_url": SecretStr(layout.clickhouse_owner)}
+    owner = {"clickhouse_url": SecretStr(layout.clickhouse_as("default"))}
     return SetupSettings(
         load(KafkaSettings).model_copy(update=kafka),
         load(ClickHouseSettings).model_copy(update=owner),
@@ -156,8 +155,9 @@ def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
         return port is not None and await answers(port, "/readyz")
 
     env = {"CLICKLEDGER_STOP_DEADLINE_MS": _STOP_DEADLINE_MS, **environ, **layout.settings()}
-    if name in _WITHOUT_DATABASE:
-        del env["CLICKLEDGER_CLICKHOUSE_URL"]
+    env.pop("CLICKLEDGER_CLICKHOUSE_URL", None)
+    if name in _WITH_DATABASE:
+        env["CLICKLEDGER_CLICKHOUSE_URL"] = layout.clickhouse_as(name)
     if name in _WITH_SECRETS and not env.get("CLICKLEDGER_SECRET_KEY"):
         env["CLICKLEDGER_SECRET_KEY"] = ready.secret_key(layout.options.data)
     return Spec(name, _cli(name), env, probes.get(name, by_health_port))
@@ -236,6 +236,6 @@ def ready_object(
         admin_key=own.admin_key,
         short_url=short_url,
         pids=pids,
-        clickhouse_owner=layout.clickhouse_owner,
+        clickhouse_owner=layout.clickhouse_as("default"),
         keys=dict(keys),
     )

@@ -54,7 +54,7 @@ class Ready(BaseModel):
     admin_key: str
     short_url: str = Field(description="a registered short URL to try")
     pids: Pids
-    clickhouse_owner: str = Field(description="CLICKLEDGER_CLICKHOUSE_URL of the services: may change tables")
+    clickhouse_owner: str = Field(description="CLICKLEDGER_CLICKHOUSE_URL of the owner: may change tables")
     keys: dict[str, TenantKeys] = Field(description="every tenant that this folder's stack made keys for")
 
 

@@ -62,6 +62,8 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "CLICKLEDGER_ADMIN_KEY": "key with the grant `admin` for `links load` and `promotions load`; the local stack's without",
     "CLICKLEDGER_WEBHOOKS_KEY": "key with the grant `webhooks` for `clickledger webhooks`; the local stack's without",
     "CLICKLEDGER_CLICKHOUSE_PASSWORD": "local ClickHouse server: password of its owner; `up` sets it",
+    "CLICKLEDGER_CLICKHOUSE_SINK_PASSWORD": "local ClickHouse server: password of the user `sink`, who may do what the sink does; `up` sets it",
+    "CLICKLEDGER_CLICKHOUSE_REPORTING_PASSWORD": "local ClickHouse server: password of the user `reporting`, who reads; `up` sets it",
     "CLICKLEDGER_CLICKHOUSE_READER_PASSWORD": "local ClickHouse server: password of the user `reader`; no such user without",
     "CLICKLEDGER_CLICKHOUSE_ANONYMOUS_READER": "local ClickHouse server: `1` lets this machine read all tenants without password; `up` sets it unless it is `0`",
 }

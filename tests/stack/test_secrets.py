@@ -74,6 +74,14 @@ def ask(url: str, method: str, path: str, body: bytes = b"", **fields: str) -> b
         connection.close()
 
 
+def clickhouse_password(pid: int) -> str:
+    """What a service was given to log in at ClickHouse."""
+    variables = dict(line.partition(b"=")[::2] for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    password = urlsplit(variables[b"CLICKLEDGER_CLICKHOUSE_URL"].decode()).password
+    assert password
+    return password
+
+
 @pytest.fixture(scope="module")
 def exercised(guard: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercised]:
     """A stack of its own, used well and badly; everything that it said."""
@@ -84,6 +92,8 @@ def exercised(guard: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     created = run(stack, "keys", "create", "--tenant", "default", "--grants", "shortlinkclicks")
     keys["created"] = created.stdout.strip()
     keys["owner password"] = str(urlsplit(ready["clickhouse_owner"]).password)
+    for service in ("sink", "reporting"):
+        keys[f"{service}'s password"] = clickhouse_password(ready["pids"][service])
     keys["seal key"] = (stack.data / "seal.key").read_text().strip()
     keys |= make_webhook(ready, keys)
     answers = [*use_well(ready, keys), *use_badly(ready, keys, misplaced)]

@@ -13,6 +13,7 @@ from tests.support.processes import Child, wait_until
 
 OWNER_PASSWORD = "owner-of-the-tests"
 READER_PASSWORD = "reader-of-the-tests"
+SERVICE_PASSWORD = "service-of-the-tests"
 
 
 class LocalClickHouse:
@@ -37,6 +38,10 @@ class LocalClickHouse:
     def reader_url(self) -> str:
         """Read-only access."""
         return f"http://reader:{READER_PASSWORD}@{HOST}:{self.port}"
+
+    def service_url(self, user: str) -> str:
+        """Access of a service's own user, `sink` or `reporting`."""
+        return f"http://{user}:{SERVICE_PASSWORD}@{HOST}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -73,6 +78,8 @@ class LocalClickHouse:
         env = {
             **os.environ,
             "CLICKLEDGER_CLICKHOUSE_PASSWORD": self._password,
+            "CLICKLEDGER_CLICKHOUSE_SINK_PASSWORD": SERVICE_PASSWORD,
+            "CLICKLEDGER_CLICKHOUSE_REPORTING_PASSWORD": SERVICE_PASSWORD,
             "CLICKLEDGER_CLICKHOUSE_READER_PASSWORD": READER_PASSWORD,
         }
         return Child(self._guard, command, self._folder / "server.log", env)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from clickledger.clickhouse_server import services, tenant_filter
 from clickledger.commands.settings import markdown, rows
 from ingest_api import documentation
 from ingest_api.answers import Answers, Published, Refusal, describe, published
@@ -227,3 +228,18 @@ def test_every_further_library_has_its_reason() -> None:
     decision = (ROOT / "docs/adr/0009-dependencies.md").read_text(encoding="utf-8")
     assert {name for name in names if f"`{name}`" not in decision} == set(FRAME)
     assert set(named(decision, "library")) <= names
+
+
+@pytest.mark.parametrize(
+    ("role", "grants"),
+    [
+        ("sink", services.sink_grants("clickledger")),
+        ("reporting", services.reporting_grants("clickledger")),
+        ("tenant", tenant_filter.grants("clickledger")),
+    ],
+)
+def test_the_rights_of_a_server_are_the_local_ones(role: str, grants: list[str]) -> None:
+    """docs/grants/clickhouse.sql gives each role what the local engine gives it, under which tests run."""
+    text = (ROOT / "docs/grants/clickhouse.sql").read_text(encoding="utf-8")
+    found = re.findall(rf"^(GRANT .*) TO clickledger_{role};$", text, re.MULTILINE)
+    assert sorted(each for each in found if " ON " in each) == sorted(grants)
