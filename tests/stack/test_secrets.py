@@ -29,6 +29,7 @@ from tests.support.stack import execute
 LOCAL_WEBHOOKS = {"CLICKLEDGER_WEBHOOKS_ALLOW_NETWORKS": "127.0.0.0/8"}
 FILES_OF_SECRETS: dict[str, list[str]] = {
     **{name: [] for name in ("created", "webhook token", "webhook field", "webhook secret")},
+    **{f"{service}'s password": [] for service in ("sink", "reporting")},
     "seal key": ["seal.key"],
 }
 """Where a secret that is not in `ready.json` lies."""
@@ -263,7 +264,9 @@ def test_no_secret_is_a_process_title(exercised: Exercised) -> None:
     """Command lines have none; environments, which only their user can read, what is needed there."""
     parts = exercised.stack.ready["pids"]
     need_it = {
-        "owner password": {parts[name] for name in ("clickhouse", "sink", "reporting")},
+        "owner password": {parts["clickhouse"]},
+        "sink's password": {parts["clickhouse"], parts["sink"]},
+        "reporting's password": {parts["clickhouse"], parts["reporting"]},
         "seal key": {parts["reporting"], parts["deliverer"], exercised.pids[-1]},
     }
     for pid in exercised.pids:
