@@ -10,6 +10,7 @@ This module must not import the API's metrics: the parent's own copies would sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from ingest_api.config import ServiceSettings
 from ingest_api.listeners import Listeners
 from shared.catalog import CatalogFollower
-from shared.runtime import Runtime
+from shared.runtime import STOPPING, Runtime
 from shared.tasks import end
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ LOOK_S: Final = 1.0
 SILENT_LOOKS_MAX: Final = 10
 """A worker of which nothing was heard between so many looks hangs. Looks are counted, not seconds: a machine that was
 suspended has not looked."""
+START_LOOKS_MAX: Final = 60
+"""The same for one that has not said anything yet."""
 
 
 class Parent:
@@ -83,24 +86,21 @@ class Parent:
         pause_s = RESTART_S_MIN
         while not self._runtime.stopping.is_set():
             started = loop.time()
-            status = await self._run_once(number)
+            why = await self._run_once(number)
             if self._runtime.stopping.is_set():
                 return
-            self._reasons[number] = f"ended with status {status}"
+            self._reasons[number] = why
             pause_s = RESTART_S_MIN if loop.time() - started > HEALTHY_S else min(RESTART_S_MAX, pause_s * 2)
-            log.error("worker %d ended with status %d, starting it again in %.2f s", number, status, pause_s)
+            log.error("worker %d %s, starting it again in %.2f s", number, why, pause_s)
             await self._runtime.pause(pause_s)
 
-    async def _run_once(self, number: int) -> int:
-        """One life of a worker; its exit status."""
-        ours, theirs = socket.socketpair()
-        listener_fd = self._listeners.of(number).fileno()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "ingest_api.child", str(listener_fd), str(theirs.fileno())),
-                pass_fds=(listener_fd, theirs.fileno()),
-                env=self._environment(),
-            )
+    async def _run_once(self, number: int) -> str:
+        """One life of a worker; how it ended."""
+        try:
+            process, ours = await self._start(number)
+        except OSError as exc:
+            self._listeners.end(number)
+            return f"cannot be started: {exc}"
         mark = self._settings.runtime.data / "health" / f"{WORKER_MARK}-{process.pid}"
         mark.touch()  # where the local stack finds the processes that work
         reader, writer = await asyncio.open_connection(sock=ours)
@@ -117,7 +117,19 @@ class Parent:
         hearing.cancel()
         writer.close()
         mark_process_dead(process.pid, path=str(self._metrics))  # type: ignore[no-untyped-call]
-        return status
+        return f"ended with status {status}"
+
+    async def _start(self, number: int) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """The process of a worker and our end of its socket pair. Raises OSError."""
+        listener = self._listeners.of(number)
+        ours, theirs = socket.socketpair()
+        fds = (listener.fileno(), theirs.fileno())
+        command = (sys.executable, "-m", "ingest_api.child", *map(str, fds))
+        with theirs, contextlib.ExitStack() as unused:
+            unused.enter_context(ours)
+            process = await asyncio.create_subprocess_exec(*command, pass_fds=fds, env=self._environment())
+            unused.pop_all()
+        return process, ours
 
     def _environment(self) -> Mapping[str, str]:
         return {**os.environ, METRICS_VARIABLE: str(self._metrics)}
@@ -128,16 +140,19 @@ class Parent:
         It would be given connections for ever, and what it has locked others wait for.
         """
         has_begun, silent = False, 0
-        while silent < SILENT_LOOKS_MAX:
+        while silent < (SILENT_LOOKS_MAX if has_begun or self._runtime.stopping.is_set() else START_LOOKS_MAX):
             try:
                 async with asyncio.timeout(LOOK_S):
                     line = await reader.readline()
             except TimeoutError:
-                silent += has_begun
+                silent += 1
                 continue
             if not line:
                 return
             has_begun, silent = True, 0
             self._reasons[number] = json.loads(line)
+            if self._reasons[number] == STOPPING:  # by itself: it accepts no more
+                self._listeners.end(number)
         log.error("worker %d hangs, killing it", number)
+        self._listeners.end(number, hangs=True)
         process.kill()

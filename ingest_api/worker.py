@@ -183,6 +183,7 @@ class Worker:
             serving = asyncio.create_task(self.server.serve(sockets=[listener]), name="server")
             stopping = asyncio.create_task(self._runtime.stopping.wait(), name="stopping")
             await asyncio.wait([serving, stopping, producing, *background], return_when=asyncio.FIRST_COMPLETED)
+            self._runtime.stopping.set()  # whichever it was
             self.server.should_exit = True
             stopping.cancel()
             await serving

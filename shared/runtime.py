@@ -34,6 +34,8 @@ from shared.settings import RuntimeSettings
 
 log = logging.getLogger(__name__)
 
+STOPPING: Final = "stopping"
+"""Why a service that is to stop is not ready."""
 REQUEST_BYTES_MAX: Final = 8_192
 """Bytes of a request to the health endpoint."""
 REQUEST_SECONDS_MAX: Final = 5
@@ -101,7 +103,7 @@ class Runtime:
     def why_not_ready(self) -> list[str]:
         """Every reason why the service is not ready; empty when it is."""
         if self.stopping.is_set():
-            return ["stopping"]
+            return [STOPPING]
         return [why for check in self.checks if (why := check())]
 
     async def pause(self, seconds: float) -> bool:

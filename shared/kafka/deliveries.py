@@ -318,17 +318,13 @@ class Deliveries:
         self._timer = None if deadline == math.inf else asyncio.get_running_loop().call_at(deadline, self._expire_late)
 
     def _expire_late(self) -> None:
-        """End what is over its deadline; the timer is set for the next one."""
-        self._set_timer(math.inf)
+        """Set the timer for the next deadline, and end what is over its own."""
         now = asyncio.get_running_loop().time() + CLOCK_S
         deliveries = [delivery for track in self._tracks.values() for delivery in track.queue]
+        self._set_timer(min((each.deadline for each in deliveries if each.deadline > now), default=math.inf))
         for delivery in sorted(deliveries, key=lambda delivery: delivery.deadline):
-            if delivery.is_over:  # with one before it
-                continue
-            if delivery.deadline > now:
-                self._set_timer(delivery.deadline)
-                return
-            self._expire(delivery)
+            if delivery.deadline <= now and not delivery.is_over:  # it ends with one before it
+                self._expire(delivery)
 
     def _expire(self, delivery: Delivery) -> None:
         seconds = f"{delivery.timeout_s:.1f} s"

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 from shared.kafka import batch as batch_module
 from shared.kafka.batch import check_codec
-from shared.kafka.deliveries import CLOCK_S
 from shared.kafka.produce_wire import Verdict, decode_answer, verdict
 from tests.support.produce_wires import OUT_OF_ORDER, TOPIC, Fault, MemoryBroker, batch_of
 
@@ -235,23 +234,31 @@ async def test_the_deadline_of_what_waits_breaks_nothing(broker: MemoryBroker) -
 @pytest.mark.parametrize("is_first_answered", [False, True])
 async def test_each_has_its_own_deadline(*, is_first_answered: bool) -> None:
     """Whatever the order in which they were sent, and whether or not the one that the timer was set for is over."""
-    broker, loop = MemoryBroker(4), asyncio.get_running_loop()
-    ended: dict[int, float] = {}
-    began = loop.time()
+    broker, loop = MemoryBroker(5), asyncio.get_running_loop()
     if is_first_answered:
-        answered = await sent(broker, 0, timeout_s=SHORT_S)
+        answered = await sent(broker, 4, timeout_s=0.5)
         broker.step()
         await answered
-    for partition, timeout_s in enumerate((LONG_S, 3 * SHORT_S, SHORT_S, 2 * SHORT_S)):
-        future = await sent(broker, partition, timeout_s=timeout_s)
+    ended: dict[int, float] = {}
+    began = loop.time()
+    timeouts_s = {0: LONG_S, 1: 0.15, 2: 0.05, 3: 0.1}
+    for partition, timeout_s in timeouts_s.items():
+        future = broker.deliveries.send(TOPIC, partition, batch_of(1), timeout_s)
         future.add_done_callback(lambda _, partition=partition: ended.setdefault(partition, loop.time() - began))
-    await asyncio.sleep(5 * SHORT_S)
+    await asyncio.sleep(0.3)
     assert list(ended) == [2, 3, 1]
-    for partition, periods in ((2, 1), (3, 2), (1, 3)):
-        assert ended[partition] > periods * SHORT_S - CLOCK_S
+    assert all(after > timeouts_s[partition] - 0.002 for partition, after in ended.items())
     broker.step()
     await turns()
     assert list(ended) == [2, 3, 1, 0]
+
+
+async def test_deadlines_of_one_partition_at_once(broker: MemoryBroker) -> None:
+    """The first one breaks the producer, with which the others of its partition end; another one has its own."""
+    futures = [broker.deliveries.send(TOPIC, 0, batch_of(1), SHORT_S) for _ in range(3)]
+    other = broker.deliveries.send(TOPIC, 1, batch_of(1), 2 * SHORT_S)
+    outcomes = await asyncio.wait_for(asyncio.gather(*futures, other, return_exceptions=True), 5)
+    assert [type(each) for each in outcomes] == [OutcomeUnknown, TransientError, TransientError, OutcomeUnknown]
 
 
 async def test_a_late_answer_changes_nothing(broker: MemoryBroker) -> None:
