@@ -16,7 +16,7 @@ allow() { # principal, options of kafka-acls.sh
 for topic in clicks.raw clicks.enriched catalog webhooks; do
     allow clickledger-owner --operation All --topic "$topic"
 done
-allow clickledger-owner --operation Describe --operation Read --group clickledger- --resource-pattern-type prefixed
+allow clickledger-owner --operation Describe --group clickledger- --resource-pattern-type prefixed
 
 # The API: clicks in; links, promotions and keys over HTTP; its spools' registrations.
 allow clickledger-api --operation Write --topic clicks.raw
@@ -36,7 +36,6 @@ allow clickledger-sink --operation Read --group clickledger-sink- --resource-pat
 # Reports, stream, dashboard; webhooks over HTTP are registered in the catalog.
 allow clickledger-reporting --operation Read --topic clicks.raw --topic clicks.enriched
 allow clickledger-reporting --operation Read --operation Write --topic catalog --topic webhooks
-allow clickledger-reporting --operation Describe --group clickledger- --resource-pattern-type prefixed
 
 # The deliverer of webhooks.
 allow clickledger-deliverer --operation Read --topic clicks.enriched --topic catalog
