@@ -84,7 +84,7 @@ def api_access(
     if url is not None and secret is not None:
         return url, secret, None
     if url is not None:
-        raise typer.BadParameter("--url needs a key: --key, or the environment variable CLICKLEDGER_KEY")
+        raise typer.BadParameter("--url needs a key: --key, or the environment variable that --help names")
     stack = ready.load(ready.data_folder(os.environ, data))
     found = stack.reports if grant == "reports_key" else stack.api
     return found, secret or str(getattr(stack, grant)), stack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,13 +13,27 @@ from clickledger.stack.ready import Ready
 from shared.errors import OperatorError, TransientError
 
 _SECONDS_MAX: Final = 10.0
+NEW_KEY_S: Final = 5.0
+"""How long the reports may not have heard yet of a key that was just made."""
+_AGAIN_S: Final = 0.5
 
 
-def make_login_link(stack: Ready) -> str:
+def make_login_link(stack: Ready, *, patience_s: float = 0.0) -> str:
     """An address that logs a browser in, once, within ten minutes; the key itself does not stand in it.
 
-    Raises TransientError when the reports do not answer, OperatorError when they refuse the stack's key.
+    `patience_s`: a key that is refused may be too new. Raises TransientError when the reports do not answer,
+    OperatorError when they refuse the stack's key.
     """
+    deadline = time.monotonic() + patience_s
+    while (made := _ask(stack)) is None and time.monotonic() < deadline:
+        time.sleep(_AGAIN_S)
+    if made is None:
+        raise OperatorError(f"{stack.reports} refuses the stack's reports_key: it was revoked, or has another grant")
+    return made
+
+
+def _ask(stack: Ready) -> str | None:
+    """A link; None when the key is refused."""
     where = urlsplit(stack.reports)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=_SECONDS_MAX)
     try:
@@ -30,7 +45,7 @@ def make_login_link(stack: Ready) -> str:
     finally:
         connection.close()
     if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise OperatorError(f"{stack.reports} refuses the stack's reports_key: it was revoked, or has another grant")
+        return None
     if response.status != HTTPStatus.CREATED:
         raise TransientError(f"{stack.reports} answered {response.status} instead of a login link")
     return f"{stack.reports}{json.loads(body)['path']}"

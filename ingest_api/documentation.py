@@ -36,12 +36,22 @@ EXAMPLE_ID: Final = "0197a5d2-3c00-7004-8a11-5f0c0c9a7e21"
 
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
-_IDEMPOTENCY_KEY: Final = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
+_KEY: Final[dict[str, Any]] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
     "description": "The same key gives the same transaction-id, so that a click that is sent again is counted once.",
+}
+_IDEMPOTENCY_KEY: Final = {"name": "Idempotency-Key", "in": "header", "required": False, **_KEY}
+_CLICK_FIELDS: Final = {
+    "short-url": {"type": "string", "description": "The short URL that was sent out in the promotion message."},
+    "user-agent": {
+        "type": ["string", "null"],
+        "description": "Of the browser or app in which the link was clicked.",
+    },
+    "ip-address": {"type": ["string", "null"], "description": "Of the device that clicked."},
+    "clicked-at": {
+        "description": "When the click happened, if reported late: ISO 8601 with zone, or epoch milliseconds.",
+        "type": ["string", "number", "null"],
+    },
 }
 
 SCHEMAS: Final[dict[str, Any]] = {
@@ -57,19 +67,14 @@ SCHEMAS: Final[dict[str, Any]] = {
     "Click": {
         "type": "object",
         "required": ["short-url"],
-        "properties": {
-            "short-url": {"type": "string", "description": "The short URL that was sent out in the promotion message."},
-            "user-agent": {
-                "type": ["string", "null"],
-                "description": "Of the browser or app in which the link was clicked.",
-            },
-            "ip-address": {"type": ["string", "null"], "description": "Of the device that clicked."},
-            "clicked-at": {
-                "description": "When the click happened, if reported late: ISO 8601 with zone, or epoch milliseconds.",
-                "type": ["string", "number", "null"],
-            },
-        },
+        "properties": _CLICK_FIELDS,
         "example": EXAMPLE_CLICK,
+    },
+    "BatchClick": {
+        "type": "object",
+        "required": ["short-url"],
+        "properties": {**_CLICK_FIELDS, "idempotency-key": {**_KEY["schema"], "description": _KEY["description"]}},
+        "example": {**EXAMPLE_CLICK, "idempotency-key": "a-1"},
     },
     "Accepted": {
         "type": "object",
@@ -237,7 +242,7 @@ BATCH: Final[Documented] = {
         },
         **_published_errors(),
     },
-    "openapi_extra": {"security": _SECURITY, "requestBody": _ndjson_body("Click")},
+    "openapi_extra": {"security": _SECURITY, "requestBody": _ndjson_body("BatchClick")},
 }
 
 _LINK_RECORD: Final = {"description": "The record.", "content": _json({"type": "object"})}

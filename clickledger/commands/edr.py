@@ -45,7 +45,8 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the file when it is there.")] = False,
     url: Annotated[str | None, typer.Option(help="Address of the reports [the running stack's].")] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="CLICKLEDGER_KEY", help="Key with the grant reports [the running stack's].")
+        str | None,
+        typer.Option(envvar="CLICKLEDGER_REPORTS_KEY", help="Key with the grant reports [the running stack's]."),
     ] = None,
     data: DataOption = None,
 ) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clickledger.login_link import make_login_link
+from clickledger.login_link import NEW_KEY_S, make_login_link
 from clickledger.stack import layout as layouts
 from clickledger.stack import ready
 from clickledger.stack.bootstrap import (
@@ -84,7 +84,9 @@ async def _take_folder(data: Path) -> int:
 def _dashboard_of(stack: ready.Ready) -> str:
     """A login link, or where the dashboard is when there is none: a key that was revoked is no reason to stop."""
     try:
-        return f"{make_login_link(stack)}  (once, within ten minutes; again: clickledger dashboard)"
+        return (
+            f"{make_login_link(stack, patience_s=NEW_KEY_S)}  (once, within ten minutes; again: clickledger dashboard)"
+        )
     except ClickledgerError as exc:
         return f"{stack.reports}/dashboard  (no login link: {exc})"
 

@@ -60,6 +60,7 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "CLICKLEDGER_CACHE": "folder of the broker's jars, for the local stack; `~/.cache/clickledger` without",
     "CLICKLEDGER_KEY": "API key of `clickledger send`; the running local stack's without",
     "CLICKLEDGER_ADMIN_KEY": "key with the grant `admin` for `links load` and `promotions load`; the local stack's without",
+    "CLICKLEDGER_REPORTS_KEY": "key with the grant `reports` for `clickledger edr export`; the local stack's without",
     "CLICKLEDGER_WEBHOOKS_KEY": "key with the grant `webhooks` for `clickledger webhooks`; the local stack's without",
     "CLICKLEDGER_CLICKHOUSE_PASSWORD": "local ClickHouse server: password of its owner; `up` sets it",
     "CLICKLEDGER_CLICKHOUSE_SINK_PASSWORD": "local ClickHouse server: password of the user `sink`, who may do what the sink does; `up` sets it",

@@ -18,7 +18,7 @@ from ingest_api import documentation
 from ingest_api.answers import Answers, Published, Refusal, describe, published
 from ingest_api.app import Surface, create_app
 from ingest_api.metrics import Tallies
-from ingest_api.parse import CLICKED_AT, SHORT_URL
+from ingest_api.parse import CLICKED_AT, IDEMPOTENCY_KEY, SHORT_URL
 from shared.links import LINK_FIELDS, PROMOTION_FIELDS
 from shared.settings import OTHER_VARIABLES
 
@@ -103,6 +103,7 @@ def test_fields_of_the_api_are_those_of_the_code() -> None:
     """The fields of clicks, links and promotions stand in their tables, and no others."""
     clicks = named(API, "field of a click")
     assert clicks == list(documentation.SCHEMAS["Click"]["properties"])
+    assert [*clicks, IDEMPOTENCY_KEY] == list(documentation.SCHEMAS["BatchClick"]["properties"])
     assert {SHORT_URL, CLICKED_AT} <= set(clicks)
     assert named(API, "field of a link") == list(LINK_FIELDS) == list(documentation.SCHEMAS["Link"]["properties"])
     promotions = documentation.SCHEMAS["Promotion"]["properties"]
