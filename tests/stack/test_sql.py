@@ -32,6 +32,12 @@ QUESTIONS = dict(re.findall(r"^### ([^\n]*\?)\n\n```sql\n(.*?)```", PAGE, re.MUL
 CLICKS = list(sql_rows.rows(OURS, 4_000, seed=3))
 COUNTED = [row for row in CLICKS if row["status"] == "accepted"]
 HUMAN = [row for row in COUNTED if not row["is_bot"]]
+NEVER_CLICKED: list[dict[str, Any]] = [
+    {"promotion_id": "quiet", "name": "Quiet", "delivered": 190, "version": 1},
+    {"promotion_id": "quieter", "name": "Quieter", "delivered": None, "version": 1},
+    {"promotion_id": "gone", "name": "Gone", "delivered": 7, "version": 1},
+    {"promotion_id": "gone", "name": "Gone", "delivered": 7, "is_deleted": True, "version": 2},
+]
 DIMENSIONS = (
     *("campaign_id", "deployment_id", "link_name", "browser", "os", "device", "device_brand", "device_type"),
     *("resolution", "country", "bot_reason", "source"),
@@ -48,6 +54,7 @@ def tenant(guard: Guard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     owner = ClickHouseHttp(server.url)
     for number, name in enumerate((OURS, THEIRS)):
         sql_rows.insert_promotions(owner, name)
+        sql_rows.insert(owner, "promotions", [{"tenant": name, **each} for each in NEVER_CLICKED])
         offset = number * len(CLICKS)
         sql_rows.insert(owner, "clicks", CLICKS if name == OURS else sql_rows.rows(name, 1_000, 4, offset))
     yield ClickHouseHttp(f"http://{OURS}:secret@{server.url.rpartition('@')[2]}")
@@ -149,6 +156,7 @@ ANSWERS: dict[str, Callable[[], list[list[Any]]]] = {
         Counter(or_others(row["link_name"]) for row in HUMAN if row["promotion_id"] == "spring-sale")
     ),
     "Who clicked at least five times?": frequent,
+    "Which promotions did nobody click on?": lambda: [["quiet", "Quiet", 190], ["quieter", "Quieter", None]],
     "What did not count, and why?": refused,
 }
 
@@ -156,7 +164,7 @@ ANSWERS: dict[str, Callable[[], list[list[Any]]]] = {
 def test_every_question_is_answered_here() -> None:
     """The page's questions are those that are recounted."""
     assert set(QUESTIONS) == set(ANSWERS)
-    assert len(ANSWERS) == 10
+    assert len(ANSWERS) == 11
 
 
 @pytest.mark.parametrize("question", ANSWERS)
