@@ -10,14 +10,15 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Final
 
 import uvloop
 
-from ingest_api.config import ServiceSettings
+from ingest_api.config import METRICS_VARIABLE, ServiceSettings
 from ingest_api.worker import Worker
 from shared.errors import ClickledgerError
-from shared.runtime import Runtime, configure_logging
+from shared.runtime import Runtime, configure_logging, take_place
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,16 @@ async def _serve(settings: ServiceSettings, listener_fd: int, control_fd: int) -
 
 async def _work(runtime: Runtime, settings: ServiceSettings, listener_fd: int) -> None:
     with socket.socket(fileno=listener_fd) as listener:
-        await Worker(runtime, settings).run(listener, follow=False)
+        worker = Worker(runtime, settings)
+        _take_place_for_counters()
+        await worker.run(listener, follow=False)
+
+
+def _take_place_for_counters() -> None:
+    """The library maps a file for each kind of them."""
+    for path in Path(os.environ[METRICS_VARIABLE]).glob(f"*_{os.getpid()}.db"):
+        with path.open("r+b") as file:
+            take_place(file)
 
 
 async def _watch_parent(runtime: Runtime, reader: asyncio.StreamReader) -> None:

@@ -10,6 +10,8 @@ from shared.settings import ApiSettings, CatalogSettings, KafkaSettings, Runtime
 
 BESIDE_BODY_BYTES: Final = 32_768
 """Of a raw record, beside the body: the link with its URLs in any script, an agent, the key's names."""
+METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Where the metrics library looks for the folder in which each of several workers counts."""
 STOP_MARGIN_MS: Final = 6_000
 """Of a stop's deadline, kept for closing the producer."""
 

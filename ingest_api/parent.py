@@ -24,7 +24,7 @@ from typing import Final
 from prometheus_client import REGISTRY
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from ingest_api.config import ServiceSettings
+from ingest_api.config import METRICS_VARIABLE, ServiceSettings
 from ingest_api.listeners import Listeners
 from shared.catalog import CatalogFollower
 from shared.runtime import STOPPING, Runtime
@@ -33,7 +33,6 @@ from shared.tasks import end
 log = logging.getLogger(__name__)
 
 WORKER_MARK: Final = "api-worker"
-METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 RESTART_S_MIN: Final = 0.25
 RESTART_S_MAX: Final = 5.0
 HEALTHY_S: Final = 30.0

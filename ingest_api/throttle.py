@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple, Self
 
 from shared.errors import OperatorError
+from shared.runtime import take_place
 
 COUNT_BITS: Final = 24
 COUNT_MAX: Final = (1 << COUNT_BITS) - 1
@@ -150,13 +151,17 @@ class WorkerSeat:
 def open_cells(folder: Path, name: str, *, slots: int, workers: int, worker: int) -> Cells:
     """Cells in a file of `folder`, made when it is not there; open it after forking.
 
-    The shape is a part of the file's name, so processes of another shape never touch it.
+    The shape is a part of the file's name, so processes of another shape never touch it. Raises OperatorError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-v1-{slots}x{workers}.cells"
     size = Cells.bytes_needed(slots, workers)
-    file = path.open("a+b")
-    file.truncate(size)  # makes it with zeros, or changes nothing: the size follows from the name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+        file.truncate(size)  # makes it with zeros, or changes nothing: the size follows from the name
+        take_place(file)
+    except OSError as exc:
+        raise OperatorError(f"{path}: no counters can be kept here: {exc}") from exc
     return Cells(mmap.mmap(file.fileno(), size), slots=slots, workers=workers, worker=worker, lock=file)
 
 

@@ -140,7 +140,9 @@ async def check_topics(kafka: KafkaSettings, raw_partitions: int) -> int:
         topics = await admin.topics()
         for topic in (kafka.topic_raw, kafka.topic_enriched):
             if topic not in topics:
-                raise OperatorError(f"topic {topic} does not exist, or this user may not see it: run `clickledger setup`")
+                raise OperatorError(
+                    f"topic {topic} does not exist, or this user may not see it: run `clickledger setup`"
+                )
             refuse_config(
                 topic, await admin.config(topic), compacted=False, replication_factor=kafka.replication_factor
             )

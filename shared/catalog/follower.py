@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
 import random
+import shutil
 import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
+import lmdb
+
 from shared.catalog.applying import Copy
 from shared.catalog.records import PARTITION, Kind
 from shared.catalog.rewriting import is_loose, rewrite
 from shared.catalog.store import Store, heard_file, remove_others, turn_to
-from shared.errors import OffsetLost, OperatorError, TransientError
+from shared.errors import ClickledgerError, OffsetLost, OperatorError, TransientError
 from shared.kafka import Reader
 from shared.settings import CatalogSettings, KafkaSettings
 from shared.tasks import end
@@ -68,22 +72,36 @@ class CatalogFollower:
         self._is_level = False
 
     async def run(self) -> None:
-        """Follow until cancelled. Failures of the environment are logged and retried with back-off."""
+        """Follow until cancelled. Failures of the environment are logged and retried with back-off.
+
+        Raises OperatorError when there is no place for a copy; one that cannot be written to later is read as it is meanwhile.
+        """
         with await _locked(self._folder / "follower.lock"):
-            self._copy = Copy(Store.of(self._folder, self._map_bytes), self._kinds)
-            self._copy.store.drop_other_forms()
-            self._copy.store.env.reader_check()  # slots of killed readers would pin old pages
+            try:
+                self._copy = Copy(Store.of(self._folder, self._map_bytes), self._kinds)
+                self._copy.store.drop_other_forms()
+                self._copy.store.env.reader_check()  # slots of killed readers would pin old pages
+            except (lmdb.Error, OSError) as exc:
+                raise OperatorError(self._told(exc)) from exc
             delay_s = RETRY_S_MIN
             while True:
                 started = time.monotonic()
                 try:
                     await self._follow()
-                except (TransientError, OperatorError) as exc:
+                except (TransientError, OperatorError, lmdb.Error, OSError) as exc:
                     if time.monotonic() - started > HEALTHY_S:
                         delay_s = RETRY_S_MIN
-                    log.warning("catalog follower: %s; again in %.1f s", exc, delay_s)
+                    log.warning("catalog follower: %s; again in %.1f s", self._told(exc), delay_s)
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
                 delay_s = min(delay_s * 2, RETRY_S_MAX)
+
+    def _told(self, error: Exception) -> str:
+        """The error in an operator's words; one of ours has them, another one is the disk's."""
+        if isinstance(error, ClickledgerError):
+            return str(error)
+        with contextlib.suppress(OSError):
+            error = OSError(f"{error}, {shutil.disk_usage(self._folder).free:,} bytes are free")
+        return f"{self._folder}: the copy of the catalog cannot be written: {error}"
 
     async def _follow(self) -> None:
         reader = Reader(self._kafka, self._topic, client_id="clickledger-catalog")

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Entry, Kind
+from shared.catalog.applying import Copy
 from shared.catalog.store import Store, current
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import CatalogSettings, KafkaSettings
@@ -332,3 +333,29 @@ async def test_many_links_are_given_as_they_were_written(
         links_table = Store.at(tmp_path, SETTINGS.catalog_map_bytes).links
         stored = sum(len(value) for _, value in txn.cursor(links_table))
     assert stored < sum(map(len, raws.values())) / 2
+
+
+async def test_a_full_disk_keeps_the_copy_as_it_is(
+    catalog: Catalog, writer: CatalogWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is there is served, and when there is room again it goes on, with nothing in mind that was never written."""
+    records = {f"h/spring/{n}": {"link": f"h/spring/{n}", "tenant": "acme", "to": "spring" * 20} for n in range(3_000)}
+    known = await writer.put(Kind.TENANT, "acme", {"tenant": "acme"})
+    await catalog.wait_for(known, WAIT_S)
+    apply_some, tries = Copy._apply_some, []
+
+    def apply_and_fail(copy: Copy, txn: Any, records: Any) -> int:
+        tries.append(apply_some(copy, txn, records))
+        raise lmdb.DiskError("No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Copy, "_apply_some", apply_and_fail)
+        version = await writer.put_many([Entry(Kind.LINK, key, record) for key, record in records.items()])
+        async with asyncio.timeout(WAIT_S):
+            while len(tries) < 3:
+                await asyncio.sleep(0.05)
+        catalog.refresh()
+        assert (catalog.version, catalog.tenant("acme")) == (known, {"tenant": "acme"})
+    await catalog.wait_for(version, WAIT_S)
+    assert {key: catalog.link(key) for key in records} == {key: orjson.dumps(record) for key, record in records.items()}
+    assert "the copy of the catalog cannot be written: No space left on device, " in caplog.text
