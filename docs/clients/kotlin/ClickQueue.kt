@@ -1,13 +1,14 @@
 // Report clicks to Clickledger from an Android or JVM app: an offline queue in a file. Shown, not run.
-// A click is on disk before `add` returns and leaves it only after a final answer. It is sent with the same
-// Idempotency-Key however often, so that it counts once. Call `flush` (not on the main thread; WorkManager fits) again
-// after the milliseconds that it gives. Needs org.json, which Android has.
+// A click is on disk before `add` returns and leaves it only after a final answer, which the body alone tells. It is sent
+// with the same Idempotency-Key however often, so that it counts once. Call `flush` (not on the main thread; WorkManager
+// fits) again after the milliseconds that it gives; `lastError` says why. Needs org.json, which Android has.
 import java.io.File
 import java.io.FileOutputStream
 import java.io.IOException
 import java.net.HttpURLConnection
 import java.net.URL
 import java.util.UUID
+import java.util.logging.Logger
 import kotlin.math.max
 import kotlin.math.min
 import kotlin.random.Random
@@ -15,11 +16,16 @@ import org.json.JSONArray
 import org.json.JSONException
 import org.json.JSONObject
 
-class NotAuthorized : Exception()
+/** The key is not valid (any more): the clicks stay in the queue; set `key` and flush again. */
+class NotAuthorized(reason: String) : Exception(reason)
 
 class ClickQueue(private val file: File, base: String, @Volatile var key: String) {
-    var onRefused: (shortUrl: String, code: String, description: String) -> Unit = { _, _, _ -> }
+    var onRefused: (shortUrl: String, code: String, description: String) -> Unit = { shortUrl, code, description ->
+        Logger.getLogger("ClickQueue").warning("click on $shortUrl refused: $code $description")
+    }
     var dropped = 0
+        private set
+    @Volatile var lastError = "" // why the last try was no success; empty after one that was
         private set
     private val endpoint = URL(base.trimEnd('/') + "/campaignapi/resources/v3/shortlinkclicks")
     private val lock = Any()
@@ -42,18 +48,21 @@ class ClickQueue(private val file: File, base: String, @Volatile var key: String
     fun flush(): Long? {
         while (true) {
             val first = synchronized(lock) { waiting.firstOrNull() } ?: return null
-            val (status, answer, retryAfterMs) = send(first)
-            if (status == 401) throw NotAuthorized()
-            if (status == null || status == 429 || status >= 500) {
+            val (answer, text, retryAfterMs) = send(first)
+            val code = answer.optString("code")
+            val description = answer.optString("description")
+            lastError = text
+            if (code in NOT_AUTHORIZED) throw NotAuthorized("$code $description")
+            if (!answer.has("transaction-id") && code !in REFUSED) {
+                // Not now, or no answer of Clickledger's at all: keep the click, behind the others, which may get through.
+                synchronized(lock) { if (waiting.firstOrNull() === first) waiting.addLast(waiting.removeFirst()); save() }
                 val backoff = BACKOFF_MS[min(failures++, BACKOFF_MS.size - 1)] * Random.nextDouble(0.5, 1.0)
                 return max(retryAfterMs, backoff.toLong())
             }
-            // Anything else is final: 200 with an id, 200 with code 1010 (will never be recorded), or refused for good.
+            if (code in REFUSED) onRefused(first.getJSONObject("body").getString("short-url"), code, description)
             failures = 0
+            lastError = ""
             synchronized(lock) { waiting.remove(first); save() }
-            if (!answer.has("transaction-id")) {
-                onRefused(first.getJSONObject("body").getString("short-url"), answer.optString("code"), answer.optString("description"))
-            }
         }
     }
 
@@ -63,7 +72,8 @@ class ClickQueue(private val file: File, base: String, @Volatile var key: String
         if (!next.renameTo(file)) throw IOException("cannot replace $file")
     }
 
-    private fun send(click: JSONObject): Triple<Int?, JSONObject, Long> {
+    /** One attempt: the JSON object in the answer (else an empty one), how the answer reads, its Retry-After. */
+    private fun send(click: JSONObject): Triple<JSONObject, String, Long> {
         val connection = endpoint.openConnection() as HttpURLConnection
         return try {
             connection.requestMethod = "POST"
@@ -76,22 +86,21 @@ class ClickQueue(private val file: File, base: String, @Volatile var key: String
             connection.outputStream.use { it.write(click.getJSONObject("body").toString().toByteArray()) }
             val status = connection.responseCode
             val text = (if (status < 400) connection.inputStream else connection.errorStream)?.bufferedReader()?.readText().orEmpty()
+            val answer = try { JSONObject(text) } catch (notJson: JSONException) { JSONObject() } // a proxy's page
             val after = connection.getHeaderField("retry-after")?.toLongOrNull() ?: 0
-            try {
-                Triple(status, JSONObject(text), after * 1000)
-            } catch (_: JSONException) {
-                Triple(if (status == 200) null else status, JSONObject(), after * 1000) // a proxy's page is no answer
-            }
-        } catch (_: IOException) {
-            Triple(null, JSONObject(), 0) // no connection, a time-out
+            Triple(answer, "HTTP $status: ${text.take(200)}", after * 1000)
+        } catch (error: IOException) {
+            Triple(JSONObject(), error.toString(), 0) // no connection, a time-out
         } finally {
             connection.disconnect()
         }
     }
 
     private companion object {
-        const val CLICKS_MAX = 10_000 // kept while offline; beyond it the oldest goes, counted in `dropped`
+        const val CLICKS_MAX = 10_000 // kept while offline; beyond it the first goes, counted in `dropped`
         const val TIMEOUT_MS = 10_000
+        val REFUSED = setOf("499", "1001", "1002", "1003", "1010") // codes that are final: this click will never be recorded
+        val NOT_AUTHORIZED = setOf("430", "498") // nothing is wrong with the click
         val BACKOFF_MS = longArrayOf(1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000)
     }
 }

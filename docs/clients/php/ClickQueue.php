@@ -1,24 +1,33 @@
 <?php
 // Report clicks to Clickledger from a PHP backend: an offline queue in SQLite. Shown, not run. Needs pdo_sqlite and curl.
-// A click is on disk before add() returns and leaves it only after a final answer. It is sent with the same
-// Idempotency-Key however often, so that it counts once. Run flush() from cron, one process at a time.
+// A click is on disk before add() returns and leaves it only after a final answer, which the body alone tells. It is sent
+// with the same Idempotency-Key however often, so that it counts once. Run flush() from cron, one process at a time;
+// where it does not return null, $lastError says why.
 declare(strict_types=1);
 
+/** The key is not valid (any more): the clicks stay in the queue; set $key and flush again. */
 final class NotAuthorized extends RuntimeException {}
 
 final class ClickQueue
 {
-    private const CLICKS_MAX = 10000; // kept while offline; beyond it the oldest goes, counted in $dropped
+    private const CLICKS_MAX = 10000; // kept while offline; beyond it the first goes, counted in $dropped
     private const BACKOFF_S = [1, 2, 4, 8, 16, 32, 60];
     private const PATH = '/campaignapi/resources/v3/shortlinkclicks';
+    private const REFUSED = ['499', '1001', '1002', '1003', '1010']; // codes that are final: this click will never be recorded
+    private const NOT_AUTHORIZED = ['430', '498']; // nothing is wrong with the click
 
     public int $dropped = 0;
+    public string $lastError = ''; // why the last try was no success; empty after one that was
+    private Closure $onRefused;
     private PDO $db;
     private int $failures = 0;
 
     /** @param ?Closure(string, string, string): void $onRefused short URL, code, description */
-    public function __construct(string $file, private string $base, public string $key, private ?Closure $onRefused = null)
+    public function __construct(string $file, private string $base, public string $key, ?Closure $onRefused = null)
     {
+        $this->onRefused = $onRefused ?? static function (string $shortUrl, string $code, string $description): void {
+            error_log("click on $shortUrl refused: $code $description");
+        };
         $this->db = new PDO("sqlite:$file", options: [PDO::ATTR_ERRMODE => PDO::ERRMODE_EXCEPTION]);
         $this->db->exec('PRAGMA synchronous = FULL');
         $this->db->exec('CREATE TABLE IF NOT EXISTS clicks (n INTEGER PRIMARY KEY, id TEXT NOT NULL, body TEXT NOT NULL)');
@@ -44,26 +53,29 @@ final class ClickQueue
     public function flush(): ?float
     {
         while ($row = $this->db->query('SELECT n, id, body FROM clicks ORDER BY n LIMIT 1')->fetch(PDO::FETCH_ASSOC)) {
-            [$status, $answer, $retryAfter] = $this->send($row['id'], $row['body']);
-            if ($status === 401) {
-                throw new NotAuthorized($answer['description'] ?? '');
+            [$answer, $this->lastError, $retryAfter] = $this->send($row['id'], $row['body']);
+            [$code, $description] = [(string) ($answer['code'] ?? ''), (string) ($answer['description'] ?? '')];
+            if (in_array($code, self::NOT_AUTHORIZED, true)) {
+                throw new NotAuthorized("$code $description");
             }
-            if ($status === 0 || $status === 429 || $status >= 500) {
+            $isRefused = in_array($code, self::REFUSED, true);
+            if (!isset($answer['transaction-id']) && !$isRefused) {
+                // Not now, or no answer of Clickledger's at all: keep the click, behind the others, which may get through.
+                $this->db->prepare('UPDATE clicks SET n = (SELECT max(n) + 1 FROM clicks) WHERE n = ?')->execute([$row['n']]);
                 $wait = self::BACKOFF_S[min($this->failures++, count(self::BACKOFF_S) - 1)] * random_int(500, 1000) / 1000;
                 return max($retryAfter, $wait);
             }
-            // Anything else is final: 200 with an id, 200 with code 1010 (will never be recorded), or refused for good.
-            $this->failures = 0;
-            $this->db->prepare('DELETE FROM clicks WHERE n = ?')->execute([$row['n']]);
-            if (!isset($answer['transaction-id']) && $this->onRefused !== null) {
-                $click = json_decode($row['body'], true, flags: JSON_THROW_ON_ERROR);
-                ($this->onRefused)($click['short-url'], (string) ($answer['code'] ?? ''), (string) ($answer['description'] ?? ''));
+            if ($isRefused) {
+                ($this->onRefused)(json_decode($row['body'], true)['short-url'], $code, $description);
             }
+            $this->failures = 0;
+            $this->lastError = '';
+            $this->db->prepare('DELETE FROM clicks WHERE n = ?')->execute([$row['n']]);
         }
         return null;
     }
 
-    /** @return array{int, array<string, mixed>, float} status (0: no answer), body, Retry-After in seconds */
+    /** @return array{array<string, mixed>, string, float} the answer's JSON (else empty), how it reads, Retry-After in s */
     private function send(string $id, string $body): array
     {
         $after = 0.0;
@@ -82,13 +94,10 @@ final class ClickQueue
         ]);
         $text = curl_exec($curl);
         if ($text === false) {
-            return [0, [], 0.0]; // no connection, a time-out
+            return [[], curl_error($curl), 0.0]; // no connection, a time-out
         }
-        $status = (int) curl_getinfo($curl, CURLINFO_RESPONSE_CODE);
-        $answer = json_decode((string) $text, true);
-        if ($status === 200 && !is_array($answer)) {
-            return [0, [], 0.0]; // a proxy's page is no answer
-        }
-        return [$status, is_array($answer) ? $answer : [], $after];
+        $answer = json_decode($text, true); // null: a proxy's page
+        $status = curl_getinfo($curl, CURLINFO_RESPONSE_CODE);
+        return [is_array($answer) ? $answer : [], "HTTP $status: " . substr($text, 0, 200), $after];
     }
 }

@@ -2,16 +2,17 @@
 
     queue = ClickQueue("clicks.db", "http://127.0.0.1:8080", key)
     queue.add("http://shortdomain/dsltrack/employee/j460A8", user_agent=..., ip_address=...)
-    wait_s = queue.flush()   # call again after so many seconds; None: the queue is empty
+    wait_s = queue.flush()   # call again after so many seconds, `queue.last_error` says why; None: the queue is empty
 
-A click is on disk before `add` returns and leaves the disk only after a final answer. It is sent with the same
-Idempotency-Key however often, so that it counts once.
+A click is on disk before `add` returns and leaves the disk only after a final answer, which the body alone tells. It is
+sent with the same Idempotency-Key however often, so that it counts once.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import logging
 import random
 import sqlite3
 import time
@@ -20,25 +21,32 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 
-CLICKS_MAX = 10_000  # kept while offline; beyond it the oldest goes, counted in `dropped`
+CLICKS_MAX = 10_000  # kept while offline; beyond it the first goes, counted in `dropped`
 TIMEOUT_S = 10.0
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 PATH = "/campaignapi/resources/v3/shortlinkclicks"
+REFUSED = {"499", "1001", "1002", "1003", "1010"}  # codes that are final: this click will never be recorded
+NOT_AUTHORIZED = {"430", "498"}  # nothing is wrong with the click
 
 
 class NotAuthorized(Exception):
     """The key is not valid (any more): the clicks stay in the queue; set `key` and flush again."""
 
 
+def log_refused(short_url: str, code: str, description: str) -> None:
+    """Say that a click is lost for good."""
+    logging.getLogger(__name__).warning("click on %s refused: %s %s", short_url, code, description)
+
+
 class ClickQueue:
     """One queue file; use it from one thread."""
 
     def __init__(
-        self, path: str, url: str, key: str, on_refused: Callable[[str, str, str], None] | None = None
+        self, path: str, url: str, key: str, on_refused: Callable[[str, str, str], None] = log_refused
     ) -> None:
-        self.url, self.key = url.rstrip("/") + PATH, key
-        self.on_refused = on_refused or (lambda *_: None)
+        self.url, self.key, self.on_refused = url.rstrip("/") + PATH, key, on_refused
         self.dropped = 0
+        self.last_error = ""  # why the last try was no success; empty after one that was
         self._failures = 0
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA synchronous = FULL")
@@ -69,22 +77,24 @@ class ClickQueue:
         """
         while row := self._db.execute("SELECT n, id, body FROM clicks ORDER BY n LIMIT 1").fetchone():
             n, click_id, body = row
-            status, answer, retry_after_s = self._send(click_id, body)
-            if status == 401:
-                raise NotAuthorized(answer.get("description", ""))
-            if status is None or status == 429 or status >= 500:
+            answer, self.last_error, retry_after_s = self._send(click_id, body)
+            code, description = str(answer.get("code")), str(answer.get("description"))
+            if code in NOT_AUTHORIZED:
+                raise NotAuthorized(f"{code} {description}")
+            if "transaction-id" not in answer and code not in REFUSED:
+                # Not now, or no answer of Clickledger's at all: keep the click, behind the others, which may get through.
+                self._db.execute("UPDATE clicks SET n = (SELECT max(n) + 1 FROM clicks) WHERE n = ?", (n,))
                 backoff_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
                 self._failures += 1
                 return max(retry_after_s, backoff_s * random.uniform(0.5, 1.0))
-            # Anything else is final: 200 with an id, 200 with code 1010 (will never be recorded), or refused for good.
-            self._failures = 0
+            if code in REFUSED:
+                self.on_refused(json.loads(body)["short-url"], code, description)
+            self._failures, self.last_error = 0, ""
             self._db.execute("DELETE FROM clicks WHERE n = ?", (n,))
-            if "transaction-id" not in answer:
-                self.on_refused(json.loads(body)["short-url"], str(answer.get("code")), str(answer.get("description")))
         return None
 
-    def _send(self, click_id: str, body: str) -> tuple[int | None, dict[str, object], float]:
-        """Status (None: no answer), body and Retry-After of one attempt."""
+    def _send(self, click_id: str, body: str) -> tuple[dict[str, object], str, float]:
+        """One attempt: the JSON object in the answer (else an empty one), how the answer reads, its Retry-After."""
         headers = {
             "authorization": f"Bearer {self.key}",
             "content-type": "application/json",
@@ -92,15 +102,21 @@ class ClickQueue:
         }
         request = urllib.request.Request(self.url, body.encode(), headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                return response.status, json.load(response), 0.0
-        except urllib.error.HTTPError as exc:
-            with exc:
-                after = exc.headers.get("retry-after", "")
-                try:
-                    answer = json.load(exc)
-                except ValueError:  # a proxy's page
-                    answer = {}
-                return exc.code, answer if isinstance(answer, dict) else {}, float(after) if after.isdigit() else 0.0
-        except (OSError, ValueError, http.client.HTTPException):  # no connection, a time-out, an answer cut short
-            return None, {}, 0.0
+            try:
+                response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+            except urllib.error.HTTPError as exc:
+                response = exc  # an answer like any other
+            with response:
+                text = response.read().decode(errors="replace")
+        except (OSError, ValueError, http.client.HTTPException) as exc:  # no connection, a time-out, a broken answer
+            return {}, repr(exc), 0.0
+        after = response.headers.get("retry-after", "")
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):  # a proxy's page
+            answer = None
+        return (
+            answer if isinstance(answer, dict) else {},
+            f"HTTP {response.status}: {text[:200]}",
+            float(after) if after.isdecimal() else 0.0,
+        )

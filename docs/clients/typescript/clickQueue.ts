@@ -4,18 +4,20 @@
  *
  *   const queue = await ClickQueue.open(new FileStore("clicks.json"), "http://127.0.0.1:8080", key);
  *   await queue.add({ "short-url": "http://shortdomain/dsltrack/employee/j460A8" });
- *   const waitMs = await queue.flush(); // call again after so many ms; null: the queue is empty
+ *   const waitMs = await queue.flush(); // call again after so many ms, `queue.lastError` says why; null: it is empty
  *
- * A click is stored before `add` resolves and leaves the store only after a final answer. It is sent with the same
- * Idempotency-Key however often, so that it counts once.
+ * A click is stored before `add` resolves and leaves the store only after a final answer, which the body alone tells. It
+ * is sent with the same Idempotency-Key however often, so that it counts once.
  */
 import { randomUUID } from "node:crypto";
 import { open, readFile, rename } from "node:fs/promises";
 
-export const CLICKS_MAX = 10_000; // kept while offline; beyond it the oldest goes, counted in `dropped`
+export const CLICKS_MAX = 10_000; // kept while offline; beyond it the first goes, counted in `dropped`
 const TIMEOUT_MS = 10_000;
 const BACKOFF_MS = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000];
 const PATH = "/campaignapi/resources/v3/shortlinkclicks";
+const REFUSED = ["499", "1001", "1002", "1003", "1010"]; // codes that are final: this click will never be recorded
+const NOT_AUTHORIZED = ["430", "498"]; // nothing is wrong with the click
 
 export interface Click {
   "short-url": string;
@@ -61,7 +63,9 @@ export class FileStore implements Store {
 
 export class ClickQueue {
   dropped = 0;
-  onRefused: (shortUrl: string, code: string, description: string) => void = () => {};
+  lastError = ""; // why the last try was no success; empty after one that was
+  onRefused = (shortUrl: string, code: string, description: string): void =>
+    console.warn(`click on ${shortUrl} refused: ${code} ${description}`);
   private failures = 0;
   private saving: Promise<void> = Promise.resolve();
 
@@ -96,19 +100,22 @@ export class ClickQueue {
   /** Send what waits, oldest first; the ms until it is worth trying again, null when nothing waits. */
   async flush(): Promise<number | null> {
     for (let first = this.waiting[0]; first !== undefined; first = this.waiting[0]) {
-      const { status, answer, retryAfterMs } = await this.send(first);
-      if (status === 401) throw new NotAuthorized(String(answer["description"] ?? ""));
-      if (status === null || status === 429 || status >= 500) {
+      const { answer, text, retryAfterMs } = await this.send(first);
+      const [code, description] = [String(answer["code"]), String(answer["description"])];
+      this.lastError = text;
+      if (NOT_AUTHORIZED.includes(code)) throw new NotAuthorized(`${code} ${description}`);
+      if (!("transaction-id" in answer) && !REFUSED.includes(code)) {
+        // Not now, or no answer of Clickledger's at all: keep the click, behind the others, which may get through.
+        if (this.waiting[0] === first) this.waiting.push(this.waiting.shift()!);
+        await this.save();
         const backoff = BACKOFF_MS[Math.min(this.failures++, BACKOFF_MS.length - 1)]!;
         return Math.max(retryAfterMs, backoff * (0.5 + Math.random() / 2));
       }
-      // Anything else is final: 200 with an id, 200 with code 1010 (will never be recorded), or refused for good.
+      if (REFUSED.includes(code)) this.onRefused(first.body["short-url"], code, description);
       this.failures = 0;
+      this.lastError = "";
       this.waiting = this.waiting.filter((each) => each !== first);
       await this.save();
-      if (!("transaction-id" in answer)) {
-        this.onRefused(first.body["short-url"], String(answer["code"]), String(answer["description"]));
-      }
     }
     return null;
   }
@@ -118,9 +125,10 @@ export class ClickQueue {
     return this.saving;
   }
 
+  /** One attempt: the JSON object in the answer (else an empty one), how the answer reads, its Retry-After. */
   private async send(
     click: Waiting,
-  ): Promise<{ status: number | null; answer: Record<string, unknown>; retryAfterMs: number }> {
+  ): Promise<{ answer: Record<string, unknown>; text: string; retryAfterMs: number }> {
     try {
       const response = await fetch(this.url, {
         method: "POST",
@@ -132,18 +140,25 @@ export class ClickQueue {
         body: JSON.stringify(click.body),
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
-      const after = Number(response.headers.get("retry-after") ?? "0");
       const text = await response.text();
-      let answer: unknown = {};
-      try {
-        answer = JSON.parse(text);
-      } catch {
-        if (response.ok) return { status: null, answer: {}, retryAfterMs: 0 }; // a proxy's page is no answer
-      }
-      const fields = typeof answer === "object" && answer !== null ? (answer as Record<string, unknown>) : {};
-      return { status: response.status, answer: fields, retryAfterMs: Number.isFinite(after) ? after * 1_000 : 0 };
-    } catch {
-      return { status: null, answer: {}, retryAfterMs: 0 }; // no connection, a time-out, an answer cut short
+      const after = Number(response.headers.get("retry-after"));
+      return {
+        answer: parseObject(text),
+        text: `HTTP ${response.status}: ${text.slice(0, 200)}`,
+        retryAfterMs: Number.isFinite(after) ? after * 1_000 : 0,
+      };
+    } catch (error) {
+      const text = [error, (error as Error).cause].join(" "); // no connection, a time-out, an answer cut short
+      return { answer: {}, text, retryAfterMs: 0 };
     }
+  }
+}
+
+function parseObject(text: string): Record<string, unknown> {
+  try {
+    const found: unknown = JSON.parse(text);
+    return typeof found === "object" && found !== null ? { ...found } : {};
+  } catch {
+    return {}; // a proxy's page
   }
 }
