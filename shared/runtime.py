@@ -46,6 +46,15 @@ HEAP_PIECE_BYTES_MAX: Final = 32 << 20
 """Larger pieces of memory are mapped, each by itself; glibc takes no higher limit."""
 KEPT_BYTES_MAX: Final = 64 << 20
 """What a process keeps of freed memory at the end of its heap: the fetches and bodies of a moment."""
+_CURES: Final = {
+    errno.EADDRINUSE: "stop what listens there, or set another CLICKLEDGER_…_PORT",
+    errno.EADDRNOTAVAIL: "this machine has no such address: set another CLICKLEDGER_…_HOST",
+    errno.ENOSPC: "make room on the disk of CLICKLEDGER_DATA",
+    errno.EDQUOT: "make room on the disk of CLICKLEDGER_DATA",
+    errno.EROFS: "CLICKLEDGER_DATA must be a folder that can be written to",
+    errno.EACCES: "CLICKLEDGER_DATA must be a folder that can be written to",
+}
+"""What an operator can do about an error of the machine."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 """Of malloc.h."""
@@ -151,9 +160,9 @@ def run_service(
         log.critical("%s", exc)
         return 1
     except OSError as exc:
-        if exc.errno != errno.EADDRINUSE:
+        if exc.errno not in _CURES:
             raise
-        log.critical("%s: stop what listens there, or set another CLICKLEDGER_…_PORT", exc.strerror)
+        log.critical("%s: %s", exc, _CURES[exc.errno])
         return 1
 
 

@@ -106,11 +106,16 @@ def _tls(settings: KafkaSettings) -> Any:
     def path(value: object) -> str | None:
         return str(value) if value else None
 
-    return create_ssl_context(
-        cafile=path(settings.kafka_ssl_cafile),
-        certfile=path(settings.kafka_ssl_certfile),
-        keyfile=path(settings.kafka_ssl_keyfile),
-    )
+    files = {
+        "cafile": path(settings.kafka_ssl_cafile),
+        "certfile": path(settings.kafka_ssl_certfile),
+        "keyfile": path(settings.kafka_ssl_keyfile),
+    }
+    try:
+        return create_ssl_context(**files)
+    except OSError as exc:
+        named = ", ".join(f"CLICKLEDGER_KAFKA_SSL_{name.upper()} ({file})" for name, file in files.items() if file)
+        raise OperatorError(f"{named}: no TLS with these files: {exc}") from exc
 
 
 def map_error(exc: BaseException, what: str, *, writing: bool = False) -> ClickledgerError:

@@ -182,3 +182,9 @@ class ApiSettings(Group):
                 f"CLICKLEDGER_API_BATCH_BYTES_MAX ({self.api_batch_bytes_max}), else no batch gets through beside another"
             )
         return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.api_port and self.api_port == self.api_health_port:
+            raise ValueError(f"CLICKLEDGER_API_PORT and CLICKLEDGER_API_HEALTH_PORT are both {self.api_port}")
+        return self

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from shared.ids import PARTITIONS_MAX
 from shared.settings.group import Group
@@ -62,6 +62,11 @@ class KafkaSettings(Group):
             raise ValueError(
                 "CLICKLEDGER_KAFKA_SECURITY_PROTOCOL is SASL but CLICKLEDGER_KAFKA_SASL_USERNAME is not set"
             )
+        if self.kafka_sasl_username and not self.kafka_security_protocol.startswith("SASL"):
+            raise ValueError(
+                "CLICKLEDGER_KAFKA_SASL_USERNAME is set but CLICKLEDGER_KAFKA_SECURITY_PROTOCOL "
+                f"({self.kafka_security_protocol}) sends no user name: set SASL_SSL"
+            )
         return self
 
 
@@ -80,6 +85,13 @@ class ClickHouseSettings(Group):
     clickhouse_connect_timeout_ms: int = Field(3_000, ge=100, le=60_000, description="ms to connect")
     clickhouse_query_timeout_ms: int = Field(30_000, ge=1_000, le=600_000, description="ms for one query or insert")
 
+    @field_validator("clickhouse_url")
+    @classmethod
+    def _is_a_url(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return url
+
 
 class RuntimeSettings(Group):
     """What every service has."""
@@ -96,6 +108,13 @@ class RuntimeSettings(Group):
     stop_deadline_ms: int = Field(
         20_000, ge=1_000, le=29_000, description="ms a graceful stop may take; orchestrators kill after 30 s"
     )
+
+    @field_validator("node")
+    @classmethod
+    def _is_a_name(cls, node: str) -> str:
+        if "/" in node or not node.isprintable() or not node.strip():
+            raise ValueError("must be printable, and without /: spools are named NODE/NUMBER")
+        return node
 
 
 class CatalogSettings(Group):

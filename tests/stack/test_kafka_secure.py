@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from clickledger.stack.guard import Guard
 from clickledger.stack.ports import free_ports
-from shared.errors import ClickledgerError, TransientError
+from shared.errors import ClickledgerError, OperatorError, TransientError
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import KafkaSettings
 from tests.support.clickhouse import LocalClickHouse
@@ -59,6 +59,14 @@ async def test_a_producer_with_tls_and_a_password(kafka: KafkaSettings) -> None:
     wrong = kafka.model_copy(update={"kafka_sasl_password": SecretStr("wrong"), "kafka_request_timeout_ms": 2_000})
     with pytest.raises(TransientError):
         await Producer(wrong, "test").start()
+
+
+def test_a_file_of_tls_that_is_not_there(tmp_path: Path) -> None:
+    """The setting and the file are named."""
+    absent = tmp_path / "authorities.pem"
+    settings = KafkaSettings(kafka_security_protocol="SSL", kafka_ssl_cafile=absent)
+    with pytest.raises(OperatorError, match=f"CLICKLEDGER_KAFKA_SSL_CAFILE .{absent}.: no TLS with these files"):
+        Admin(settings)
 
 
 class Pipeline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import logging
@@ -108,3 +109,35 @@ def test_a_service_that_does_not_stop_leaves_and_says_what_runs(tmp_path: Path) 
     (line,) = (json.loads(line) for line in done.stderr.splitlines() if "not stopped" in line)
     assert "not stopped within 1000 ms" in line["message"]
     assert "a_step_that_does_not_end()" in line["message"]
+
+
+_ENDED = """
+import sys
+from shared.runtime import run_service
+from shared.settings import RuntimeSettings
+
+async def main(runtime):
+    raise OSError(int(sys.argv[1]), "as it happens", "/some/file")
+
+sys.exit(run_service("sink", RuntimeSettings(), main, health_port=0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [(errno.ENOSPC, "make room on the disk"), (errno.EADDRNOTAVAIL, "set another CLICKLEDGER_…_HOST")],
+)
+def test_an_error_of_the_machine_is_one_line(tmp_path: Path, number: int, cure: str) -> None:
+    """With what to do about it; another one is a bug's, and shows where it is from."""
+
+    def said(code: int) -> str:
+        env = {**os.environ, "CLICKLEDGER_DATA": str(tmp_path)}
+        command = [sys.executable, "-c", _ENDED, str(code)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        return done.stderr
+
+    (line,) = said(number).splitlines()
+    assert cure in json.loads(line)["message"]
+    assert "/some/file" in json.loads(line)["message"]
+    assert "Traceback" in said(errno.EPIPE)

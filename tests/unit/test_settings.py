@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import OperatorError
-from shared.settings import GROUPS, KafkaSettings, RuntimeSettings, load
+from shared.settings import GROUPS, ApiSettings, ClickHouseSettings, KafkaSettings, RuntimeSettings, load
+from shared.settings.group import Group
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -49,3 +50,26 @@ def test_a_secret_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords never show in the text of the settings."""
     monkeypatch.setenv("CLICKLEDGER_KAFKA_SASL_PASSWORD", "hunter2")
     assert "hunter2" not in repr(load(KafkaSettings))
+
+
+@pytest.mark.parametrize(
+    ("group", "given", "said"),
+    [
+        (KafkaSettings, {"KAFKA_SASL_USERNAME": "u"}, "KAFKA_SECURITY_PROTOCOL (PLAINTEXT) sends no user name"),
+        (KafkaSettings, {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_USERNAME is not set"),
+        (ApiSettings, {"API_PORT": "8080", "API_HEALTH_PORT": "8080"}, "API_HEALTH_PORT are both 8080"),
+        (ClickHouseSettings, {"CLICKHOUSE_URL": "10.0.0.5:8123/clicks"}, "CLICKHOUSE_URL: must begin with http://"),
+        (RuntimeSettings, {"NODE": "rack/7"}, "NODE: must be printable, and without /"),
+        (RuntimeSettings, {"NODE": " "}, "NODE: must be printable, and without /"),
+    ],
+)
+def test_what_could_only_be_meant_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, group: type[Group], given: dict[str, str], said: str
+) -> None:
+    """One line that names the variable and why."""
+    for name, value in given.items():
+        monkeypatch.setenv(f"CLICKLEDGER_{name}", value)
+    with pytest.raises(OperatorError) as refused:
+        load(group)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
