@@ -65,7 +65,7 @@ def _judge(record: Mapping[str, Any], now_ms: int, silence_ms_max: int) -> Itera
     if silent_ms > silence_ms_max:
         detail = (
             f"no sign of life for {silent_ms // 1000:,} s: start the API on {record['node']} again, or, when its disk is "
-            f"gone for good: clickledger spool forget {spool}"
+            f'gone for good: clickledger spool forget {spool} --reason "…"'
         )
         yield SpoolFinding(spool, SpoolProblem.SILENT, 1, detail)
     if set_aside:

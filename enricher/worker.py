@@ -269,7 +269,8 @@ class PartitionWorker(Generic[A]):
         metrics.restarts.labels("lost").inc()
         metrics.lost.inc(max(0, lost.earliest - lost.wanted))
         self.alarms.raise_alarm(
-            Alarm.PARTITION_STOPPED, f"{lost}; to go on without them: clickledger refill --accept-lost"
+            Alarm.PARTITION_STOPPED,
+            f"{lost}; to go on without them: clickledger refill --accept-lost --at {self._partition}:{lost.earliest}",
         )
         while self._goes_on() and not self._has_new_requests():
             await self._feed.wait_for_nudge()

@@ -30,7 +30,9 @@ pending = Gauge("clickledger_api_pending_clicks", "Clicks waiting for Kafka or t
 spooled_total = Counter(
     "clickledger_api_spooled_clicks", "Clicks kept on disk, by why Kafka did not take them", ["reason"]
 )
-spool_refused_total = Counter("clickledger_api_spool_refused_clicks", "Clicks that neither Kafka nor the spool took")
+spool_refused_total = Counter(
+    "clickledger_api_spool_refused_clicks", "Clicks taken, and then kept neither by Kafka nor the spool"
+)
 replayed_total = Counter("clickledger_api_replayed_clicks", "Clicks of the spool acknowledged by Kafka")
 set_aside_total = Counter("clickledger_api_spool_set_aside", "Pieces of the spool that could not be published: damage")
 spool_clicks = Gauge("clickledger_api_spool_clicks", "Clicks on disk, not in Kafka yet", multiprocess_mode="livesum")

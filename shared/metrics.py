@@ -12,5 +12,13 @@ errors = Counter("clickledger_errors", "Errors handled, by what the service did 
 """`kind`: transient, operator, data, unknown_outcome; bug: of ours, and the work was done another way."""
 alarms = Gauge("clickledger_alarms", "Alarms that stand now and need a human, by reason", ["service", "reason"])
 alarms_raised = Counter("clickledger_alarms_raised", "How often an alarm began, by reason", ["service", "reason"])
-catalog_version = Gauge("clickledger_catalog_version", "Offset of the last applied catalog record", ["service"])
-catalog_age = Gauge("clickledger_catalog_age_seconds", "Since the catalog was proved level with its topic", ["service"])
+catalog_version = Gauge(
+    "clickledger_catalog_version", "Offset of the last applied catalog record", ["service"], multiprocess_mode="livemin"
+)
+"""Of several workers that of the one most behind; so is the age."""
+catalog_age = Gauge(
+    "clickledger_catalog_age_seconds",
+    "Since the catalog was proved level with its topic",
+    ["service"],
+    multiprocess_mode="livemax",
+)

@@ -119,10 +119,11 @@ class PartitionWatch(Alarms[Alarm]):
 
     def gap(self, gap: Gap) -> None:
         """Alarm for missing raw offsets."""
+        first, last = gap.missing.first, gap.missing.last
         self.raise_alarm(
             Alarm.GAP,
-            f"raw offsets {gap.missing.first} to {gap.missing.last} are missing before Kafka offset {gap.kafka_offset}: "
-            "run `clickledger refill`, or accept the loss with `clickledger audit --accept-gap`",
+            f"raw offsets {first} to {last} are missing before Kafka offset {gap.kafka_offset}: run `clickledger refill`, "
+            f'or accept the loss with `clickledger audit --accept-gap {self.partition}:{first}-{last} --reason "…"`',
         )
 
     def lost(self, lost: OffsetLost, first_missing: int) -> None:

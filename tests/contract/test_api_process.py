@@ -190,6 +190,9 @@ async def test_several_workers(make_api: MakeApi) -> None:
     first, second = worker_pids(api)
     os.kill(first, signal.SIGKILL)
     await api.until(lambda: _listening(api.port) == 1)
+    metrics = api.request("GET", "/metrics", port=api.health_port()).body.decode()
+    assert re.findall(r"^clickledger_catalog_age_seconds\{.*", metrics, re.MULTILINE)
+    assert "pid=" not in metrics  # of a worker that is dead nobody would take it away
     assert [api.click().status for _ in range(20)] == [200] * 20
     await api.until(lambda: len(worker_pids(api)) == 2 and first not in worker_pids(api))
     assert second in worker_pids(api)
