@@ -19,7 +19,7 @@ import orjson
 from clickledger import keyring
 from clickledger.keyring import KeyringError
 from shared.catalog import Catalog, CatalogFollower, CatalogWriter, Kind, followed
-from shared.kafka import Producer
+from shared.kafka import Admin, Producer
 from shared.settings import CatalogSettings, KafkaSettings
 
 _CATALOG_SECONDS_MAX = 120.0  # a million links are read in a few seconds
@@ -32,11 +32,15 @@ _KEY_ID_BYTES = 5  # 40 random bits name a key among the few that a tenant has
 async def read_catalog(
     kafka: KafkaSettings, settings: CatalogSettings, kinds: Collection[Kind], kept: Path | None = None
 ) -> AsyncIterator[Catalog]:
-    """Give a complete copy of the catalog's records of some kinds. Raises TransientError when Kafka does not answer.
+    """Give a complete copy of the catalog's records of some kinds.
+
+    Raises TransientError when Kafka does not answer, which is asked first: who follows tries again and again.
 
     `kept`: a folder that keeps the copy, so that the next time only what is new is read; it holds `KEPT`. Without it all
     of the topic is read.
     """
+    async with Admin(kafka):
+        pass
     with nullcontext(kept) if kept else tempfile.TemporaryDirectory(prefix="clickledger-catalog-") as name:
         folder = Path(name)
         catalog = Catalog(settings, folder)
