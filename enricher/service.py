@@ -19,8 +19,9 @@ from enricher.metrics import SERVICE, Alarm
 from enricher.places import COUNTRY_FILE, PlaceFiles
 from enricher.producing import Producing
 from enricher.row import Tools, raw_bytes_max
-from shared.alarms import Alarms
+from shared.alarms import Alarms, Silence
 from shared.catalog import Catalog, CatalogFollower, Kind
+from shared.catalog.store import heard_file
 from shared.errors import ClickledgerError, OperatorError, TransientError
 from shared.kafka import Producer
 from shared.metrics import errors
@@ -59,7 +60,9 @@ async def enrich_until_stopped(
     follower = asyncio.ensure_future(CatalogFollower(catalog_settings, kafka, folder, KINDS).run())
     catalog = Catalog(catalog_settings, folder)
     producing = Producing(lambda: Producer(kafka, slot.instance_id))
-    runtime.checks.append(lambda: "" if catalog.is_ready else "the catalog is not complete yet")
+    silence = Silence(SERVICE, Alarm.STALLED, kafka.kafka_bootstrap, log)
+    watching = asyncio.ensure_future(silence.watch(heard_file(folder)))
+    runtime.checks += [lambda: "" if catalog.is_ready else "the catalog is not complete yet", silence.why_not_ready]
     try:
         progress = _Progress(runtime)
         stream = await _find_stream(runtime, progress, catalog, kafka.topic_raw)
@@ -84,7 +87,7 @@ async def enrich_until_stopped(
 
         await _join(runtime, progress, new_member)
     finally:
-        await asyncio.gather(producing.close(PRODUCER_CLOSE_S), end(follower))
+        await asyncio.gather(producing.close(PRODUCER_CLOSE_S), end(follower, watching))
         catalog.close()
         places.close()
 

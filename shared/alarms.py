@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import time
 from enum import StrEnum
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Final, Generic, TypeVar
 
 from shared.metrics import alarms, alarms_raised
 
 A = TypeVar("A", bound=StrEnum)
+
+SILENCE_S: Final = 30.0
+"""An error that ought to pass has not, after so long; nor has Kafka's silence."""
+LOOK_EVERY_S: Final = 1.0
 
 
 class Alarms(Generic[A]):
@@ -41,3 +49,31 @@ class Alarms(Generic[A]):
         for alarm in list(self.standing):
             self.standing.pop(alarm)
             alarms.labels(self._service, alarm).dec()
+
+
+class Silence(Alarms[A]):
+    """Raises an alarm while Kafka says nothing. Without it a service with nothing to write would not notice that it is away."""
+
+    def __init__(self, service: str, alarm: A, bootstrap: str, logger: logging.Logger) -> None:
+        super().__init__(service, "Kafka", logger)
+        self._alarm, self._bootstrap = alarm, bootstrap
+
+    def why_not_ready(self) -> str:
+        """What stands, for readiness."""
+        return "; ".join(self.standing.values())
+
+    async def watch(self, heard: Path) -> None:
+        """Look again and again at the file that is touched when the catalog's copy is level with its topic; until cancelled."""
+        began_s = time.time()
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # no copy yet, which the service says itself
+                silent_s = time.time() - max(began_s, heard.stat().st_mtime)  # noqa: ASYNC240  # a look at an inode
+                if silent_s > SILENCE_S:
+                    self.raise_alarm(
+                        self._alarm,
+                        f"for {SILENCE_S:.0f} s the copy of the catalog has not been level with its topic: does Kafka at "
+                        f"{self._bootstrap} (CLICKLEDGER_KAFKA_BOOTSTRAP) answer?",
+                    )
+                else:
+                    self.clear_alarm(self._alarm)
+            await asyncio.sleep(LOOK_EVERY_S)

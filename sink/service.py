@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from shared import metrics
-from shared.alarms import Alarms
+from shared.alarms import Alarms, Silence
 from shared.catalog import Catalog, CatalogFollower, Kind
+from shared.catalog.store import heard_file
 from shared.clickhouse import ClickHouse
 from shared.errors import ClickledgerError, DataError, OperatorError, StreamReplaced, TransientError
 from shared.runtime import Runtime, instance_slot, keep_memory, run_service, spare_collector
@@ -67,7 +68,12 @@ async def store_until_stopped(
     following = asyncio.ensure_future(CatalogFollower(catalog_settings, kafka, folder, KINDS).run())
     catalog = Catalog(catalog_settings, folder)
     progress = _Progress(runtime)
-    background = [following]
+    silence = Silence(SERVICE, Alarm.STALLED, kafka.kafka_bootstrap, log)
+    runtime.checks.append(silence.why_not_ready)
+    background = [
+        following,
+        asyncio.ensure_future(silence.watch(heard_file(folder))),
+    ]
     try:
         stream = await progress.until("stream record", lambda: _find_stream(catalog, kafka.topic_raw))
         partitions = await progress.until("topics", lambda: check_topics(kafka, len(stream.start_offsets)))

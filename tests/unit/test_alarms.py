@@ -1,0 +1,72 @@
+"""Kafka's silence is an alarm, and ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from shared import alarms
+from shared.alarms import SILENCE_S, Silence
+
+
+class Alarm(StrEnum):
+    """One reason."""
+
+    STALLED = "stalled"
+
+
+@pytest.fixture
+async def silence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[tuple[Silence[Alarm], Path]]:
+    """It looks all the time; it began to long ago."""
+    monkeypatch.setattr(alarms, "LOOK_EVERY_S", 0.005)
+    heard = tmp_path / "heard"
+    made = Silence("tested", Alarm.STALLED, "broker:9092", logging.getLogger("tested"))
+    with monkeypatch.context() as long_ago:
+        now_s = time.time()
+        long_ago.setattr(alarms.time, "time", lambda: now_s - 1_000)
+        watching = asyncio.create_task(made.watch(heard))
+        await asyncio.sleep(0)
+    yield made, heard
+    watching.cancel()
+
+
+async def after(silence: tuple[Silence[Alarm], Path], age_s: float) -> str:
+    """What stands when Kafka was heard of so long ago."""
+    made, heard = silence
+    heard.touch()
+    os.utime(heard, (time.time() - age_s, time.time() - age_s))
+    await asyncio.sleep(0.05)
+    return made.why_not_ready()
+
+
+async def test_silence_is_an_alarm(silence: tuple[Silence[Alarm], Path], caplog: pytest.LogCaptureFixture) -> None:
+    """Told once with the address and its setting, counted, in readiness; and over when it is over."""
+    labels = {"service": "tested", "reason": "stalled"}
+    assert silence[0].why_not_ready() == ""  # no copy yet
+    for _ in range(2):
+        assert await after(silence, SILENCE_S - 5) == ""
+        assert "broker:9092 (CLICKLEDGER_KAFKA_BOOTSTRAP)" in await after(silence, SILENCE_S + 5)
+        assert REGISTRY.get_sample_value("clickledger_alarms", labels) == 1
+        assert caplog.text.count("stands still") == 1
+        assert await after(silence, 0) == ""
+        assert REGISTRY.get_sample_value("clickledger_alarms", labels) == 0
+        assert "goes on" in caplog.text
+        caplog.clear()
+
+
+async def test_a_start_is_no_silence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A copy of long ago, before it is followed again."""
+    monkeypatch.setattr(alarms, "LOOK_EVERY_S", 0.005)
+    heard = tmp_path / "heard"
+    made = Silence("tested", Alarm.STALLED, "broker:9092", logging.getLogger("tested"))
+    watching = asyncio.create_task(made.watch(heard))
+    assert await after((made, heard), 86_400) == ""
+    watching.cancel()
