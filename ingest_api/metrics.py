@@ -41,6 +41,11 @@ spool_age = Gauge("clickledger_api_spool_age_seconds", "Age of the oldest click 
 spool_set_aside = Gauge(
     "clickledger_api_spool_set_aside_files", "Side files that wait for a human", multiprocess_mode="livesum"
 )
+spool_blocked = Gauge(
+    "clickledger_api_spool_blocked",
+    "Processes whose spool takes no clicks: full, or its disk",
+    multiprocess_mode="livesum",
+)
 connections = Gauge("clickledger_api_connections", "Open connections", multiprocess_mode="livesum")
 
 ACCEPTED: Final = "accepted"
@@ -113,6 +118,7 @@ class Tallies:
             for reason, count in own.spooled.items():
                 spooled_total.labels(reason).inc(self._grown(f"spooled {reason}", count))
             spool_refused_total.inc(self._grown("spool refused", own.refused))
+            spool_blocked.set(bool(own.why_not_ready()))
         replayed_total.inc(self._grown("replayed", replayer.replayed))
         set_aside_total.inc(self._grown("set aside", replayer.set_aside))
         spool_clicks.set(spools.clicks)

@@ -165,6 +165,7 @@ async def test_kafka_is_away(make_api: MakeApi, brokers: LocalBrokers) -> None:
         of_full = await _fill(full)
         assert full.get("/readyz").status == 503
         assert "CLICKLEDGER_API_SPOOL_BYTES_MAX" in full.get("/readyz").json["description"]
+        await full.until(lambda: metric(full, "spool_blocked") == 1)
     finally:
         brokers.start(1)
     pair._env["CLICKLEDGER_API_WORKERS"] = "1"
@@ -173,6 +174,7 @@ async def test_kafka_is_away(make_api: MakeApi, brokers: LocalBrokers) -> None:
         await api.until(lambda api=api: api.get("/readyz").status == 200)
         await until_replayed(api)
         assert set(await copies(api, answered)) == set(answered)
+    await full.until(lambda: metric(full, "spool_blocked") == 0)
     names: list[str] = []
     async with asyncio.timeout(WAIT_S):
         while len(names) != 1:  # the second worker's is taken back by the first
