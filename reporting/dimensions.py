@@ -20,12 +20,14 @@ class By(StrEnum):
     CAMPAIGN = "campaign"
     DEPLOYMENT = "deployment"
     LINK = "link"
+    LINK_NAME = "link_name"
     HOUR = "hour"
     DAY = "day"
     WEEK = "week"
     BROWSER = "browser"
     OS = "os"
     DEVICE = "device"
+    DEVICE_BRAND = "device_brand"
     DEVICE_TYPE = "device_type"
     RESOLUTION = "resolution"
     COUNTRY = "country"
@@ -36,6 +38,8 @@ class By(StrEnum):
 TIMES: Final = (By.HOUR, By.DAY, By.WEEK)
 OWNERS: Final = (By.PROMOTION, By.CAMPAIGN, By.DEPLOYMENT)
 """Those that name promotions, whose denominators are known."""
+KNOWN: Final = (*OWNERS, *TIMES)
+"""Those whose groups are known without a click: promotions are registered, and time passes."""
 COLUMNS: Final[Mapping[By, str]] = {by: f"{by}_id" if by in OWNERS else by.value for by in By}
 """Column of the report and, times apart, of the table `clicks`; owners are columns of `promotions` too."""
 BESIDE: Final[Mapping[By, str]] = {By.PROMOTION: "promotion", By.LINK: "link_name"}
@@ -54,6 +58,12 @@ def parse_by(text: str, allowed: Sequence[By]) -> tuple[By, ...]:
     if len(names) > BY_MAX:
         raise ValueError(f"by: {len(names)} dimensions; {BY_MAX} are the most")
     return tuple(By(name) for name in names)
+
+
+def check_empty(by: Sequence[By]) -> None:
+    """Raise ValueError where it is not known which groups have no click."""
+    if len(by) > 1 or not set(KNOWN).issuperset(by):
+        raise ValueError(f"empty: groups without a click are known by one of {', '.join(KNOWN)}, not by {','.join(by)}")
 
 
 def stored(value: str) -> list[str]:

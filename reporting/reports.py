@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from reporting.authorize import Reader, reader_of
-from reporting.dimensions import BY_MAX, FILTERS, OWNERS, TIMES, By, parse_by
+from reporting.dimensions import BY_MAX, FILTERS, OWNERS, TIMES, By, check_empty, parse_by
 from reporting.documentation import REFUSALS, Responses, Schemas, answer
-from reporting.figures import NUMBERS, ROWS_MAX, Question, read
+from reporting.figures import NUMBERS, ROWS_MAX, TOO_MANY, Question, count_groups, read
 from reporting.parameters import strict_router
 from reporting.periods import DAYS_DEFAULT, period_of, zone_of
 from reporting.problems import Refused
@@ -26,7 +26,7 @@ from reporting.tables import as_csv, as_xlsx
 ATTRIBUTION: Final = {"text": "IP Geolocation by DB-IP", "url": "https://db-ip.com"}
 """Asked for by the licence of the country database (CC BY 4.0)."""
 _ATTRIBUTED: Final = {"countries": " ".join(ATTRIBUTION.values())}
-CTR_BY: Final = (*OWNERS, By.LINK, *TIMES)
+CTR_BY: Final = (*OWNERS, By.LINK, By.LINK_NAME, *TIMES)
 """What the click-through report is divided by; the other one by everything."""
 
 
@@ -64,13 +64,14 @@ SCHEMAS: Final[Schemas] = {
     },
     "Report": {
         "type": "object",
-        "required": ["tenant", "zone", "from", "to", "by", "rows", "attribution"],
+        "required": ["tenant", "zone", "from", "to", "by", "groups", "rows", "attribution"],
         "properties": {
             "tenant": {"type": "string"},
             "zone": {"type": "string", "description": "IANA name of the zone of days and hours"},
             "from": {"type": "string", "format": "date-time"},
             "to": {"type": "string", "format": "date-time", "description": "not included"},
             "by": {"type": "array", "items": {"enum": list(By)}},
+            "groups": {"type": "integer", "description": "Rows that there are without `limit`"},
             "rows": {"type": "array", "items": {"$ref": "#/components/schemas/ReportRow"}},
             "attribution": {"type": "object"},
         },
@@ -101,14 +102,24 @@ class Asked(BaseModel):
         default=True,
         description="Whether different recipients are counted; false is faster, many millions of clicks need it",
     )
+    empty: bool = Field(
+        default=False,
+        description="Whether groups without a click have rows too: every registered promotion, campaign or deployment, "
+        "or every hour, day or week of the period; by one of these",
+    )
+    limit: int | None = Field(
+        None, ge=1, le=ROWS_MAX, description="Only so many rows, those with the most clicks; `groups` says of how many"
+    )
     format: Format | None = Field(None, description="[json, or what `Accept` names]")
     promotion_id: Value = None
     campaign_id: Value = None
     deployment_id: Value = None
     link: Value = None
+    link_name: Value = None
     browser: Value = None
     os: Value = None
     device: Value = None
+    device_brand: Value = None
     device_type: Value = None
     resolution: Value = None
     country: Value = None
@@ -156,16 +167,20 @@ async def _report(state: State, request: Request, name: str, asked: Asked, allow
         raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
     async with state.turns.one(reader.tenant):
         rows = await read(state.clickhouse, question)
+        is_cut = len(rows) == question.limit
+        groups = await count_groups(state.clickhouse, question) if is_cut else len(rows)
     if len(rows) > ROWS_MAX:
-        text = f"More than {ROWS_MAX:,} rows: ask for less time, one promotion or fewer dimensions"
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
-    return await _answer(name, question, rows, asked.format or _accepted(request))
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_MANY)
+    return await _answer(name, question, rows, groups, asked.format or _accepted(request))
 
 
 def question_of(asked: Asked, reader: Reader, allowed: Sequence[By], now: datetime) -> Question:
     """What is asked for. Raises ValueError, saying what is wrong."""
     period = period_of(asked.first, asked.last, zone_of(asked.zone or reader.zone), now)
-    return Question(reader.tenant, period, parse_by(asked.by, allowed), asked.filters, asked.unique)
+    by = parse_by(asked.by, allowed)
+    if asked.empty:
+        check_empty(by)
+    return Question(reader.tenant, period, by, asked.filters, asked.unique, asked.empty, asked.limit)
 
 
 def _accepted(request: Request) -> Format:
@@ -173,15 +188,22 @@ def _accepted(request: Request) -> Format:
     return next((form for form, media_type in _TYPES.items() if media_type == first), Format.JSON)
 
 
-async def _answer(name: str, question: Question, rows: list[dict[str, Any]], form: Format) -> Response:
+async def _answer(name: str, question: Question, rows: list[dict[str, Any]], groups: int, form: Format) -> Response:
     period = question.period
     if form is Format.JSON:
-        found = {**_about(question), "by": list(question.by), "rows": rows, "attribution": ATTRIBUTION}
+        counted = {"by": list(question.by), "groups": groups, "rows": rows}
+        found = {**_about(question), **counted, "attribution": ATTRIBUTION}
         return JSONResponse(found)
     if form is Format.CSV:
         body = await asyncio.to_thread(as_csv, question.columns, rows)
     else:
-        facts = {**_about(question), **question.filters, "by": ", ".join(question.by), **_ATTRIBUTED}
+        facts = {
+            **_about(question),
+            **question.filters,
+            "by": ", ".join(question.by),
+            "groups": str(groups),
+            **_ATTRIBUTED,
+        }
         body = await asyncio.to_thread(as_xlsx, question.columns, rows, facts)
     file = f"{name}-{period.first}-{period.last}.{form}"
     return Response(body, media_type=_TYPES[form], headers={"content-disposition": f'attachment; filename="{file}"'})

@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # loaded when a report is made
     from reporting.dimensions import By
     from reporting.figures import Question
 
+    Rows = tuple[str, Sequence[By], bool, int | None]
+    """`by` as given, of which dimensions, whether with empty ones, and at most how many."""
+
 
 class Format(StrEnum):
     """How a report is printed."""
@@ -37,6 +40,13 @@ LastOption = Annotated[
 ]
 ZoneOption = Annotated[str, typer.Option(help="IANA time zone of hours, days and weeks [the tenant's].")]
 PromotionOption = Annotated[str, typer.Option(help="Only this promotion.")]
+EmptyOption = Annotated[
+    bool,
+    typer.Option("--empty", help="Rows without a click too: by promotion, campaign, deployment, hour, day or week."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Only so many rows, those with the most clicks.")
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="table, json (one object per line) or csv.")]
 
 
@@ -57,9 +67,12 @@ def ctr(
     zone: ZoneOption = "",
     promotion: PromotionOption = "",
     by: Annotated[
-        str, typer.Option(help="promotion, campaign, deployment, link, hour, day, week; several with commas.")
+        str,
+        typer.Option(help="promotion, campaign, deployment, link, link_name, hour, day, week; several with commas."),
     ] = "promotion",
     daily: Annotated[bool, typer.Option("--daily", help="The same as --by promotion,day.")] = False,
+    empty: EmptyOption = False,
+    limit: LimitOption = None,
     output_format: FormatOption = Format.TABLE,
     data: DataOption = None,
 ) -> None:
@@ -67,12 +80,14 @@ def ctr(
 
     Example: clickledger report ctr
 
+    Example: clickledger report ctr --by promotion --empty
+
     Example: clickledger report ctr --daily --from 2026-05-01 --to 2026-05-31 --format csv
     """
     from reporting.reports import CTR_BY
 
     given = (tenant, first, last, zone, promotion)
-    _print(data, given, "promotion,day" if daily else by, CTR_BY, output_format)
+    _print(data, given, ("promotion,day" if daily else by, CTR_BY, empty, limit), output_format)
 
 
 def breakdown(
@@ -83,8 +98,13 @@ def breakdown(
     zone: ZoneOption = "",
     promotion: PromotionOption = "",
     by: Annotated[
-        str, typer.Option(help="browser, os, device, device_type, resolution, country, bot_reason, source, or as ctr.")
+        str,
+        typer.Option(
+            help="browser, os, device, device_brand, device_type, resolution, country, bot_reason, source, or as ctr."
+        ),
     ] = "browser",
+    empty: EmptyOption = False,
+    limit: LimitOption = None,
     output_format: FormatOption = Format.TABLE,
     data: DataOption = None,
 ) -> None:
@@ -94,19 +114,17 @@ def breakdown(
     """
     from reporting.dimensions import By
 
-    _print(data, (tenant, first, last, zone, promotion), by, tuple(By), output_format)
+    _print(data, (tenant, first, last, zone, promotion), (by, tuple(By), empty, limit), output_format)
 
 
-def _print(
-    data: Path | None, given: Sequence[str | None], by: str, allowed: Sequence[By], output_format: Format
-) -> None:
+def _print(data: Path | None, given: Sequence[str | None], rows_of: Rows, output_format: Format) -> None:
     from clickledger.reports import print_figures
-    from reporting.figures import ROWS_MAX
+    from reporting.figures import ROWS_MAX, TOO_MANY
     from reporting.tables import as_csv
 
-    question, rows = asyncio.run(_read(data, given, by, allowed))
+    question, rows = asyncio.run(_read(data, given, rows_of))
     if len(rows) > ROWS_MAX:
-        raise typer.BadParameter(f"more than {ROWS_MAX:,} rows: ask for less time, one promotion or fewer dimensions")
+        raise typer.BadParameter(TOO_MANY)
     match output_format:
         case Format.TABLE if not rows:
             typer.echo("no clicks: look at --tenant, --from, --to and --promotion", err=True)
@@ -119,19 +137,20 @@ def _print(
             sys.stdout.write(as_csv(question.columns, rows).decode())
 
 
-async def _read(
-    data: Path | None, given: Sequence[str | None], by: str, allowed: Sequence[By]
-) -> tuple[Question, list[dict[str, Any]]]:
+async def _read(data: Path | None, given: Sequence[str | None], rows_of: Rows) -> tuple[Question, list[dict[str, Any]]]:
     from clickledger.reports import tenant_zone
-    from reporting.dimensions import parse_by
+    from reporting.dimensions import check_empty, parse_by
     from reporting.figures import Question, read
     from reporting.periods import period_of, zone_of
     from shared.clickhouse import ClickHouse
 
     tenant, first, last, zone, promotion = given
+    by, allowed, has_empty, limit = rows_of
     bounds = (first or "", last or "")
     try:
         dimensions = parse_by(by, allowed)
+        if has_empty:
+            check_empty(dimensions)
         period_of(*bounds, zone_of(zone or "UTC"), datetime.now(UTC))  # before anything is asked
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
@@ -142,5 +161,5 @@ async def _read(
     async with ClickHouse(found.clickhouse) as clickhouse:
         period = period_of(*bounds, zone_of(zone) if zone else await tenant_zone(clickhouse, tenant), datetime.now(UTC))
         filters = {"promotion_id": promotion} if promotion else {}
-        question = Question(tenant, period, dimensions, filters)
+        question = Question(tenant, period, dimensions, filters, has_empty=has_empty, limit=limit)
         return question, await read(clickhouse, question)

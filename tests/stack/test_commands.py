@@ -174,6 +174,10 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
     counted = [row[each] for each in ("clicks", "clicks_all", "duplicate_clicks")]
     assert cli("sql", "--format", "TSV", in_view).split() == list(map(str, counted))
     assert name in cli("report", "ctr")
+    linked = ("report", "ctr", "--by", "link", "--promotion", name, "--format", "json")
+    assert cli.json_lines(*linked, "--limit", "3") == cli.json_lines(*linked)[:3]
+    found = json.loads(_fetched(cli, f"/v1/reports/ctr?by=link&promotion_id={name}&limit=3"))
+    assert (len(found["rows"]), found["groups"]) == (3, len(cli.json_lines(*linked)))
 
     promotions.write_text(json.dumps({"promotion_id": name, "name": "P", "sent": 400, "delivered": 0}) + "\n")
     cli("promotions", "load", str(promotions), "--wait")
@@ -181,6 +185,16 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
     eventually(lambda: cli.json_lines(*asked)[0]["sent"] == 400, "the newer denominators in the report")
     (row,) = cli.json_lines(*asked)
     assert (row["ctr_sent"], row["ctr_delivered"]) == (row["clicks"] / 400, None)
+    quiet = f"{name}-quiet"
+    promotions.write_text(json.dumps({"promotion_id": quiet, "name": "Q", "sent": 200, "delivered": 190}) + "\n")
+    cli("promotions", "load", str(promotions), "--wait")
+    asked = ("report", "ctr", "--promotion", quiet, "--format", "json")
+    eventually(lambda: len(cli.json_lines(*asked, "--empty")) == 1, "a promotion that nobody clicked in the report")
+    (row,) = cli.json_lines(*asked, "--empty")
+    assert [row[each] for each in ("clicks", "sent", "delivered", "ctr_sent")] == [0, 200, 190, 0]
+    assert cli.json_lines(*asked) == []
+    refused = cli.run("report", "breakdown", "--by", "browser", "--empty")
+    assert (refused.returncode, "not by browser" in " ".join(refused.stderr.split())) == (2, True)
     browsers = cli.json_lines("report", "breakdown", "--by", "browser,os", "--promotion", name, "--format", "json")
     assert sum(each["clicks_all"] for each in browsers) == accepted
 

@@ -39,6 +39,20 @@ CLICKS = 3_000
 """Of the demo's month; enough for every card."""
 LIVE_LINK = "http://live.example/1"
 LIVE_PROMOTION = "live"
+QUIET = {
+    "promotion_id": "quiet",
+    "name": "Quiet one",
+    "campaign_id": demo_data.PROMOTIONS[0].campaign_id,
+    "sent": 200,
+    "delivered": 190,
+}
+"""A promotion that nobody clicks."""
+MANY_PROMOTION = "many"
+MANY_LINKS = 10_050
+"""More than a report has rows; each is clicked once, today, the first one on a television, the others without an agent."""
+TELEVISION = (
+    "Mozilla/5.0 (Web0S; Linux/SmartTV) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/79.0.3945.79 Safari/537.36"
+)
 CONTRAST_MIN = 4.5  # WCAG 2.2, level AA
 
 
@@ -51,6 +65,7 @@ def stack(guard: Guard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fu
     api = stack.ready["api"]
     began = now_ms()
     lines = [*demo_data.promotion_lines(began), {"promotion_id": LIVE_PROMOTION, "name": "Live <b>&amp;"}]
+    lines += [QUIET]
     post(api, "/v1/promotions", stack.ready["admin_key"], lines)
     links = [*demo_data.link_lines(began), {"short_url": LIVE_LINK, "promotion_id": LIVE_PROMOTION}]
     post(api, "/v1/links", stack.ready["admin_key"], links)
@@ -107,9 +122,29 @@ def report(stack: FullStack, path: str, **parameters: str) -> Any:
     return found
 
 
-def opened(visitor: Visitor, stack: FullStack, search: str = "") -> Page:
+@pytest.fixture(scope="module")
+def crowd(stack: FullStack) -> str:
+    """The reports' key of a tenant with one promotion, of many links."""
+    api, tenant = stack.ready["api"], ("--tenant", "crowd")
+    succeed(stack, "tenants", "create", "crowd", "--rate-limit", str(10 * MANY_LINKS))
+    grants = ("admin", "shortlinkclicks", "reports")
+    admin, clicks, reports = (succeed(stack, "keys", "create", *tenant, "--grants", each).strip() for each in grants)
+    post(api, "/v1/promotions", admin, [{"promotion_id": MANY_PROMOTION}])
+    urls = [f"http://many.example/{number}" for number in range(MANY_LINKS)]
+    for begin in range(0, MANY_LINKS, 5_000):
+        lines = [{"short_url": url, "promotion_id": MANY_PROMOTION} for url in urls[begin : begin + 5_000]]
+        post(api, "/v1/links", admin, lines)
+    sent = [{"short-url": url} for url in urls]
+    sent[0]["user-agent"] = TELEVISION
+    for begin in range(0, MANY_LINKS, 1_000):
+        post(api, "/v1/clicks", clicks, sent[begin : begin + 1_000])
+    audit_is_clean(stack)
+    return reports
+
+
+def opened(visitor: Visitor, stack: FullStack, search: str = "", key: str = "") -> Page:
     """The dashboard, logged in, with its figures."""
-    page = visitor.log_in(stack.ready["reports_key"])
+    page = visitor.log_in(key or stack.ready["reports_key"])
     if search:
         page.goto(f"{visitor.base}/dashboard{search}")
     filled(page)
@@ -204,7 +239,7 @@ def test_the_figures_are_those_of_the_reports_and_of_the_table(visit: Callable[.
     assert number(tile(page, "Clicks")) == total["clicks"] == int(counted["people"])
     assert number(tile(page, "Bot clicks")) == total["bot_clicks"] == int(counted["bots"])
     assert number(tile(page, "Recipients who clicked")) == total["unique_recipients"]
-    promotions = report(stack, "/v1/reports/ctr", by="promotion", **days())["rows"]
+    promotions = report(stack, "/v1/reports/ctr", by="promotion", empty="true", **days())["rows"]
     shown = rows_of(page, "#ctr-table")
     assert [number(cells[3]) for cells in shown] == [row["clicks"] for row in promotions]
     assert [cells[7] for cells in shown] == [
@@ -222,7 +257,9 @@ def test_the_figures_are_those_of_the_reports_and_of_the_table(visit: Callable[.
     counted = [row for row in promotions if row["sent"] and row["delivered"] is not None]
     steps = [sum(row[name] for row in counted) for name in ("sent", "delivered", "unique_recipients")]
     assert [number(text) for text in page.locator("#funnel strong").all_inner_texts()] == steps
-    assert steps[:2] == [sum(getattr(each, name) for each in demo_data.PROMOTIONS) for name in ("sent", "delivered")]
+    campaigns = report(stack, "/v1/reports/ctr", by="campaign", **days())["rows"]
+    assert steps[:2] == [sum(row[name] or 0 for row in campaigns) for name in ("sent", "delivered")]
+    assert steps[0] == sum(each.sent for each in demo_data.PROMOTIONS) + QUIET["sent"]
     assert steps[2] > 0
 
 
@@ -304,11 +341,63 @@ def test_drill_down_and_the_address(visit: Callable[..., Visitor], stack: FullSt
     expect(page.get_by_role("heading", name="Links of Flash Friday")).to_be_visible()
 
 
+def test_what_nobody_clicked_counts(visit: Callable[..., Visitor], stack: FullStack) -> None:
+    """Messages are those of all registered promotions in every period; one without a click has its own figures."""
+    visitor = visit()
+    page = opened(visitor, stack)
+    month = page.locator("#funnel strong").all_inner_texts()[:2]
+    page.goto(f"{visitor.base}/dashboard?range=1")
+    filled(page)
+    assert page.locator("#funnel strong").all_inner_texts()[:2] == month
+    expect(page.locator("#funnel")).to_contain_text("whatever the period")
+    page.locator("#promotion").select_option("Quiet one")
+    expect(page.get_by_role("heading", name="Links of Quiet one")).to_be_visible()
+    filled(page)
+    assert page.locator("#funnel strong").all_inner_texts() == ["200", "190", "0"]
+    assert tile(page, "Click-through rate") == "0.0 %"
+    expect(page.locator("#time-card")).to_contain_text("No clicks in this period")
+
+
+def test_every_day_has_its_place(visit: Callable[..., Visitor], stack: FullStack, crowd: str) -> None:
+    """Days without a click are zeros between the others, as in the file; a day has all of its hours."""
+    page = opened(visit(), stack, f"?promotion={MANY_PROMOTION}&range=7", key=crowd)
+    page.locator("#time-card summary").click()
+    shown = [number(cells[1]) for cells in rows_of(page, "#time-table")]
+    assert (len(shown), sum(shown)) == (7, MANY_LINKS)
+    with page.expect_download() as csv_file:
+        page.get_by_role("link", name="Clicks over time as CSV").click()
+    found = list(csv.DictReader(io.StringIO(csv_file.value.path().read_text("utf-8-sig"))))
+    assert [int(row["clicks"]) for row in found] == shown
+    page.locator("#range").select_option("1")
+    eventually(lambda: len(rows_of(page, "#time-table")) == 24, "the hours of a day")
+
+
+def test_the_most_clicked_links_are_listed(visit: Callable[..., Visitor], stack: FullStack, crowd: str) -> None:
+    """Of more than a report has rows; the page says how many there are beside them, and what the files have."""
+    visitor = visit()
+    page = opened(visitor, stack, f"?promotion={MANY_PROMOTION}", key=crowd)
+    assert len(rows_of(page, "#ctr-table")) == 50
+    expect(page.locator("#ctr-table")).to_contain_text("10,000 more are not shown. The CSV and XLSX files have")
+    assert number(tile(page, "Clicks")) == MANY_LINKS
+    with page.expect_download() as csv_file:
+        page.get_by_role("link", name="Click-through as CSV").click()
+    assert len(csv_file.value.path().read_text("utf-8-sig").splitlines()) == 1 + 10_000
+    refused = page.request.get(f"{visitor.base}/v1/reports/ctr?by=link&promotion_id={MANY_PROMOTION}")
+    assert (refused.status, "limit=10000" in refused.json()["description"]) == (413, True)
+
+
+def test_other_kinds_of_device_are_told_from_none(visit: Callable[..., Visitor], stack: FullStack, crowd: str) -> None:
+    """A television is of another kind; a click without a user agent has none."""
+    page = opened(visit(), stack, f"?promotion={MANY_PROMOTION}", key=crowd)
+    assert [cells[:2] for cells in rows_of(page, "#device_type")] == [["no user agent", "10,049"], ["other kinds", "1"]]
+
+
 def test_days_are_those_of_the_zone(visit: Callable[..., Visitor], stack: FullStack) -> None:
     """The table of time has the days and numbers that the API gives for the zone, and hours for a short period."""
     page = opened(visit(), stack, "?range=7&zone=Asia%2FKolkata")
     page.locator("#time-card summary").click()
-    rows = report(stack, "/v1/reports/ctr", by="day", **period_in("Asia/Kolkata", page))["rows"]
+    rows = report(stack, "/v1/reports/ctr", by="day", empty="true", **period_in("Asia/Kolkata", page))["rows"]
+    assert len(rows) == 7
     assert [number(cells[1]) for cells in rows_of(page, "#time-table")] == [row["clicks"] for row in rows]
     page.locator("#range").select_option("custom")
     yesterday = str(datetime.now(UTC).date() - timedelta(days=1))
@@ -352,7 +441,8 @@ def test_clicks_arrive_live(visit: Callable[..., Visitor], stack: FullStack) -> 
 def test_downloads(visit: Callable[..., Visitor], stack: FullStack) -> None:
     """CSV and XLSX are the API's; a chart is a PNG."""
     page = opened(visit(), stack)
-    rows = report(stack, "/v1/reports/ctr", by="promotion", **days())["rows"]
+    rows = report(stack, "/v1/reports/ctr", by="promotion", empty="true", **days())["rows"]
+    assert QUIET["promotion_id"] in [row["promotion_id"] for row in rows]
     with page.expect_download() as csv_file:
         page.get_by_role("link", name="Click-through as CSV").click()
     found = list(csv.DictReader(io.StringIO(csv_file.value.path().read_text("utf-8-sig"))))

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from reporting.dimensions import TIMES, By
-from reporting.figures import NUMBERS, Question, query_of, read
+from reporting.dimensions import KNOWN, TIMES, By
+from reporting.figures import NUMBERS, ROWS_MAX, Question, count_groups, query_of, read
 from reporting.periods import Period, period_of
 from shared.clickhouse import ClickHouse
 from shared.settings import ClickHouseSettings
@@ -35,6 +35,8 @@ PROMOTIONS: Mapping[str, Promotion] = {
     "p2": Promotion("Two", "c1", "", 7, None),
     "p3": Promotion("Three", "c2", "d1", 0, 0),
     "p4": Promotion("Never clicked", "c2", "d2", None, 5),
+    "p5": Promotion("Never clicked either", "c1", "", 200, 190),
+    "p6": Promotion("Deleted", "c1", "d3", 50, 40, is_deleted=True),
 }
 FIRST_WITH_QUARTERS = 7
 EXAMPLE: Mapping[str, Any] = {
@@ -62,7 +64,7 @@ CLICKS = st.fixed_dictionaries(
         ),
         "status": st.sampled_from(("accepted", "accepted", "accepted", "duplicate", "rejected", "malformed")),
         "is_bot": st.sampled_from((False, False, True)),
-        "promotion_id": st.sampled_from(("p1", "p2", "p3", "gone")),
+        "promotion_id": st.sampled_from(("p1", "p2", "p3", "p6", "gone")),
         "campaign_id": choice("c1", "c2"),
         "deployment_id": choice("d1"),
         "link": choice("go.example/a", "go.example/b"),
@@ -70,6 +72,7 @@ CLICKS = st.fixed_dictionaries(
         "browser": choice("Chrome", "Others"),
         "os": choice("iOS"),
         "device": choice("iPhone"),
+        "device_brand": choice("Apple"),
         "device_type": choice("phone"),
         "resolution": choice("1170x2532"),
         "country": choice("IN", "NP"),
@@ -86,12 +89,14 @@ ASKED = st.fixed_dictionaries(
             (
                 *(("", ""),) * 6,
                 *(("promotion_id", "p1"), ("promotion_id", "Others"), ("campaign_id", "c1")),
-                *(("browser", "Others"), ("country", "IN"), ("link", "go.example/a")),
+                *(("browser", "Others"), ("country", "IN"), ("link", "go.example/a"), ("campaign_id", "c2")),
             )
         ),
         "moment": st.sampled_from(MOMENTS),
         "minutes": st.integers(1, 200),
         "unique": st.booleans(),
+        "known": st.sampled_from(KNOWN),
+        "limit": st.integers(1, 6),
     }
 )
 
@@ -155,10 +160,13 @@ def test_figures_equal_a_recount(database_url: str) -> None:
         column, value = asked["filter"]
         filters = {column: value} if column else {}
         for period in periods(asked["zone"], asked["moment"], asked["minutes"]):
-            for by in (asked["by"], asked["times"]):
-                question = Question(tenant, period, tuple(by), filters, asked["unique"])
-                found = await read(clickhouse, question)
-                assert in_order(found) == in_order(recount(rows, PROMOTIONS, question)), question
+            for by, has_empty in ((asked["by"], False), (asked["times"], False), ([asked["known"]], True)):
+                question = Question(tenant, period, tuple(by), filters, asked["unique"], has_empty)
+                every = recount(rows, PROMOTIONS, question)
+                assert in_order(await read(clickhouse, question)) == in_order(every), question
+                cut = question._replace(limit=asked["limit"])
+                assert in_order(await read(clickhouse, cut)) == in_order(recount(rows, PROMOTIONS, cut)), cut
+                assert await count_groups(clickhouse, cut) == len(every), cut
         year = next(periods(asked["zone"], asked["moment"], 1))
         question = Question(tenant, year, (By.DAY, By.PROMOTION), {})
         assert in_order(await daily(clickhouse, tenant)) == in_order(recount(rows, PROMOTIONS, question))
@@ -178,6 +186,24 @@ def test_figures_equal_a_recount(database_url: str) -> None:
             run()
         finally:
             loop.run(clickhouse.close())
+
+
+async def test_the_most_clicked_of_more_links_than_an_answer_holds(database_url: str) -> None:
+    """With a limit they are found among all; without one there are more rows than an answer may have."""
+    clicks = [{**EXAMPLE, "link": f"go.example/{n}", "recipient": f"r{n}"} for n in range(ROWS_MAX + 50)]
+    clicks += [{**EXAMPLE, "link": f"go.example/hot{n % 3}", "recipient": f"r{n % 7}"} for n in range(60)]
+    async with ClickHouse(ClickHouseSettings(clickhouse_url=SecretStr(database_url))) as clickhouse:
+        await apply_ddl(clickhouse, clickhouse.database)
+        rows = await store(clickhouse, "acme", clicks, "UTC")
+        year = period_of("2026-01-01", "2026-12-31", ZoneInfo("UTC"), MOMENTS[0])
+        for by in ((By.LINK,), (By.LINK, By.HOUR), (By.LINK, By.PROMOTION, By.LINK_NAME)):
+            question = Question("acme", year, by, {"promotion_id": "p1"})
+            assert len(await read(clickhouse, question)) == ROWS_MAX + 1
+            cut = question._replace(limit=50)
+            found = await read(clickhouse, cut)
+            assert in_order(found) == in_order(recount(rows, PROMOTIONS, cut))
+            assert [row["unique_recipients"] for row in found[:4]] == [7, 7, 7, 1]
+            assert await count_groups(clickhouse, cut) == ROWS_MAX + 53
 
 
 async def test_an_old_table_gets_the_projection(database_url: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from reporting.dimensions import By
+from reporting.dimensions import OWNERS, By
 from reporting.figures import Question
 
 
@@ -20,6 +20,7 @@ class Promotion(NamedTuple):
     deployment_id: str
     sent: int | None
     delivered: int | None
+    is_deleted: bool = False
 
 
 def recount(
@@ -35,7 +36,41 @@ def recount(
             groups[tuple(value_of(by, row, period.zone) for by in question.by)].append(row)
     if not question.by:
         groups.setdefault((), [])
-    return [_counted(key, members, promotions, question) for key, members in groups.items()]
+    elif question.has_empty:
+        for value in _known(promotions, question):
+            groups.setdefault((value,), [])
+    found = [_counted(key, members, promotions, question) for key, members in groups.items()]
+    most = sorted(found, key=lambda row: (-row["clicks"], -row["clicks_all"], *(_order(by, row) for by in question.by)))
+    return most[: question.limit]
+
+
+def _order(by: By, row: Mapping[str, Any]) -> Any:
+    value = row[column_of(by)]
+    return datetime.fromisoformat(value) if by is By.HOUR else value  # of the hour that comes twice, the first is first
+
+
+def column_of(by: By) -> str:
+    """Where a row has the value of a dimension."""
+    return f"{by}_id" if by in OWNERS else by.value
+
+
+def _known(promotions: Mapping[str, Promotion], question: Question) -> Iterator[str]:
+    """The values of a dimension that are there without a click: of registered promotions, and of all the time."""
+    (by,), period = question.by, question.period
+    if by in OWNERS:
+        for promotion_id, promotion in promotions.items():
+            named = {"promotion_id": promotion_id} | promotion._asdict()
+            is_asked = all(
+                (named[column] or "Others") == v for column, v in question.filters.items() if column in named
+            )
+            if is_asked and not promotion.is_deleted:
+                yield named[f"{by}_id"] or "Others"
+        return
+    moment = period.begin.astimezone(UTC)
+    while moment < period.end.astimezone(UTC):
+        yield value_of(by, {"clicked_at": moment.timestamp() * 1000}, period.zone)
+        moment += timedelta(minutes=5)
+    yield value_of(by, {"clicked_at": period.end.timestamp() * 1000 - 1}, period.zone)
 
 
 def value_of(by: By, row: Mapping[str, Any], zone: ZoneInfo) -> str:
@@ -48,9 +83,7 @@ def value_of(by: By, row: Mapping[str, Any], zone: ZoneInfo) -> str:
             return local.date().isoformat()
         case By.WEEK:
             return f"{local.isocalendar().year}-W{local.isocalendar().week:02}"
-        case By.PROMOTION | By.CAMPAIGN | By.DEPLOYMENT:
-            return row[f"{by}_id"] or "Others"
-    return row[by.value] or "Others"
+    return row[column_of(by)] or "Others"
 
 
 def _counted(
@@ -67,7 +100,7 @@ def _counted(
     sent, delivered = (_sum(each, named, promotions, question) for each in ("sent", "delivered"))
     found: dict[str, Any] = {}
     for by, value in named.items():
-        found[f"{by}_id" if by in (By.PROMOTION, By.CAMPAIGN, By.DEPLOYMENT) else by.value] = value
+        found[column_of(by)] = value
         if by is By.PROMOTION:
             found["promotion"] = promotions[value].name if value in promotions else "Others"
         if by is By.LINK:
@@ -100,7 +133,8 @@ def _sum(number: str, named: Mapping[By, str], promotions: Mapping[str, Promotio
     members = [
         getattr(promotion, number)
         for promotion_id, promotion in promotions.items()
-        if all(
+        if not promotion.is_deleted
+        and all(
             (({"promotion_id": promotion_id} | promotion._asdict())[column] or "Others") == v for column, v in wanted
         )
     ]

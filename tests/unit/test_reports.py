@@ -11,7 +11,7 @@ import openpyxl
 import pytest
 from openpyxl.utils.escape import unescape
 
-from reporting.dimensions import BY_MAX, FILTERS, By, parse_by
+from reporting.dimensions import BY_MAX, FILTERS, KNOWN, By, check_empty, parse_by
 from reporting.figures import NUMBERS, Question
 from reporting.periods import DAYS_MAX, period_of, zone_of
 from reporting.reports import SCHEMAS, Asked
@@ -85,11 +85,27 @@ def test_dimensions() -> None:
             parse_by(wrong, tuple(By))
 
 
+def test_groups_without_a_click_are_known_by_one_dimension() -> None:
+    """Of promotions or of time, or by none: nobody knows which browsers there are, nor wants each promotion in each hour."""
+    check_empty(())
+    for by in By:
+        if by in KNOWN:
+            check_empty((by,))
+        else:
+            with pytest.raises(ValueError, match=f"not by {by}"):
+                check_empty((by,))
+    with pytest.raises(ValueError, match="not by promotion,day"):
+        check_empty((By.PROMOTION, By.DAY))
+
+
 def test_every_filter_is_a_parameter() -> None:
     """And every number is described."""
     assert set(FILTERS) <= set(Asked.model_fields)
     assert list(SCHEMAS["ReportRow"]["properties"]) == list(NUMBERS)
-    assert Question("t", period_of("", "", BERLIN, NOW), (By.LINK,), {}).columns == ("link", "link_name", *NUMBERS)
+    asked = Question("t", period_of("", "", BERLIN, NOW), (By.LINK,), {})
+    assert asked.columns == ("link", "link_name", *NUMBERS)
+    named = asked._replace(by=(By.LINK, By.PROMOTION, By.LINK_NAME))  # the name is a dimension, in its place
+    assert named.columns == ("link", "promotion_id", "promotion", "link_name", *NUMBERS)
 
 
 TEXTS = [

@@ -2,7 +2,8 @@
 import { ranked, peopleAndBots } from "./charts.js";
 import { clock, dayName, empty, make, number, percent, table } from "./words.js";
 
-const ROWS_SHOWN = 50;
+export const LISTED = 50; // rows of a table
+export const FILE_ROWS = 10_000; // the most that a report has
 const RANKED_SHOWN = 8;
 const BARS_SHOWN = 8;
 const NO_CLICKS = "No clicks in this period. Choose a longer one, or another promotion.";
@@ -78,12 +79,24 @@ const rates = [
   { label: "Unique CTR", of: (row) => percent(row.unique_ctr_delivered) },
 ];
 
-export function showPromotions(chart, list, rows, pick) {
+export function showPromotions(chart, list, { rows, groups }, pick) {
+  const clicked = rows.filter((row) => row.clicks_all > 0);
+  if (clicked.length) drawPromotions(chart, clicked, pick);
+  else chart.say(empty(NO_CLICKS));
   if (!rows.length) {
-    chart.say(empty(NO_CLICKS));
     list.replaceChildren();
     return;
   }
+  const name = {
+    label: "Promotion", isName: true,
+    of: (row) => make("span", {},
+      make("button", { type: "button", class: "name", onclick: () => pick(row.promotion_id) }, row.promotion),
+      row.promotion === row.promotion_id ? null : make("span", { class: "id" }, row.promotion_id)),
+  };
+  fill(list, "Click-through by promotion; a name leads to its links", [name, ...rates], rows, groups);
+}
+
+function drawPromotions(chart, rows, pick) {
   const shown = rows.slice(0, RANKED_SHOWN);
   const isRate = shown.some((row) => row.ctr_delivered !== null);
   const names = isRate ? ["CTR of delivered", "Unique CTR"] : ["Clicks"];
@@ -91,16 +104,9 @@ export function showPromotions(chart, list, rows, pick) {
   const label = `${names[0]} by promotion: ${shown.map((row) => `${row.promotion} ${isRate ? percent(row.ctr_delivered) : number(row.clicks)}`).join(", ")}.`;
   chart.show(label, ranked(shown.map((row) => ({ name: row.promotion, values: values(row) })), names, isRate));
   chart.onPick((index) => pick(shown[index].promotion_id));
-  const name = {
-    label: "Promotion", isName: true,
-    of: (row) => make("span", {},
-      make("button", { type: "button", class: "name", onclick: () => pick(row.promotion_id) }, row.promotion),
-      row.promotion === row.promotion_id ? null : make("span", { class: "id" }, row.promotion_id)),
-  };
-  fill(list, "Click-through by promotion; a name leads to its links", [name, ...rates], rows);
 }
 
-export function showLinks(chart, list, rows) {
+export function showLinks(chart, list, { rows, groups }) {
   if (!rows.length) {
     chart.say(empty(NO_CLICKS));
     list.replaceChildren();
@@ -114,17 +120,22 @@ export function showLinks(chart, list, rows) {
     { label: "Name", of: (row) => row.link_name },
     ...counts,
   ];
-  fill(list, "Clicks by link of the promotion", columns, rows);
+  fill(list, "Clicks by link of the promotion", columns, rows, groups);
 }
 
-function fill(list, caption, columns, rows) {
-  list.replaceChildren(table(caption, columns, rows.slice(0, ROWS_SHOWN)));
-  if (rows.length > ROWS_SHOWN) {
-    list.append(make("p", { class: "more" }, `${number(rows.length - ROWS_SHOWN)} more are in the CSV and XLSX files.`));
-  }
+// The first of so many groups as a table.
+function fill(list, caption, columns, rows, groups) {
+  list.replaceChildren(table(caption, columns, rows.slice(0, LISTED)));
+  if (groups <= LISTED) return;
+  const files = groups <= FILE_ROWS
+    ? "are in the CSV and XLSX files."
+    : `are not shown. The CSV and XLSX files have the ${number(FILE_ROWS)} with the most clicks, an EDR export has every click.`;
+  list.append(make("p", { class: "more" }, `${number(groups - LISTED)} more ${files}`));
 }
 
-export function showFunnel(body, rows) {
+const ofPromotions = (count) => (count === 1 ? "the promotion" : `${number(count)} promotions`);
+
+export function showFunnel(body, { rows, groups }) {
   const counted = rows.filter((row) => row.sent > 0 && row.delivered !== null);
   if (!counted.length) {
     const why = rows.length ? "It is not known how many messages were sent. `clickledger promotions load` tells it." : NO_CLICKS;
@@ -147,16 +158,21 @@ export function showFunnel(body, rows) {
       make("span", { class: "share" }, share)));
   }
   const left = rows.length - counted.length;
-  const note = left ? `${number(left)} of ${number(rows.length)} promotions are left out: their messages were not counted. ` : "";
-  body.replaceChildren(list, make("p", { class: "more" }, `${note}Messages are those of the promotion, clicks those of the period.`));
+  const notes = [`Messages are all that ${ofPromotions(counted.length)} ever had, whatever the period; clicks are those of the period.`];
+  if (left) notes.unshift(`${number(left)} of ${number(rows.length)} promotions are left out: their messages were not counted.`);
+  if (groups > rows.length) notes.unshift(`Of ${number(groups)} promotions these are the ${number(rows.length)} with the most clicks.`);
+  body.replaceChildren(list, make("p", { class: "more" }, notes.join(" ")));
 }
 
 const countries = new Intl.DisplayNames("en", { type: "region", fallback: "code" });
 
+// An agent that names no phone, tablet or PC is of the kind "other"; only a click without an agent has no kind.
+const KINDS = { other: "other kinds", Others: "no user agent" };
+
 export const BREAKDOWNS = [
   { by: "browser", title: "Browsers" },
   { by: "os", title: "Operating systems" },
-  { by: "device_type", title: "Kinds of device" },
+  { by: "device_type", title: "Kinds of device", shown: (kind) => KINDS[kind] ?? kind },
   { by: "device", title: "Devices" },
   { by: "resolution", title: "Screen resolutions" },
   { by: "country", title: "Countries", shown: (code) => (/^[A-Z]{2}$/.test(code) ? countries.of(code) : code) },

@@ -32,7 +32,7 @@ export class Filters {
     this.#select(state.promotion);
   }
 
-  // Offer the promotions that have clicks in the period, and the chosen one in any case.
+  // Offer the registered promotions, others that have clicks in the period, and the chosen one in any case.
   offer(promotions) {
     const options = promotions.map(({ promotion_id: id, promotion: name }) => make("option", { value: id }, name));
     at("promotion").replaceChildren(make("option", { value: "" }, "All promotions"), ...options);

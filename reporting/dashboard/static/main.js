@@ -1,6 +1,6 @@
 // The page: reads what is asked for from the address, asks the reports, shows their answers, and asks again by itself.
 import { Away, addressOf, getJson, Refused } from "./api.js";
-import { BREAKDOWNS, showBreakdown, showFunnel, showLinks, showLive, showPromotions, showTime, showTotals } from "./cards.js";
+import { BREAKDOWNS, FILE_ROWS, LISTED, showBreakdown, showFunnel, showLinks, showLive, showPromotions, showTime, showTotals } from "./cards.js";
 import { Chart } from "./charts.js";
 import { Filters } from "./filters.js";
 import { showHealth } from "./health.js";
@@ -105,16 +105,19 @@ async function load() {
   const { signal } = (loading = new AbortController());
   const ask = (path, by, more = {}) => getJson(path, { ...common(), by, ...more }, signal);
   nameCards();
-  const everyPromotion = ask("/v1/reports/ctr", "promotion", { promotion_id: undefined });
-  const promotions = everyPromotion.then(({ rows }) =>
-    rows.filter((row) => !state.promotion || row.promotion_id === state.promotion));
+  const askPromotions = (more) => ask("/v1/reports/ctr", "promotion", { empty: true, limit: FILE_ROWS, ...more });
+  const everyPromotion = askPromotions({ promotion_id: undefined, unique: state.promotion ? false : undefined });
+  const promotions = state.promotion ? askPromotions() : everyPromotion;
   const results = await Promise.all([
     fill("totals", async () => {
-      const [total, rows] = await Promise.all([ask("/v1/reports/ctr", ""), promotions]);
+      const [total, { rows }] = await Promise.all([ask("/v1/reports/ctr", ""), promotions]);
       showTotals(at("totals"), total.rows[0], rows);
     }, signal),
     fill("funnel", async () => showFunnel(at("funnel"), await promotions), signal),
-    fill("time", async () => showTime(charts.time, at("time-table"), (await ask("/v1/reports/ctr", timeBy())).rows), signal),
+    fill("time", async () => {
+      const { rows } = await ask("/v1/reports/ctr", timeBy(), { empty: true });
+      showTime(charts.time, at("time-table"), rows);
+    }, signal),
     fill("ctr", () => loadCtr(everyPromotion, ask), signal),
     ...BREAKDOWNS.map((breakdown) =>
       fill(breakdown.by, async () => {
@@ -133,15 +136,14 @@ async function load() {
 }
 
 async function loadCtr(everyPromotion, ask) {
-  const { rows } = await everyPromotion;
-  filters.offer(rows);
+  const found = await everyPromotion;
+  filters.offer(found.rows);
   if (!state.promotion) {
-    showPromotions(charts.ctr, at("ctr-table"), rows, pick);
+    showPromotions(charts.ctr, at("ctr-table"), found, pick);
     return;
   }
   nameCards();
-  const links = await ask("/v1/reports/ctr", "link");
-  showLinks(charts.ctr, at("ctr-table"), links.rows);
+  showLinks(charts.ctr, at("ctr-table"), await ask("/v1/reports/ctr", "link", { limit: LISTED }));
 }
 
 // Fill a card; what could not be had stays as it was, or says so where nothing was yet. True when it was filled.
@@ -179,11 +181,14 @@ function nameCards() {
   const isOne = state.promotion !== "";
   at("ctr-title").textContent = isOne ? `Links of ${filters.nameOf(state.promotion)}` : "Click-through by promotion";
   at("crumbs").hidden = !isOne;
-  const by = { time: timeBy(), ctr: isOne ? "link" : "promotion" };
+  const files = {
+    time: { by: timeBy(), empty: true },
+    ctr: isOne ? { by: "link", limit: FILE_ROWS } : { by: "promotion", empty: true, limit: FILE_ROWS },
+  };
   for (const link of document.querySelectorAll("[data-download]")) {
     const { download, format } = link.dataset;
-    const path = by[download] ? "/v1/reports/ctr" : "/v1/reports/breakdown";
-    link.href = addressOf(path, { ...common(), by: by[download] ?? download, format });
+    const path = files[download] ? "/v1/reports/ctr" : "/v1/reports/breakdown";
+    link.href = addressOf(path, { ...common(), ...(files[download] ?? { by: download }), format });
   }
 }
 
