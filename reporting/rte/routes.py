@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -12,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import StringConstraints
 from starlette.types import Receive, Scope, Send
 
-from reporting.authorize import reader_of, still_reads
+from reporting.authorize import Standing, reader_of
 from reporting.documentation import REFUSALS, Responses, Schemas, answer
 from reporting.parameters import strict_router
 from reporting.problems import Refused
@@ -105,8 +104,7 @@ def router(state: State) -> APIRouter:
         except ValueError as exc:
             raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
 
-        may_read = partial(still_reads, state, request, reader.tenant)
-        return EventStream(await state.desk.open(wanted, start, may_read))
+        return EventStream(await state.desk.open(wanted, start, Standing(state, request, reader.tenant)))
 
     return routes
 
