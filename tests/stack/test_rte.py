@@ -150,6 +150,17 @@ async def test_where_a_stream_begins(stack: StreamStack) -> None:
             assert (await events.clicks(1))[0].place in {(0, 4), (1, 0)}
 
 
+async def test_what_no_stream_can_give_is_refused(stack: StreamStack) -> None:
+    """A status that no event has is 400 and says why; HTTP/1.0, which has no chunks, is 505 as at /v1/edr."""
+    for query in ("?status=duplicate", "?status=accepted&status=duplicate"):
+        async with stack.client(query) as events:
+            assert events.status == 400
+            assert "duplicate is found when a click is stored" in events.body["description"]
+    async with stack.client(version="1.0") as events:
+        assert events.status == 505
+        assert "transfer-encoding" not in events.headers
+
+
 def send_buffer_bytes() -> int:
     """What this system lets a socket hold at most of what its client has not taken."""
     return int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text(encoding="ascii").split()[2])
