@@ -13,6 +13,8 @@ from reporting.state import State
 from shared.keys import FoundKey, Grant, KeyFault, digest_of, key_behind, read_bearer
 
 _READING: Final = ("GET", "HEAD")
+_LOOK_S: Final = 1.0
+"""Seconds between two looks at a key in a catalog that has not changed: keys and sessions expire."""
 
 
 class Reader(NamedTuple):
@@ -41,6 +43,26 @@ def still_reads(state: State, request: Request, tenant: str) -> bool:
         return reader_of(state, request).tenant == tenant
     except Refused as exc:
         return exc.status == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class Standing:
+    """Whether a request that is answered bit by bit may have more; cheap enough to be asked before each bit.
+
+    It looks when the version of the catalog has changed, and every second.
+    """
+
+    def __init__(self, state: State, request: Request, tenant: str) -> None:
+        self._state, self._request, self._tenant = state, request, tenant
+        self._version, self._looked_s = state.catalog.version, time.monotonic()
+        self._holds = True
+
+    def __call__(self) -> bool:
+        """Ask."""
+        now_s = time.monotonic()
+        if self._state.catalog.version != self._version or now_s - self._looked_s >= _LOOK_S:
+            self._holds = still_reads(self._state, self._request, self._tenant)
+            self._version, self._looked_s = self._state.catalog.version, now_s
+        return self._holds
 
 
 def bearer_digest_of(state: State, request: Request) -> str:

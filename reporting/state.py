@@ -23,6 +23,7 @@ class Directory(KeyCatalog, Protocol):
     """The part of `shared.catalog.Catalog` that reports need."""
 
     is_ready: bool
+    version: int
 
     def refresh(self) -> bool:
         """Renew the snapshot."""

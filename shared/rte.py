@@ -9,7 +9,7 @@ dimension that is not known is absent.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -29,6 +29,10 @@ OFFSET_MAX: Final = 2**63 - 1
 EVENT_TYPE: Final = "com.clickledger.click."
 """Before the status: the CloudEvents type of a click."""
 SPEC_VERSION: Final = "1.0"
+
+STREAMED: Final = frozenset(Status) - {Status.DUPLICATE}
+"""The statuses that events have: the sink finds duplicates when their events have long been sent as accepted."""
+NEVER_STREAMED: Final = "duplicate is found when a click is stored, after its event, which says accepted"
 
 _BOTS: Final[Mapping[str, bool | None]] = {"any": None, "yes": True, "no": False}
 _STREAM: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -102,13 +106,16 @@ class Filter:
         links: Iterable[str] = (),
         bots: str = "any",
         tenant: str | None = None,
+        known: Collection[Status] = tuple(Status),
     ) -> Filter:
-        """A filter from what somebody typed; `bots` is yes, no or any. Raises ValueError, naming the parameter."""
-        known = frozenset(str(status) for status in Status)
+        """A filter from what somebody typed; `bots` is yes, no or any. Raises ValueError, naming the parameter.
+
+        `known`: the statuses that what is filtered can have, those of rows or `STREAMED`.
+        """
         wanted = frozenset(statuses)
-        if not wanted <= known:
-            unknown = ", ".join(sorted(wanted - known))[:80]
-            raise ValueError(f"status: {unknown} is not one of {', '.join(sorted(known))}")
+        if unknown := wanted.difference(known):
+            why = f"; {NEVER_STREAMED}" if Status.DUPLICATE in unknown else ""
+            raise ValueError(f"status: {', '.join(sorted(unknown))[:80]} is not one of {', '.join(sorted(known))}{why}")
         if bots not in _BOTS:
             raise ValueError(f"bots: {bots[:80]!r} is not one of {', '.join(_BOTS)}")
         return cls(wanted, _bounded("promotion_id", promotions), _bounded("link", links), _BOTS[bots], tenant)

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def tail(
     *,
     status: Annotated[
-        list[str] | None, typer.Option(help="Only accepted, duplicate, rejected or malformed; may be repeated.")
+        list[str] | None, typer.Option(help="Only accepted, rejected or malformed; may be repeated.")
     ] = None,
     promotion: Annotated[list[str] | None, typer.Option(help="Only this promotion; may be repeated.")] = None,
     link: Annotated[
@@ -49,13 +49,18 @@ def tail(
     Example: clickledger tail --status malformed --since 1h --json -n 10
     """
     from clickledger import keyring
-    from shared.rte import Filter, Position
+    from shared.rte import STREAMED, Filter, Position
 
     if sum((as_json, as_events)) > 1 or (since is not None and after is not None):
         raise typer.BadParameter("--json and --events, --since and --after: only one of each")
     try:
         wanted = Filter.of(
-            statuses=status or (), promotions=promotion or (), links=link or (), bots=bots, tenant=tenant
+            statuses=status or (),
+            promotions=promotion or (),
+            links=link or (),
+            bots=bots,
+            tenant=tenant,
+            known=STREAMED,
         )
         begin: int | Position | None = None if after is None else Position.parse(after)
         if since is not None:

@@ -20,9 +20,7 @@ _KeyOption = Annotated[
 ]
 _JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `webhooks list` shows it.")]
-_StatusOption = Annotated[
-    list[str] | None, typer.Option(help="Only accepted, duplicate, rejected or malformed; may be repeated.")
-]
+_StatusOption = Annotated[list[str] | None, typer.Option(help="Only accepted, rejected or malformed; may be repeated.")]
 _PromotionOption = Annotated[list[str] | None, typer.Option(help="Only this promotion; may be repeated.")]
 _LinkOption = Annotated[list[str] | None, typer.Option(help="Only this short URL; may be repeated.")]
 _BotsOption = Annotated[str | None, typer.Option(help="yes: bots only; no: no bots; any.")]

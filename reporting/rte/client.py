@@ -18,6 +18,8 @@ from shared.rte import Filter, Position
 
 log = logging.getLogger(__name__)
 
+_LOOK_S: Final = 1.0
+"""Seconds that a client without news waits before its key is looked at."""
 _ALIVE: Final = "alive"
 _AWAY: Final = "Kafka does not answer; the stream goes on when it does"
 _GAP: Final = "a click is missing in Kafka; its partition waits for it"
@@ -53,7 +55,10 @@ class Client:
         may_read: Callable[[], bool],
         on_close: Callable[[], None],
     ) -> None:
-        """The stream begins where `past` does, else at `mine`, else with what comes next."""
+        """The stream begins where `past` does, else at `mine`, else with what comes next.
+
+        `may_read` is asked before anything is sent.
+        """
         self._hub, self._ring, self._wanted = hub, ring, wanted
         self._past = past
         self._mine = None if mine is None else Mine(mine)
@@ -61,7 +66,7 @@ class Client:
         self._last = past.enriched.position if past is not None else mine or ring.position
         self._may_read, self._on_close = may_read, on_close
         self._heartbeat_s = hub.settings.reporting_rte_heartbeat_ms / 1000
-        self._spoken_s = self._checked_s = time.monotonic()
+        self._spoken_s = time.monotonic()
         self._next_gaps_s = 0.0
         self._reason = Closed.CLIENT
 
@@ -137,7 +142,7 @@ class Client:
             if (beat := self._heartbeat()) is not None:
                 yield beat
             if batch is None:
-                await self._ring.news(self._number, self._heartbeat_s)
+                await self._ring.news(self._number, min(self._heartbeat_s, _LOOK_S))
 
     def _next_batch(self) -> Batch | None:
         """The next batch, None while it is not there. Raises Ended."""
@@ -163,17 +168,20 @@ class Client:
 
     def _counted(self, pieces: Iterable[Piece]) -> Iterator[bytes]:
         for data, events in pieces:
+            self._require_key()
             metrics.rte_events_total.inc(events)
             self._spoken_s = time.monotonic()
             yield data
 
+    def _require_key(self) -> None:
+        """Before anything is sent. Raises Ended when the key is no longer valid."""
+        if not self._may_read():
+            raise Ended(Closed.KEY)
+
     def _heartbeat(self) -> bytes | None:
         """A sign of life when it is time for one. Raises Ended when the key is no longer valid."""
+        self._require_key()
         now_s = time.monotonic()
-        if now_s - self._checked_s >= self._heartbeat_s:
-            self._checked_s = now_s
-            if not self._may_read():
-                raise Ended(Closed.KEY)
         if now_s - self._spoken_s < self._heartbeat_s:
             return None
         self._spoken_s = now_s

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -12,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import StringConstraints
 from starlette.types import Receive, Scope, Send
 
-from reporting.authorize import reader_of, still_reads
+from reporting.authorize import Standing, reader_of
 from reporting.documentation import REFUSALS, Responses, Schemas, answer
 from reporting.parameters import strict_router
 from reporting.problems import Refused
@@ -20,7 +19,7 @@ from reporting.rte.client import Client
 from reporting.rte.desk import Start
 from reporting.state import State
 from shared.clicked_at import clicked_at_ms
-from shared.rte import FILTER_CHARS_MAX, FILTER_VALUES_MAX, BadPosition, Filter, Position
+from shared.rte import FILTER_CHARS_MAX, FILTER_VALUES_MAX, STREAMED, BadPosition, Filter, Position
 
 AHEAD_MS_MAX: Final = 300_000
 """How far `from` may lie in the future: clocks differ."""
@@ -45,6 +44,7 @@ _STREAM: Final[dict[str, Any]] = {
 _RESPONSES: Final[Responses] = REFUSALS | {
     200: _STREAM,
     410: answer("What comes next at this position is no longer there", {"$ref": "#/components/schemas/PositionGone"}),
+    505: answer("HTTP/1.0 cannot tell that a stream has ended from one that broke off"),
 }
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter: nginx must not collect events
 
@@ -75,7 +75,10 @@ def router(state: State) -> APIRouter:
     @routes.get("/v1/rte", summary="Clicks in real time", responses=_RESPONSES, response_class=StreamingResponse)
     async def read_rte(
         request: Request,
-        status: Annotated[list[str], Query(max_length=4, description="Only these; may be repeated")] = [],  # noqa: B006
+        status: Annotated[
+            list[str],
+            Query(max_length=4, description="Only these: accepted, rejected, malformed; may be repeated"),
+        ] = [],  # noqa: B006
         promotion_id: Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
             Query(max_length=FILTER_VALUES_MAX, description="Only these promotions; may be repeated"),
@@ -99,14 +102,24 @@ def router(state: State) -> APIRouter:
         ] = "",
     ) -> EventStream:
         reader = reader_of(state, request)
+        if request.scope["http_version"] == "1.0":
+            raise Refused(
+                HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 cannot tell that a stream has ended: use HTTP/1.1"
+            )
         try:
-            wanted = Filter.of(statuses=status, promotions=promotion_id, links=link, bots=bots, tenant=reader.tenant)
+            wanted = Filter.of(
+                statuses=status,
+                promotions=promotion_id,
+                links=link,
+                bots=bots,
+                tenant=reader.tenant,
+                known=STREAMED,
+            )
             start = _start(begin, header_id or after or last_event_id, time.time_ns() // 1_000_000)
         except ValueError as exc:
             raise Refused(HTTPStatus.BAD_REQUEST, str(exc)) from exc
 
-        may_read = partial(still_reads, state, request, reader.tenant)
-        return EventStream(await state.desk.open(wanted, start, may_read))
+        return EventStream(await state.desk.open(wanted, start, Standing(state, request, reader.tenant)))
 
     return routes
 

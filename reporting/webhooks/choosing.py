@@ -16,6 +16,8 @@ from shared.events import ENRICHED_VERSION, decode_enriched, raw_offset_of
 from shared.kafka import Record
 from shared.rte import Filter, event_of
 
+ENTRY_OVERHEAD_BYTES: Final = 500
+"""Python's own weight of an entry, so that a bound in bytes holds in memory."""
 _TENANT: Final = re.compile(rb'"tenant":("(?:[^"\\]|\\.)*")')
 
 
@@ -36,6 +38,11 @@ class Entry:
         value = record.value or b""
         found = _TENANT.search(value)
         return cls(record.offset, raw_offset_of(record.headers), found[1] if found else b"", value)
+
+
+def weight(entry: Entry) -> int:
+    """Bytes that an entry takes in memory, about."""
+    return len(entry.value) + ENTRY_OVERHEAD_BYTES
 
 
 class Event(NamedTuple):

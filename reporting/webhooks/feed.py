@@ -2,8 +2,8 @@
 
 One reader follows the topic from its end on and keeps what came last, within a bound in bytes; webhooks that keep up read
 from there. One that is further behind (its endpoint was away, or it was started again) borrows one of a few readers for a
-turn of a fetch, in the order of asking. So whatever a webhook's endpoint does costs nobody else memory, and at most the
-time of some fetches.
+turn of a fetch, in the order of asking; the beginning of what it got is kept for its next requests, within a share of the
+same bound. So whatever a webhook's endpoint does costs nobody else memory, and at most the time of some fetches.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from itertools import islice
 from typing import Final
 
 from reporting.webhooks import metrics
-from reporting.webhooks.choosing import Entry
+from reporting.webhooks.choosing import Entry, weight
+from reporting.webhooks.stretches import Stretches
 from shared.errors import ClickledgerError, ClientBroken, OffsetLost, TransientError
 from shared.kafka import Reader
 from shared.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
-ENTRY_OVERHEAD_BYTES: Final = 500
-"""Python's own weight of an entry, so that the bound in bytes holds in memory."""
+OLDER_SHARE: Final = 4
+"""One part in so many of the memory is for those who are behind, as far as they need it."""
 GATHER_MS: Final = 50
 """What a webhook may wait for others: a request for every click or two is for Kafka alone."""
 TURN_TRIES_MAX: Final = 20
@@ -50,12 +51,13 @@ class Feed:
     """Entries by partition and offset. `run` must run beside it."""
 
     def __init__(self, kafka: KafkaSettings, *, bytes_max: int, readers: int) -> None:
-        self._new_reader: Callable[[], Reader] = lambda: Reader(
-            kafka, kafka.topic_enriched, client_id="clickledger-deliverer", gather_ms=GATHER_MS
+        self._new_reader: Callable[[int], Reader] = lambda gather_ms: Reader(
+            kafka, kafka.topic_enriched, client_id="clickledger-deliverer", gather_ms=gather_ms
         )
         self._bytes_max = bytes_max
         self._bytes = 0
         self._kept: dict[int, _Kept] = {}
+        self._older = Stretches(bytes_max // OLDER_SHARE)
         self.listeners: set[asyncio.Event] = set()
         """Set at each arrival."""
         self._free: list[Reader] = []
@@ -72,7 +74,7 @@ class Feed:
 
     async def run(self) -> None:
         """Follow the topic until it fails. Raises TransientError, OperatorError (OffsetLost: begin anew)."""
-        reader = self._new_reader()
+        reader = self._new_reader(GATHER_MS)
         try:
             await reader.start()
             partitions = await reader.partitions()
@@ -92,19 +94,22 @@ class Feed:
     def _put(self, partition: int, entries: Sequence[Entry]) -> None:
         kept = self._kept[partition]
         if kept.end != entries[0].offset:  # the broker left offsets out: what is kept has no holes
-            self._bytes -= sum(map(_weight, kept.entries))
+            self._bytes -= sum(map(weight, kept.entries))
             kept.entries.clear()
         for entry in entries:
             if kept.entries and entry.offset != kept.entries[-1].offset + 1:
-                self._bytes -= sum(map(_weight, kept.entries))
+                self._bytes -= sum(map(weight, kept.entries))
                 kept.entries.clear()
             kept.entries.append(entry)
-            self._bytes += _weight(entry)
+            self._bytes += weight(entry)
         kept.end = entries[-1].offset + 1
-        while self._bytes > self._bytes_max:
-            longest = max(self._kept.values(), key=lambda each: len(each.entries))
-            self._bytes -= _weight(longest.entries.popleft())
+        self._trim()
         self._wake()
+
+    def _trim(self) -> None:
+        while self._bytes + self._older.size > self._bytes_max:
+            longest = max(self._kept.values(), key=lambda each: len(each.entries))
+            self._bytes -= weight(longest.entries.popleft())
 
     def _wake(self) -> None:
         for listener in self.listeners:
@@ -121,7 +126,7 @@ class Feed:
         if kept.first <= offset < kept.end:
             start = offset - kept.first
             return list(islice(kept.entries, start, start + SLICE_MAX))
-        return await self._turn(partition, offset)
+        return self._older.read(partition, offset) or await self._turn(partition, offset)
 
     async def earliest(self, partition: int) -> int:
         """The offset of the first record that Kafka has. Raises TransientError, OperatorError."""
@@ -130,6 +135,8 @@ class Feed:
 
     async def _turn(self, partition: int, offset: int) -> Sequence[Entry]:
         async with self._borrowed() as reader:
+            if found := self._older.read(partition, offset):  # another webhook has read it meanwhile
+                return found
             metrics.turns.inc()
             bounds = (
                 (await reader.begin_offsets([partition]))[partition],
@@ -142,7 +149,11 @@ class Feed:
             reader.assign({partition: offset})
             for _ in range(TURN_TRIES_MAX):
                 if records := (await reader.getmany(timeout_ms=500)).get(partition):
-                    return [Entry.of(record) for record in records[:SLICE_MAX]]
+                    reader.rest()
+                    entries = [Entry.of(record) for record in records[:SLICE_MAX]]
+                    self._older.put(partition, offset, entries)
+                    self._trim()
+                    return entries
         raise TransientError(f"no record at {partition}/{offset} in time")
 
     @asynccontextmanager
@@ -150,7 +161,7 @@ class Feed:
         async with self._turns:
             reader = self._free.pop() if self._free else None
             if reader is None:
-                reader = self._new_reader()
+                reader = self._new_reader(0)  # what a turn reads is there already: nothing to wait for
                 await reader.start()
             try:
                 yield reader
@@ -166,7 +177,3 @@ class Feed:
         """Disconnect."""
         readers, self._free = self._free, []
         await asyncio.gather(*(reader.close(2) for reader in readers))
-
-
-def _weight(entry: Entry) -> int:
-    return len(entry.value) + ENTRY_OVERHEAD_BYTES

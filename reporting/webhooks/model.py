@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from reporting.webhooks.places import Mark, decode_marks, encode_marks
 from reporting.webhooks.schedule import Stop
-from shared.rte import FILTER_CHARS_MAX, FILTER_VALUES_MAX, Filter
+from shared.events import Status
+from shared.rte import FILTER_CHARS_MAX, FILTER_VALUES_MAX, NEVER_STREAMED, Filter
 from shared.secret_box import SecretBox
 
 RECORD_VERSION: Final = 1
@@ -82,6 +84,16 @@ class FilterBody(_Body):
         )
 
 
+def _of_events(wanted: FilterBody) -> FilterBody:
+    """What no event can be is refused where it is asked for; records that have it are still read."""
+    if Status.DUPLICATE in wanted.status:
+        raise PydanticCustomError("never_streamed", f"status: {NEVER_STREAMED}")
+    return wanted
+
+
+_Asked = Annotated[FilterBody, AfterValidator(_of_events)]
+
+
 class BatchBody(_Body):
     """Several events in one request, as a JSON array."""
 
@@ -96,7 +108,7 @@ class WebhookBody(_Body):
     url: str = Field(description="https, at most 2,048 characters, without user and fragment")
     description: str = Field("", max_length=256)
     enabled: bool = True
-    filter: FilterBody = FilterBody()
+    filter: _Asked = FilterBody()
     batch: BatchBody | None = Field(None, description="null: one event in each request")
     headers: dict[str, str] = Field(
         {}, max_length=HEADERS_MAX, description="further header fields of each request; values are not shown again"
@@ -109,7 +121,7 @@ class WebhookChange(_Body):
     url: str | None = None
     description: str | None = Field(None, max_length=256)
     enabled: bool | None = Field(None, description="true also after it was disabled by us: it goes on where it stood")
-    filter: FilterBody | None = None
+    filter: _Asked | None = None
     batch: BatchBody | None = None
     headers: dict[str, str] | None = Field(None, max_length=HEADERS_MAX)
     position: Literal["latest"] | None = Field(None, description="leave out all that was not delivered yet")

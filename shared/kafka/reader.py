@@ -109,6 +109,14 @@ class Reader:
         for partition, offset in positions.items():
             self._consumer.seek(TopicPartition(self.topic, partition), offset)
 
+    def rest(self) -> None:
+        """Fetch nothing before the next `assign`.
+
+        A broker answers a connection's requests one after the other: behind a fetch that waits for records which
+        nobody asked for, the next question waits, too.
+        """
+        self._consumer.pause(*self._consumer.assignment())
+
     async def position(self, partition: int) -> int:
         """The next offset to be returned."""
         position: int = await self._consumer.position(TopicPartition(self.topic, partition))

@@ -58,7 +58,7 @@ class WebhookSettings(Group):
         32 << 20,
         ge=1 << 20,
         le=1 << 30,
-        description="bytes of newest events that a deliverer keeps for all webhooks (32 MiB)",
+        description="bytes of events that a deliverer keeps for all webhooks: the newest, and at most a quarter for those behind (32 MiB)",
     )
     webhooks_readers: int = Field(
         4, ge=1, le=64, description="webhooks further behind that read from Kafka at once, a turn of 1 MiB each"

@@ -15,6 +15,7 @@ import pytest
 
 from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, OutcomeUnknown, TransientError
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
+from shared.kafka.client import FETCH_WAIT_MS
 from shared.settings import KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.enrichers import eventually
@@ -347,6 +348,26 @@ async def test_records_that_come_one_after_the_other_are_gathered(
     assert is_prompt
     assert time.monotonic() - began_s < gather_s / 2
     await member.consumer.close()
+
+
+async def test_a_reader_that_rests_answers_at_once(kafka: KafkaSettings, producer: Producer, topic: str) -> None:
+    """Behind the last record a fetch would wait at the broker, and the next question with it."""
+    await fill(producer, topic, 0, 10)
+    reader = Reader(kafka, topic, client_id="t")
+    await reader.start()
+    try:
+        waited_s: list[float] = []
+        for number in range(10):
+            reader.assign({0: number})
+            assert [record.offset for record in (await reader.getmany(5_000))[0]] == list(range(number, 10))
+            reader.rest()
+            await asyncio.sleep(0.01)  # in which the next fetch would leave
+            began_s = time.monotonic()
+            assert await reader.end_offsets([0]) == {0: 10}
+            waited_s.append(time.monotonic() - began_s)
+    finally:
+        await reader.close()
+    assert sorted(waited_s)[5] < FETCH_WAIT_MS / 2_000
 
 
 async def test_a_position_that_kafka_no_longer_holds_names_the_lost_range(

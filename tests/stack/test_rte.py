@@ -150,6 +150,17 @@ async def test_where_a_stream_begins(stack: StreamStack) -> None:
             assert (await events.clicks(1))[0].place in {(0, 4), (1, 0)}
 
 
+async def test_what_no_stream_can_give_is_refused(stack: StreamStack) -> None:
+    """A status that no event has is 400 and says why; HTTP/1.0, which has no chunks, is 505 as at /v1/edr."""
+    for query in ("?status=duplicate", "?status=accepted&status=duplicate"):
+        async with stack.client(query) as events:
+            assert events.status == 400
+            assert "duplicate is found when a click is stored" in events.body["description"]
+    async with stack.client(version="1.0") as events:
+        assert events.status == 505
+        assert "transfer-encoding" not in events.headers
+
+
 def send_buffer_bytes() -> int:
     """What this system lets a socket hold at most of what its client has not taken."""
     return int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text(encoding="ascii").split()[2])
@@ -176,15 +187,45 @@ async def test_a_slow_client_is_closed_and_resumes(stack: StreamStack) -> None:
 
 
 async def test_a_stop_ends_streams(stack: StreamStack) -> None:
-    """Within its bound, with a reason, and the process ends well; so does a revoked key's stream."""
+    """Within its bound, with a reason, and the process ends well."""
     assert stack.reporting is not None
-    async with stack.client() as events, stack.client(tenant="rival") as revoked:
-        record = key_record(stack.keys["rival"], key_id="k-rival", tenant="rival", grants=["reports"], revoked=True)
-        await stack.writer.put_many([Entry(Kind.KEY, "k-rival", record)])
-        assert (await revoked.until_closed())[1]["reason"] == "key"
+    async with stack.client() as events:
         stack.reporting.process.terminate()
         assert (await events.until_closed())[1]["reason"] == "stopping"
     assert await asyncio.to_thread(stack.reporting.process.wait, 60) == 0
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_a_key_that_no_longer_holds_gets_nothing_more(
+    kafka_bootstrap: str, names: Any, tmp_path: Path, guard: Guard, end: str
+) -> None:
+    """Within a second of its end, long before the next heartbeat, with clicks or without; other keys' streams go on."""
+    stack = StreamStack(kafka_bootstrap, names, tmp_path, guard, CLICKLEDGER_REPORTING_RTE_HEARTBEAT_MS="60000")
+    try:
+        await stack.open()
+        async with (
+            stack.client() as other,
+            stack.client(tenant="rival") as idle,
+            stack.client("?from=earliest", tenant="rival") as busy,
+        ):
+            await stack.write(0, 1, tenant="rival", recipient="before")
+            await busy.clicks(1)
+            record = key_record(stack.keys["rival"], key_id="k-rival", tenant="rival", grants=["reports"])
+            if end == "revoked":
+                record["revoked"] = True
+            else:
+                record["secrets"][0]["expires_at"] = now_ms() + 1_000
+            await stack.writer.put_many([Entry(Kind.KEY, "k-rival", record)])
+            await asyncio.sleep(3)
+            await stack.write(0, 1, tenant="rival", recipient="after")
+            for events in (idle, busy):
+                found, closed = await events.until_closed()
+                assert closed["reason"] == "key"
+                assert not [event for event in found if event.data["data"]["recipient"] == "after"]
+            await stack.write(0, 1)
+            assert len(await other.clicks(1)) == 1
+    finally:
+        await stack.close()
 
 
 async def test_a_gap_stands_and_a_refill_goes_on(stack: StreamStack) -> None:

@@ -16,7 +16,7 @@ from reporting.webhooks.api import BODY_BYTES_MAX
 from tests.support.full_stack import spawn_service
 from tests.support.processes import Child
 from tests.support.stack import Names
-from tests.support.webhooks import KEYS, SECRET_KEY, Endpoint, WebhookBench
+from tests.support.webhooks import KEYS, PARTITIONS, SECRET_KEY, Endpoint, WebhookBench
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +214,21 @@ def test_a_replay(bench: WebhookBench, endpoint: Endpoint) -> None:
     assert {entry["kind"] for entry in bench.deliveries(made)} == {"live", "replay"}
     for body in ({"from": 0}, {"from": to_ms, "to": from_ms}, {"from": "yesterday"}, {}, {"from": from_ms, "x": 1}):
         assert bench.ask("POST", f"/{made['id']}/replay", body)[0] == 400
+
+
+def test_a_webhook_that_is_behind_reads_ahead(bench: WebhookBench, endpoint: Endpoint) -> None:
+    """One event in each request does not need one fetch each: older events arrive in order, as fast as they are taken."""
+    made = bench.create(endpoint.url, enabled=False)
+    ids = bench.emit(600)
+    deliverer(bench).kill()  # so that it cannot have the records in memory
+    child = bench.start()
+    bench.ask("PATCH", f"/{made['id']}", {"enabled": True})
+    bench.until_taken(endpoint, ids)
+    order = [event["id"] for got in endpoint.taken for event in got.events]
+    for partition in range(PARTITIONS):
+        ours = ids[partition::PARTITIONS]
+        assert [each for each in order if each in set(ours)] == ours
+    assert bench.metric(child, "clickledger_webhook_turns_total") <= 30
 
 
 def test_a_rotated_secret(bench: WebhookBench, endpoint: Endpoint) -> None:

@@ -153,10 +153,17 @@ class Events:
     """A client of the stream over a plain socket. After entering: `status`, `headers`, and `body` of a refusal."""
 
     def __init__(
-        self, port: int, target: str, fields: Mapping[str, str], *, receive_bytes: int = 1 << 20, limit: int = 1 << 20
+        self,
+        port: int,
+        target: str,
+        fields: Mapping[str, str],
+        *,
+        receive_bytes: int = 1 << 20,
+        limit: int = 1 << 20,
+        version: str = "1.1",
     ) -> None:
         self._port, self._target, self._fields = port, target, fields
-        self._receive_bytes, self._limit = receive_bytes, limit
+        self._receive_bytes, self._limit, self._version = receive_bytes, limit, version
         self.last_id = ""
         """As a browser keeps it."""
         self._text = b""
@@ -174,7 +181,7 @@ class Events:
             raise
         self._reader, self._writer = await asyncio.open_connection(sock=plain, limit=self._limit)
         lines = "".join(f"{name}: {value}\r\n" for name, value in self._fields.items())
-        self._writer.write(f"GET {self._target} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
+        self._writer.write(f"GET {self._target} HTTP/{self._version}\r\nhost: x\r\n{lines}\r\n".encode())
         async with asyncio.timeout(WAIT_S):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         self.status = int(head[0].split()[1])

@@ -19,7 +19,14 @@ def test_help_documents_the_exit_statuses(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["up", "--port", "x"], ["up", "--port", "65533"], ["up", "--exit"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["up", "--port", "x"],
+        ["up", "--port", "65533"],
+        ["up", "--exit"],
+        ["tail", "--status", "duplicate"],
+    ],
 )
 def test_wrong_usage_is_one_line_with_a_hint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2, one line, and where to read on."""

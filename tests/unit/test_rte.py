@@ -18,6 +18,7 @@ from shared.rte import (
     FILTER_CHARS_MAX,
     FILTER_VALUES_MAX,
     OFFSET_MAX,
+    STREAMED,
     TEXT_FIELDS,
     BadPosition,
     Filter,
@@ -103,6 +104,12 @@ def test_what_a_filter_names_must_all_hold(given: dict[str, Any], wanted: bool) 
     ("given", "why"),
     [
         ({"statuses": ["ok"]}, "status: ok is not one of accepted, duplicate, malformed, rejected"),
+        (
+            {"statuses": ["duplicate"], "known": STREAMED},
+            "is not one of accepted, malformed, rejected; duplicate is found",
+        ),
+        ({"statuses": ["accepted", "duplicate"], "known": STREAMED}, "status: duplicate is not one of"),
+        ({"statuses": ["ok"], "known": STREAMED}, "status: ok is not one of accepted, malformed, rejected$"),
         ({"bots": "maybe"}, "bots: 'maybe' is not one of any, yes, no"),
         ({"promotions": map(str, range(FILTER_VALUES_MAX + 1))}, "promotion_id: 101 values"),
         ({"links": [""]}, "link: a value has 1 to"),
@@ -117,6 +124,7 @@ def test_a_bad_filter_names_its_parameter(given: dict[str, Any], why: str) -> No
 
 def test_limits_of_filters() -> None:
     """Every status, the most values and the longest value are fine."""
+    Filter.of(statuses=STREAMED, known=STREAMED)
     Filter.of(statuses=map(str, Status), promotions=map(str, range(FILTER_VALUES_MAX)), links=["x" * FILTER_CHARS_MAX])
 
 

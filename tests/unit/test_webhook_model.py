@@ -98,6 +98,17 @@ def test_bodies_that_are_refused(body: dict[str, object]) -> None:
         WebhookBody.model_validate_json(orjson.dumps(body))
 
 
+def test_duplicates_cannot_be_asked_for() -> None:
+    """No event is one, so it is refused when a webhook is made or changed; a record that has it is read as it is."""
+    for wanted in (b'{"status":["duplicate"]}', b'{"status":["accepted","duplicate"]}'):
+        for shape, body in ((WebhookBody, b'{"url":"https://x/","filter":%b}'), (WebhookChange, b'{"filter":%b}')):
+            with pytest.raises(ValidationError, match="status: duplicate is found when a click is stored"):
+                shape.model_validate_json(body % wanted)
+    made_before = replace(webhook_of(), filter=FilterBody(status=["duplicate"]))
+    found = decode_webhook(orjson.loads(orjson.dumps(encode_webhook(made_before))))
+    assert found.filter.compiled("acme").statuses == {"duplicate"}
+
+
 def test_a_change_knows_what_was_given() -> None:
     """`batch: null` is another wish than no batch at all."""
     assert "batch" in WebhookChange.model_validate_json(b'{"batch":null}').model_fields_set
