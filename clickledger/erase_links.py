@@ -10,11 +10,15 @@ from shared.catalog import CatalogWriter, Entry, Kind
 from shared.kafka import Producer
 
 
-async def links_of(found: Located, tenant: str, recipient: str) -> list[str]:
-    """The links (host and path) of a tenant that name a recipient. Raises TransientError when Kafka does not answer."""
-    async with read_catalog(found.kafka, found.catalog, (Kind.LINK,)) as catalog:
+async def links_of(found: Located, tenant: str, recipient: str) -> list[str] | None:
+    """The links (host and path) of a tenant that name a recipient; None when nobody has heard of the tenant.
+
+    Raises TransientError when Kafka does not answer.
+    """
+    async with read_catalog(found.kafka, found.catalog, (Kind.LINK, Kind.TENANT)) as catalog:
         records = ((link, orjson.loads(value)) for link, value in catalog.scan(Kind.LINK))
-        return [link for link, record in records if (record["tenant"], record["recipient"]) == (tenant, recipient)]
+        links = [link for link, record in records if (record["tenant"], record["recipient"]) == (tenant, recipient)]
+        return None if not links and catalog.tenant(tenant) is None else links
 
 
 async def remove_links(found: Located, links: list[str]) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from clickledger.exit_codes import ExitCode
 from clickledger.located import DataOption, Located, locate
+from shared.errors import OperatorError
 
 if TYPE_CHECKING:
     from clickledger.erase import Outcome
@@ -85,21 +86,24 @@ async def _erase(
     settings = found.clickhouse.model_copy(update={"clickhouse_query_timeout_ms": round(timeout_s * 1000)})
     async with ClickHouse(settings) as clickhouse:
         if dry_run:
-            await _preview(clickhouse, tenant, recipient)
+            has_rows = await _preview(clickhouse, tenant, recipient) > 0
             outcomes: list[Outcome] = []
         else:
             outcomes = await _rows(clickhouse, tenant, recipient, reason, who)
+            has_rows = bool(outcomes)
     if recipient:
-        await _others(found, tenant, recipient, delete=delete_links and not dry_run)
+        await _others(found, tenant, recipient, delete=delete_links and not dry_run, has_rows=has_rows)
     return ExitCode.FAILED if any(outcome.refused for outcome in outcomes) else ExitCode.OK
 
 
-async def _preview(clickhouse: ClickHouse, tenant: str, recipient: str) -> None:
+async def _preview(clickhouse: ClickHouse, tenant: str, recipient: str) -> int:
+    """Say what would be done; to how many rows."""
     from clickledger.erase import find_rows, touched_seals
 
     rows = await find_rows(clickhouse, tenant, recipient)
     seals = await touched_seals(clickhouse, rows)
     typer.echo(f"would overwrite {len(rows):,} rows and renew {len(seals):,} seals")
+    return len(rows)
 
 
 async def _rows(clickhouse: ClickHouse, tenant: str, recipient: str, reason: str, who: str) -> list[Outcome]:
@@ -128,11 +132,15 @@ def _print(outcome: Outcome, what: str) -> None:
         typer.echo(f"NOT renewed, because more than this was changed: {seal}: see clickledger audit --seals")
 
 
-async def _others(found: Located, tenant: str, recipient: str, *, delete: bool) -> None:
-    """Say what else knows the recipient."""
+async def _others(found: Located, tenant: str, recipient: str, *, delete: bool, has_rows: bool) -> None:
+    """Say what else knows the recipient. Raises OperatorError when nothing knows the tenant."""
     from clickledger.erase_links import links_of, remove_links
 
     links = await links_of(found, tenant, recipient)
+    if links is None and not has_rows:
+        raise OperatorError(
+            f"no tenant {tenant}, and nothing of one: nothing was erased; see: clickledger tenants list"
+        )
     if links and delete:
         await remove_links(found, links)
         typer.echo(f"links deleted: {len(links):,}; the catalog topic forgets them when it is compacted")

@@ -13,7 +13,7 @@ from clickledger.audit import Problem
 from clickledger.audit_print import exit_code
 from clickledger.erase import begin, find_rows, finish
 from clickledger.stack.guard import Guard
-from shared.catalog import CatalogWriter, Kind
+from shared.catalog import CatalogWriter, Entry, Kind
 from shared.clickhouse import ClickHouse
 from shared.erasures import unfinished
 from shared.errors import OperatorError
@@ -78,8 +78,9 @@ async def store_and_seal(bench: SealBench, count: int) -> None:
 async def test_the_command_erases_and_the_proof_stays(bench: SealBench) -> None:
     """Rows, bytes of what was no click, links; projections agree with rows; no trace of the recipient in any table."""
     await store_and_seal(bench, 60)
-    await CatalogWriter(bench.kafka, bench.producer).put(
-        Kind.LINK, "go.example/r7", {"v": 1, "tenant": "acme", "recipient": "r7", "link": "go.example/r7"}
+    link = {"v": 1, "tenant": "acme", "recipient": "r7", "link": "go.example/r7"}
+    await CatalogWriter(bench.kafka, bench.producer).put_many(
+        [Entry(Kind.TENANT, "acme", {"v": 1, "tenant": "acme"}), Entry(Kind.LINK, "go.example/r7", link)]
     )
     arguments = ("erase", "--tenant", "acme", "--recipient", "r7")
     done = bench.command(*arguments, "--dry-run")
@@ -95,6 +96,8 @@ async def test_the_command_erases_and_the_proof_stays(bench: SealBench) -> None:
     done = bench.command(*arguments)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "no rows")
     assert "name the recipient" not in done.stdout
+    done = bench.command("erase", "--tenant", "acne", "--recipient", "r7", "--reason", "mistyped")
+    assert (done.returncode, "no tenant acne" in done.stderr) == (1, True)
 
     erased = await bench.rows(", ".join(PERSONAL), "raw_offset % 60 IN (3, 7)")
     assert set(erased) == {tuple(0 if name == "asn" else "" for name in PERSONAL)}
