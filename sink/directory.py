@@ -1,7 +1,8 @@
 """Feeds names, denominators and zones from the catalog into the tables `promotions` and `tenants`, for reports.
 
 The tables are a copy that may be written any number of times: the row with the highest catalog version wins. So every
-member writes what differs from what it wrote before, and after a restart everything once.
+member writes what differs from what it wrote before, and after a restart everything once. What the table has then and the
+catalog has no longer was deleted while nobody looked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from shared.catalog import Catalog, Kind
+from shared.catalog import Catalog, Kind, promotion_key
 from shared.clickhouse import ClickHouse
 from shared.errors import DataError, OperatorError, TransientError
 
@@ -49,6 +50,16 @@ def tenant_row(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_STORED: Final = {
+    Kind.PROMOTION: "SELECT tenant, promotion_id, name, campaign_id, deployment_id, sent, delivered, "
+    "toUnixTimestamp64Milli(sent_at) AS sent_at FROM promotions FINAL WHERE NOT is_deleted",
+    Kind.TENANT: "SELECT tenant, zone, retention_days, privacy FROM tenants FINAL WHERE NOT is_deleted",
+}
+"""What the tables have, by the names of the records' fields."""
+_FIELDS: Final = {
+    Kind.PROMOTION: ("tenant", "promotion_id", "name", "campaign_id", "deployment_id", "sent", "delivered", "sent_at"),
+    Kind.TENANT: ("tenant", "zone", "retention_days", "privacy"),
+}
 _ROWS: Final = {Kind.PROMOTION: promotion_row, Kind.TENANT: tenant_row}
 
 
@@ -76,6 +87,8 @@ class Directory:
         if self._catalog.version == self._version or not self._catalog.is_ready:
             return
         version = self._catalog.version
+        if self._version < 0:
+            self._written = {key: value for kind in _TABLES for key, value in await self._stored(kind)}
         for kind in _TABLES:
             await self._copy_kind(kind, version)
         self._version = version
@@ -91,6 +104,15 @@ class Directory:
         self._written.update(changed)
         for key in gone:
             del self._written[key]
+
+    async def _stored(self, kind: Kind) -> list[tuple[tuple[Kind, str], bytes]]:
+        """What the table has, in the form of records. A record says the same in other words, so it is written once more."""
+        records = [dict(zip(_FIELDS[kind], row, strict=True)) for row in await self._clickhouse.query(_STORED[kind])]
+        ids = (
+            promotion_key(record["tenant"], record["promotion_id"]) if kind is Kind.PROMOTION else record["tenant"]
+            for record in records
+        )
+        return [((kind, record_id), orjson.dumps(record)) for record_id, record in zip(ids, records, strict=True)]
 
     def _encode(self, kind: Kind, value: bytes, version: int, *, is_deleted: bool) -> bytes:
         return orjson.dumps(_ROWS[kind](orjson.loads(value)) | {"is_deleted": is_deleted, "version": version})

@@ -16,10 +16,12 @@ import orjson
 import pytest
 
 from clickledger.stack.guard import Guard
+from shared.catalog import CatalogWriter, Kind, promotion_key
 from shared.enriched_fields import ENRICHED_FIELDS
 from shared.events import encode_enriched
 from shared.ids import keyed_id
 from tests.support.clickhouse import LocalClickHouse
+from tests.support.processes import WAIT_S
 from tests.support.sinks import QUICK, SMALL, SinkBench
 
 
@@ -303,3 +305,37 @@ async def test_a_start_is_refused_where_rows_could_double_unnoticed(bench: SinkB
     assert await bench.stored() == {}
     await bench.clickhouse.command("ALTER TABLE clicks MODIFY SETTING non_replicated_deduplication_window = 100000")
     await bench.wait_stored(child)
+
+
+async def test_promotions_that_are_deleted_while_no_sink_runs(bench: SinkBench) -> None:
+    """The next one notices; their names and times stay, those of others too."""
+    writer = CatalogWriter(bench.kafka, bench.producer)
+    record = {"v": 1, "tenant": "acme", "name": "Spring", "sent": 100, "delivered": None, "sent_at": 1_764_000_000_123}
+    for name in ("gone", "kept"):
+        await writer.put(Kind.PROMOTION, promotion_key("acme", name), record | {"promotion_id": name})
+    await writer.put(Kind.TENANT, "left", {"v": 1, "tenant": "left", "zone": "Europe/Berlin"})
+
+    async def until(gone: int) -> list[tuple[Any, ...]]:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                found = await bench.clickhouse.query(
+                    "SELECT promotion_id, is_deleted, name, sent, delivered, toUnixTimestamp64Milli(sent_at) "
+                    "FROM promotions FINAL ORDER BY promotion_id"
+                )
+                tenants = await bench.clickhouse.query("SELECT tenant, is_deleted, zone FROM tenants FINAL")
+                if len([*found, *tenants]) == 3 and sum(row[1] for row in [*found, *tenants]) == gone:
+                    return [*found, *tenants]
+                await asyncio.sleep(0.1)
+
+    child = bench.start()
+    assert [row[0] for row in await until(0)] == ["gone", "kept", "left"]
+    assert child.stop() == 0, child.tail()
+    await writer.put(Kind.PROMOTION, promotion_key("acme", "gone"), None)
+    await writer.put(Kind.TENANT, "left", None)
+    child = bench.start()
+    assert await until(2) == [
+        ("gone", True, "Spring", 100, None, 1_764_000_000_123),
+        ("kept", False, "Spring", 100, None, 1_764_000_000_123),
+        ("left", True, "Europe/Berlin"),
+    ]
+    assert child.stop() == 0, child.tail()
