@@ -50,16 +50,12 @@ def tenant_row(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_STORED: Final = {
-    Kind.PROMOTION: "SELECT tenant, promotion_id, name, campaign_id, deployment_id, sent, delivered, "
-    "toUnixTimestamp64Milli(sent_at) AS sent_at FROM promotions FINAL WHERE NOT is_deleted",
-    Kind.TENANT: "SELECT tenant, zone, retention_days, privacy FROM tenants FINAL WHERE NOT is_deleted",
-}
-"""What the tables have, by the names of the records' fields."""
 _FIELDS: Final = {
     Kind.PROMOTION: ("tenant", "promotion_id", "name", "campaign_id", "deployment_id", "sent", "delivered", "sent_at"),
     Kind.TENANT: ("tenant", "zone", "retention_days", "privacy"),
 }
+"""Columns that are fields of a record, too."""
+_AS_IN_A_RECORD: Final = {"sent_at": "toUnixTimestamp64Milli(sent_at)"}
 _ROWS: Final = {Kind.PROMOTION: promotion_row, Kind.TENANT: tenant_row}
 
 
@@ -107,7 +103,9 @@ class Directory:
 
     async def _stored(self, kind: Kind) -> list[tuple[tuple[Kind, str], bytes]]:
         """What the table has, in the form of records. A record says the same in other words, so it is written once more."""
-        records = [dict(zip(_FIELDS[kind], row, strict=True)) for row in await self._clickhouse.query(_STORED[kind])]
+        columns = ", ".join(_AS_IN_A_RECORD.get(name, name) for name in _FIELDS[kind])
+        found = await self._clickhouse.query(f"SELECT {columns} FROM {_TABLES[kind]} FINAL WHERE NOT is_deleted")  # noqa: S608  # constants
+        records = [dict(zip(_FIELDS[kind], row, strict=True)) for row in found]
         ids = (
             promotion_key(record["tenant"], record["promotion_id"]) if kind is Kind.PROMOTION else record["tenant"]
             for record in records
