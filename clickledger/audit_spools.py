@@ -27,7 +27,7 @@ class SpoolFinding(NamedTuple):
     """One problem of one spool."""
 
     spool: str
-    """its id: node/slot"""
+    """its id"""
     problem: SpoolProblem
     size: int
     """clicks, or pieces set aside"""
@@ -49,8 +49,13 @@ def is_settled(record: Mapping[str, Any], before: Mapping[str, int]) -> bool:
 
 
 def spool_id(record: Mapping[str, Any]) -> str:
-    """`node/slot`."""
-    return f"{record['node']}/{record['slot']}"
+    """Its id in the catalog; records of older versions do not say theirs."""
+    return str(record.get("id") or f"{record['node']}/{record['slot']}")
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    """Its machine, and where on it the folder lies."""
+    return f"{record['node']} ({record['folder']})" if "folder" in record else str(record["node"])
 
 
 def _judge(record: Mapping[str, Any], now_ms: int, silence_ms_max: int) -> Iterable[SpoolFinding]:
@@ -59,15 +64,15 @@ def _judge(record: Mapping[str, Any], now_ms: int, silence_ms_max: int) -> Itera
     if clicks:
         oldest_at = record.get("oldest_at")
         age = "" if oldest_at is None else f", the oldest for {max(0, now_ms - oldest_at) // 1000:,} s"
-        detail = f"{clicks:,} clicks wait on the disk of {record['node']}{age}; they are sent when Kafka takes them"
+        detail = f"{clicks:,} clicks wait on the disk of {_place(record)}{age}; they are sent when Kafka takes them"
         yield SpoolFinding(spool, SpoolProblem.HOLDS_CLICKS, clicks, detail)
     silent_ms = now_ms - int(record["heard_at"])
     if silent_ms > silence_ms_max:
         detail = (
-            f"no sign of life for {silent_ms // 1000:,} s: start the API on {record['node']} again, or, when its disk is "
+            f"no sign of life for {silent_ms // 1000:,} s: start the API on {_place(record)} again, or, when its disk is "
             f'gone for good: clickledger spool forget {spool} --reason "…"'
         )
         yield SpoolFinding(spool, SpoolProblem.SILENT, 1, detail)
     if set_aside:
-        detail = f"{set_aside:,} pieces lie in the folder set-aside of this spool on {record['node']}: clickledger spool verify"
+        detail = f"{set_aside:,} pieces lie in the folder set-aside of this spool on {_place(record)}: clickledger spool verify"
         yield SpoolFinding(spool, SpoolProblem.SET_ASIDE, set_aside, detail)

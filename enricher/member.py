@@ -126,6 +126,7 @@ class Member:
             start_offset=stream.start_offset,
             on_assigned=self._on_assigned,
             on_revoked=self._on_revoked,
+            on_name_taken=lambda detail: self._reading.raise_alarm(Alarm.NAME_TAKEN, detail),
             gather_ms=GATHER_MS,
             fetch_bytes_max=FETCH_BYTES_MAX,
         )

@@ -41,3 +41,5 @@ class Alarm(StrEnum):
     """A partition cannot go on without a human: raw records are gone, or something is refused."""
     STALLED = "stalled"
     """A passing error does not pass."""
+    NAME_TAKEN = "name_taken"
+    """Another process is in the group under this one's name; both work on."""

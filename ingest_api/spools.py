@@ -4,14 +4,17 @@ Folders are left behind by processes that were killed and by fewer workers than 
 whose lock is free and that hold clicks or a registration, and treats them like its own until they are empty. With the
 spool switched off this still happens: what was answered 200 is published.
 
-A registration (kind `spool`, id `<node>/<slot>`) tells the audit, from any machine, that clicks may lie on a disk. Its
-id is noted in the folder before it is written, so that whoever holds the folder later can take it back.
+A registration (kind `spool`, id `<node>/<slot>-<random>`) tells the audit, from any machine, that clicks may lie on a disk.
+Its id is noted in the folder before it is written, so that whoever holds the folder later can take it back; and no other
+folder has it, so that two machines of one name do not speak for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -191,10 +194,11 @@ class Spools:
 
     async def _write(self, folder: SpoolFolder, now_ms: int) -> None:
         folder.look_aside()
-        record_id, before = f"{self._node}/{folder.slot}", folder.registered
+        before, named = folder.registered, f"{self._node}/{folder.slot}-"
+        record_id = before if before.startswith(named) else named + secrets.token_hex(4)
         if before != record_id:
             await asyncio.to_thread(folder.note_registered, record_id)
-        await self._writer().put(Kind.SPOOL, record_id, record_of(folder, self._node, now_ms))
+        await self._writer().put(Kind.SPOOL, record_id, record_of(folder, record_id, self._node, now_ms))
         if before not in ("", record_id):  # the machine has another name now
             await self._writer().put(Kind.SPOOL, before, None)
 
@@ -205,12 +209,14 @@ class Spools:
         self._registered.pop(folder.path, None)
 
 
-def record_of(folder: SpoolFolder, node: str, now_ms: int) -> dict[str, Any]:
+def record_of(folder: SpoolFolder, record_id: str, node: str, now_ms: int) -> dict[str, Any]:
     """The catalog's record of a folder."""
     return {
         "v": 1,
+        "id": record_id,
         "node": node,
         "slot": folder.slot,
+        "folder": f"{socket.gethostname()}:{folder.path.absolute()}",
         "clicks": folder.clicks,
         "bytes": folder.bytes,
         "oldest_at": folder.oldest_at_ms,

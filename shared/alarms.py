@@ -32,7 +32,7 @@ class Alarms(Generic[A]):
     def raise_alarm(self, alarm: A, detail: str) -> None:
         """It needs a human: logged when it is new or its text changed."""
         if self.standing.get(alarm) != detail:
-            self._log.error("%s stands still (%s): %s", self.name, alarm, detail)
+            self._log.error("%s: alarm (%s): %s", self.name, alarm, detail)
         if alarm not in self.standing:
             alarms.labels(self._service, alarm).inc()
             alarms_raised.labels(self._service, alarm).inc()
@@ -42,7 +42,7 @@ class Alarms(Generic[A]):
         """It goes on."""
         if self.standing.pop(alarm, None) is not None:
             alarms.labels(self._service, alarm).dec()
-            self._log.warning("%s goes on (%s is over)", self.name, alarm)
+            self._log.warning("%s: alarm (%s) is over", self.name, alarm)
 
     def drop(self) -> None:
         """The part is not ours any more: its alarms are its next owner's."""

@@ -135,6 +135,7 @@ class Member:
             start_offset=lambda _partition: 0,  # never used: partitions are held until their owner seeks
             on_assigned=self._on_assigned,
             on_revoked=self._on_revoked,
+            on_name_taken=lambda detail: self._reading.raise_alarm(Alarm.NAME_TAKEN, detail),
             partition_fetch_bytes_max=fetch_bytes,
             gather_ms=GATHER_MS,
         )

@@ -58,6 +58,8 @@ class Alarm(StrEnum):
     """The sink refuses to begin."""
     SEAL = "seal"
     """Rows cannot be sealed; storing goes on."""
+    NAME_TAKEN = "name_taken"
+    """Another process is in the group under this one's name; both work on."""
 
 
 class Watch(Protocol):

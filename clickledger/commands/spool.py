@@ -74,13 +74,13 @@ def replay(
 
 
 def forget(
-    spool: Annotated[str, typer.Argument(metavar="NODE/SLOT", help="As `spool list` shows it.")],
+    spool: Annotated[str, typer.Argument(metavar="SPOOL", help="As `spool list` shows it.")],
     reason: Annotated[str, typer.Option(help="Why it is given up, for the record.")] = "",
     data: DataOption = None,
 ) -> None:
     """Give up a spool whose disk is gone for good: the audit no longer asks for it. Clicks on it are lost.
 
-    Example: clickledger spool forget api-3/0 --reason "disk lost, ticket 4711"
+    Example: clickledger spool forget api-3/0-5f0c2a91 --reason "disk lost, ticket 4711"
     """
     if not reason.strip():
         raise typer.BadParameter("--reason is needed: why is this spool given up?")
@@ -96,5 +96,5 @@ async def _list(data: Any, *, as_json: bool) -> None:
     from clickledger.spools import registered
 
     records = [{"spool": spool_id(record), **record} for record in await registered(locate(data))]
-    columns = ("spool", "clicks", "bytes", "oldest_at", "set_aside", "heard_at")
+    columns = ("spool", "clicks", "bytes", "oldest_at", "set_aside", "heard_at", "folder")
     print_records(records, columns, as_json=as_json)

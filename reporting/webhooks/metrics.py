@@ -32,3 +32,5 @@ class Alarm(StrEnum):
     """Secrets of a webhook do not open: another CLICKLEDGER_SECRET_KEY."""
     STALLED = "stalled"
     """Kafka cannot be read or written: nothing is sent that could not be noted."""
+    NAME_TAKEN = "name_taken"
+    """Another process is in the group under this one's name; both work on."""

@@ -109,6 +109,7 @@ async def _work(
         start_offset=lambda _partition: 0,
         on_assigned=deliverer.assigned,
         on_revoked=deliverer.revoked,
+        on_name_taken=lambda detail: deliverer.alarms.raise_alarm(Alarm.NAME_TAKEN, detail),
         partition_fetch_bytes_max=FETCH_BYTES,
     )
     following = asyncio.create_task(parts.feed.run())

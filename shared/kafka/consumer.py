@@ -7,6 +7,8 @@ Its rules:
 * A commit belongs to one `Assignment`: it carries the generation and member id of that assignment, is cancelled when
   the partitions are revoked and never repeated under a newer generation.
 * The position is always explicit: there is no reset to earliest or latest.
+* A member that was put out by another one under its name (two machines with one CLICKLEDGER_NODE, a copied data folder) joins
+  again under a name of its own. Else the two would put each other out at every heartbeat, for ever.
 * A held partition keeps its fetched records, returns none and fetches none, while heartbeats go on. One that went on
   fetching would slow the others: the library asks a broker for nothing while records of it wait (100 ms at most).
 """
@@ -15,12 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
@@ -93,7 +97,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
         self._owner = owner
 
     def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> Awaitable[None]:
-        return self._owner._on_revoked()
+        return self._owner._before_joining()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         self._owner._on_assigned(sorted(tp.partition for tp in assigned))
@@ -104,7 +108,8 @@ class Consumer:
 
     `start_offset(partition)` gives the first offset to read where the group has committed none. `on_assigned` is told
     the assignments of a new generation and must return at once; `on_revoked` is awaited before the partitions go to
-    others (bounded by the rebalance time-out) and must leave no work behind. `gather_ms`: how long the brokers wait for more
+    others (bounded by the rebalance time-out) and must leave no work behind. `on_name_taken` is told, in words for an
+    operator, that another process has joined under `instance_id`; this one goes on under another name. `gather_ms`: how long the brokers wait for more
     records while some come; the first after a silence is given at once. 0: they never wait.
     """
 
@@ -118,6 +123,7 @@ class Consumer:
         start_offset: Callable[[int], int],
         on_assigned: Callable[[Sequence[Assignment]], None],
         on_revoked: Callable[[Sequence[Assignment]], Awaitable[None]],
+        on_name_taken: Callable[[str], None],
         partition_fetch_bytes_max: int = 1_048_576,
         fetch_bytes_max: int = 52_428_800,
         gather_ms: int = 0,
@@ -128,6 +134,10 @@ class Consumer:
         self._start_offset = start_offset
         self._assigned_callback = on_assigned
         self._revoked_callback = on_revoked
+        self._name_taken_callback = on_name_taken
+        self._instance_id = instance_id
+        self._member_id = ""
+        """As of the last assignment; the library forgets its own when the broker does not know it any more."""
         self._assignments: dict[int, Assignment] = {}
         self._held: set[int] = set()
         self._gather_ms = gather_ms
@@ -319,6 +329,7 @@ class Consumer:
 
     def _on_assigned(self, partitions: Sequence[int]) -> None:
         coordinator = self._consumer._coordinator
+        self._member_id = coordinator.member_id
         self._held.clear()
         self._assignments = {p: Assignment(p, coordinator.generation, coordinator.member_id) for p in partitions}
         self._watch_growth(coordinator)
@@ -337,6 +348,45 @@ class Consumer:
             if self._has_joined:
                 coordinator._metadata_snapshot = coordinator._get_metadata_snapshot()
         self._has_joined = True
+
+    async def _before_joining(self) -> None:
+        """At every rebalance, and when the broker does not know this member any more: then it has no member id."""
+        await self._on_revoked()
+        if self._member_id and not self._consumer._coordinator.member_id:
+            await self._leave_name_to_other()
+
+    async def _leave_name_to_other(self) -> None:
+        """Take another name when somebody else joined under ours; not when only our session was over.
+
+        Whoever has it keeps it: of two, the one that came later. The member id tells a stranger from ourselves, the client id,
+        which is the name, has been in the answer since its first form.
+        """
+        try:
+            with mapped(f"asking who is in group {self.group_id}"):
+                other = await asyncio.wait_for(self._host_of_name(), self._settings.kafka_request_timeout_ms / 1000)
+        except ClickledgerError as exc:  # put out again, it asks again
+            log.info("%s", exc)
+            return
+        if other is None:
+            return
+        taken, self._instance_id = self._instance_id, f"{self._instance_id}-{secrets.token_hex(4)}"
+        self._consumer._coordinator._group_instance_id = self._instance_id
+        self._name_taken_callback(
+            f"another process joined group {self.group_id} as {taken}, from {other}; this one goes on as {self._instance_id}: "
+            "give every machine a CLICKLEDGER_NODE of its own, and start this process again"
+        )
+
+    async def _host_of_name(self) -> str | None:
+        coordinator = self._consumer._coordinator
+        await coordinator.ensure_coordinator_known()
+        [group] = (await coordinator._send_req(DescribeGroupsRequest([self.group_id]))).groups
+        code, _group, _state, _type, _protocol, members = group[:6]  # newer forms have more behind
+        if code:
+            raise kafka_errors.for_code(code)(f"DescribeGroups: error {code}")
+        for member_id, client_id, host, _metadata, _assignment in members:
+            if client_id == self._instance_id and member_id != self._member_id:
+                return str(host).lstrip("/")
+        return None
 
     async def _on_revoked(self) -> None:
         revoked, self._assignments = list(self._assignments.values()), {}

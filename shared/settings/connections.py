@@ -101,7 +101,9 @@ class RuntimeSettings(Group):
         description="folder for catalog copies, locks, the API's spool (so: on a lasting disk) and the local stack",
     )
     node: str = Field(
-        default_factory=lambda: socket.gethostname()[:64], max_length=64, description="name of this machine in records"
+        default_factory=lambda: socket.gethostname()[:64],
+        max_length=64,
+        description="name of this machine in records; each machine needs one of its own",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line to log")
     health_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
@@ -113,7 +115,7 @@ class RuntimeSettings(Group):
     @classmethod
     def _is_a_name(cls, node: str) -> str:
         if "/" in node or not node.isprintable() or not node.strip():
-            raise ValueError("must be printable, and without /: spools are named NODE/NUMBER")
+            raise ValueError("must be printable, and without /: spools are named NODE/NUMBER-…")
         return node
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, OutcomeUnknown, TransientError
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
@@ -125,6 +127,7 @@ class Member:
         self.assigned: dict[int, Assignment] = {}
         self.has_assignment = asyncio.Event()
         self.revocations = 0
+        self.names_taken: list[str] = []
         self.consumer = Consumer(
             kafka,
             topic,
@@ -133,6 +136,7 @@ class Member:
             start_offset=lambda _partition: 0,
             on_assigned=self._assigned,
             on_revoked=self._revoked,
+            on_name_taken=self.names_taken.append,
             gather_ms=gather_ms,
         )
 
@@ -248,6 +252,45 @@ async def test_a_member_that_leaves_gives_its_partitions_up(kafka: KafkaSettings
                 await staying.consumer.getmany(100)
     finally:
         await staying.consumer.close()
+
+
+async def test_two_of_one_name_share_the_partitions(kafka: KafkaSettings, topic: str) -> None:
+    """The one that came first takes another name and says so; afterwards neither puts the other out."""
+    first, second = (Member(kafka, topic, "g-" + topic, "same") for _ in range(2))
+    await first.join()
+    try:
+        await second.join()
+        async with asyncio.timeout(WAIT_S):
+            while sorted([*first.assigned, *second.assigned]) != [0, 1]:
+                await asyncio.gather(first.consumer.getmany(50), second.consumer.getmany(50))
+        [told], before = first.names_taken, (first.revocations, second.revocations)
+        assert re.search(r"as same, from 127\.0\.0\.1; this one goes on as same-[0-9a-f]{8}: .*CLICKLEDGER_NODE", told)
+        assert not second.names_taken
+        await asyncio.sleep(2.5 * kafka.kafka_heartbeat_ms / 1000)
+        assert (first.revocations, second.revocations) == before
+    finally:
+        await asyncio.gather(first.consumer.close(leave=True), second.consumer.close(leave=True))
+
+
+async def test_a_session_that_was_over_keeps_its_name(kafka: KafkaSettings, topic: str) -> None:
+    """Nobody else has it: the member comes back under it, without a word."""
+    brief = kafka.model_copy(update={"kafka_session_timeout_ms": 6_000, "kafka_heartbeat_ms": 60_000})
+    member = Member(brief, topic, "g-" + topic, "alone")
+    await member.join()
+    mine = member.consumer._consumer._coordinator
+    try:
+        await mine._send_req(
+            LeaveGroupRequest(member.consumer.group_id, mine.member_id)
+        )  # as when the broker gives it up
+        mine._heartbeat_interval_ms = 100
+        await mine._stop_heartbeat_task()
+        mine._start_heartbeat_task()
+        async with asyncio.timeout(WAIT_S):
+            while not member.revocations or set(member.assigned) != {0, 1}:
+                await member.consumer.getmany(50)
+        assert (member.names_taken, mine._group_instance_id) == ([], "alone")
+    finally:
+        await member.consumer.close(leave=True)
 
 
 async def test_a_commit_that_is_overtaken_by_a_rebalance_has_no_effect(

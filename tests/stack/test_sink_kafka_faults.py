@@ -112,6 +112,29 @@ async def test_a_storm_of_rebalances_under_load(bench: SinkBench) -> None:
     assert child.alive
 
 
+async def test_two_sinks_of_one_name(bench: SinkBench, tmp_path: Path) -> None:
+    """Two data folders, one node: the first says so and goes on beside the second, and each has partitions; one is killed."""
+
+    def partitions(child: Child) -> float:
+        return bench.metric(child, "clickledger_sink_partitions")
+
+    first = bench.start(**QUICK)
+    await bench.write_new(200)
+    await bench.wait_stored(first)
+    second = bench.start(**QUICK, CLICKLEDGER_DATA=str(tmp_path / "other"))
+    await bench.until(lambda: says(bench, first, "name_taken: another process joined"), "the alarm", first)
+    await bench.write_new(200)
+    await bench.wait_stored(first)
+    await bench.until(lambda: 0 < partitions(first) < bench.partitions, "a share for each", first)
+    assert await asyncio.to_thread(bench.metric, first, 'clickledger_alarms{reason="name_taken",service="sink"}') == 1
+    settled = len(assignments(first)), len(assignments(second))
+    await asyncio.sleep(8)  # some heartbeats
+    assert (len(assignments(first)), len(assignments(second))) == settled
+    second.kill()
+    await bench.write_new(200)
+    await bench.wait_stored(first)
+
+
 class Guest:
     """A member of the sinks' group that holds its partitions for a moment."""
 
@@ -126,6 +149,7 @@ class Guest:
             start_offset=lambda _partition: 0,
             on_assigned=self._assigned,
             on_revoked=self._revoked,
+            on_name_taken=pytest.fail,
         )
 
     def _assigned(self, assigned: Sequence[Assignment]) -> None:

@@ -48,6 +48,16 @@ def test_a_record_of_an_older_version_is_judged() -> None:
     assert judge_spools([{"node": "n", "slot": "0", "heard_at": NOW_MS}], NOW_MS, SILENCE_MS) == ()
 
 
+def test_a_spool_has_its_own_id_and_place() -> None:
+    """Two of one node and slot are two; each finding names the folder."""
+    two = [record(id=f"n/0-{which}", folder=f"host-{which}:/data/spool/0", clicks=1) for which in ("aa", "bb")]
+    found = judge_spools(two, NOW_MS, SILENCE_MS)
+    assert [finding.spool for finding in found] == ["n/0-aa", "n/0-bb"]
+    assert all(f"n (host-{which}:/data/spool/0)" in f.detail for which, f in zip(("aa", "bb"), found, strict=True))
+    assert not is_settled(record(id="n/0-aa"), {"n/0-aa": NOW_MS})
+    assert is_settled(record(id="n/0-aa"), {"n/0-bb": NOW_MS})
+
+
 def test_only_a_newer_sign_of_life_settles() -> None:
     """What a spool said before the audit began may be older than its clicks."""
     assert not is_settled(record(), {"n/0": NOW_MS})
