@@ -17,6 +17,7 @@ LIBRARIES = ("aiokafka", "uvicorn", "uvloop", "httptools", "orjson", "chdb-core"
 QUIET_LOAD_MAX = 0.7
 """Load average above which something else had a part of the machine just before the run."""
 SERVER_CORE, LOAD_CORE = "0", "1"
+ALL_CORES = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else "0"
 
 
 def facts(*, is_quick: bool) -> list[str]:
@@ -79,7 +80,7 @@ def rss_mb(pid: int | str, *, peak: bool = False) -> float:
     return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
-def pin(pid: int, core: str) -> None:
-    """Keep all threads of a running process on one core; those that it starts later stay there."""
+def pin(pid: int, cores: str) -> None:
+    """Keep all threads of a running process on these cores (`0`, `0,1`), and what it starts later."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {int(core)})
+        os.sched_setaffinity(int(thread.name), set(map(int, cores.split(","))))

@@ -2,7 +2,9 @@
 
 A real broker, the ClickHouse engine behind HTTP and the sink as a process. Records are enriched beforehand by the real
 enricher's function. ClickHouse's own ingest is the same blocks as ready bodies over as many connections as the sink
-uses, without Kafka and without any guarantee, into a table with as many rows (an empty one merges less). The sink's rate
+uses, without Kafka and without any guarantee, into a table with as many rows (an empty one merges less). Both have
+ClickHouse on a core of its own, all else on the other one; and once more with both cores for all, where what the sink and the
+broker need is taken from ClickHouse. The sink's rate
 counts from its first insert to the moment when a query sees the last row; every row is then checked to be there exactly
 once, and every block to be one part.
 """
@@ -11,17 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from bench import fill
 from bench.baselines.clickhouse_ingest import ingest
-from bench.machine import cpu_seconds, rss_mb
+from bench.machine import ALL_CORES, LOAD_CORE, SERVER_CORE, cpu_seconds, pin, rss_mb
 from bench.part import Recorder, main
-from bench.stack import World, stores
+from bench.stack import Stores, World, stores
 from enricher.addresses import AddressBook
 from enricher.agents import load_agent_parser
 from enricher.directory import Directory
@@ -51,6 +55,14 @@ class Caught(NamedTuple):
     cpu_us: float
     clickhouse_us: float
     peak_mb: float
+
+
+class Turn(NamedTuple):
+    """ClickHouse alone, and then the sink, with the same rows on the same cores."""
+
+    direct_rate: float
+    direct_cpu_us: float
+    caught: Caught
 
 
 class OneCampaign:
@@ -187,50 +199,74 @@ def naive(world: World, rows: int) -> float:
     return float(found["rows"] / found["seconds"])
 
 
-async def measure_world(recorder: Recorder, world: World, server: int, rows: int) -> None:
+@contextmanager
+def cores_of_their_own(found: Stores) -> Iterator[None]:
+    """ClickHouse on one core; the broker, this process and what it starts on the other."""
+    others = (os.getpid(), found.brokers.pid())
+    pin(found.clickhouse.pid, LOAD_CORE)
+    for pid in others:
+        pin(pid, SERVER_CORE)
+    try:
+        yield
+    finally:
+        for pid in (*others, found.clickhouse.pid):
+            pin(pid, ALL_CORES)
+
+
+async def turn(sink: SinkBench, server: int, each: int, step: Tools) -> Turn:
+    """ClickHouse alone, then the sink."""
+    values = await asyncio.to_thread(enriched, sink, each, step)
+    first = sink.next_raw[0]
+    await append(sink, values)
+    await merged(sink)
+    rate, cpu_us = await direct(sink, server, values)
+    await merged(sink)
+    return Turn(rate, cpu_us, await catch_up(sink, server, first, each * sink.partitions))
+
+
+async def measure_world(recorder: Recorder, world: World, found: Stores, rows: int) -> None:
     """Repetitions in turn."""
+    server = found.clickhouse.pid
     sink = SinkBench(world.guard, world.folder, world.env)
     await sink.open()
     try:
         each = max(1, rows // (sink.partitions * BLOCK_ROWS)) * BLOCK_ROWS
         step = tools()
-        directs: list[tuple[float, float]] = []
-        caught: list[Caught] = []
+        apart: list[Turn] = []
+        together: list[Turn] = []
         for _ in range(recorder.repetitions):
-            values = await asyncio.to_thread(enriched, sink, each, step)
-            first = sink.next_raw[0]
-            await append(sink, values)
-            await merged(sink)
-            directs.append(await direct(sink, server, values))
-            await merged(sink)
-            caught.append(await catch_up(sink, server, first, each * sink.partitions))
-        figures(recorder, directs, caught)
+            with cores_of_their_own(found):
+                apart.append(await turn(sink, server, each, step))
+            together.append(await turn(sink, server, each, step))
+        figures(recorder, apart, together)
         with recorder.attempt("parts per block"):
             recorder.figure("parts per block", [await parts_per_block(sink, server, step)])
         with recorder.attempt("the naive sink"):
             await sink.clickhouse.command("CREATE TABLE clicks_naive AS clicks")
             found = await asyncio.to_thread(naive, world, min(recorder.scale(100_000, 20_000), each))
-            recorder.figure("naive: rows as lists, client.insert", [found], [rate for rate, _ in directs])
+            recorder.figure("naive: rows as lists, client.insert", [found], [turn.direct_rate for turn in together])
     finally:
         await sink.close()
 
 
-def figures(recorder: Recorder, directs: Sequence[tuple[float, float]], caught: Sequence[Caught]) -> None:
+def figures(recorder: Recorder, apart: Sequence[Turn], together: Sequence[Turn]) -> None:
     """The rows of both."""
-    own = [rate for rate, _ in directs]
     note = f"{SETTINGS.sink_inserts_at_once} connections, blocks of {BLOCK_ROWS:,} rows"
-    recorder.figure("ClickHouse's own ingest of the same blocks", own, note=note)
-    recorder.figure("backlog, exactly once", [each.rate for each in caught], own)
-    recorder.figure("CPU of the sink", [each.cpu_us for each in caught])
-    recorder.figure("CPU of ClickHouse", [each.clickhouse_us for each in caught], [cpu for _, cpu in directs])
-    recorder.figure("memory, peak", [each.peak_mb for each in caught])
+    for turns, where in ((apart, ""), (together, ", both cores for all")):
+        own = [turn.direct_rate for turn in turns]
+        recorder.figure(f"ClickHouse's own ingest of the same blocks{where}", own, note=note)
+        recorder.figure(f"backlog, exactly once{where}", [turn.caught.rate for turn in turns], own)
+    recorder.figure("CPU of the sink", [turn.caught.cpu_us for turn in together])
+    cpu = [turn.direct_cpu_us for turn in together]
+    recorder.figure("CPU of ClickHouse", [turn.caught.clickhouse_us for turn in together], cpu)
+    recorder.figure("memory, peak", [turn.caught.peak_mb for turn in (*apart, *together)])
 
 
 def measure(recorder: Recorder) -> None:
     """Everything about the sink."""
     with stores() as found:
         world = found.world("sink")
-        asyncio.run(measure_world(recorder, world, found.clickhouse.pid, recorder.scale(600_000, 60_000)))
+        asyncio.run(measure_world(recorder, world, found, recorder.scale(600_000, 60_000)))
 
 
 if __name__ == "__main__":

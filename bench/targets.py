@@ -66,6 +66,8 @@ ENRICHER = (
 SINK = (
     Spec("sink", "backlog, exactly once", "rows/s", _times(0.8), "ClickHouse's own ingest"),
     Spec("sink", "ClickHouse's own ingest of the same blocks", "rows/s"),
+    Spec("sink", "backlog, exactly once, both cores for all", "rows/s", None, "ClickHouse's own ingest"),
+    Spec("sink", "ClickHouse's own ingest of the same blocks, both cores for all", "rows/s"),
     Spec("sink", "naive: rows as lists, client.insert", "rows/s", None, "ClickHouse's own ingest"),
     Spec("sink", "CPU of the sink", "us of CPU a row", _most(5)),
     Spec("sink", "CPU of ClickHouse", "us of CPU a row", None, "its own ingest"),
