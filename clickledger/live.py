@@ -18,7 +18,7 @@ from shared.rte import Position
 
 _BUFFER_BYTES: Final = 4 << 20
 """Read ahead: some thousand clicks."""
-_COLOURS: Final = {"accepted": "green", "duplicate": "yellow", "rejected": "red", "malformed": "bold red"}
+_COLOURS: Final = {"accepted": "green", "rejected": "red", "malformed": "bold red"}
 
 
 async def follow(found: Located, begin: int | Position | None) -> AsyncIterator[tuple[Taken, dict[str, Any]]]:
