@@ -63,6 +63,7 @@ def line_of(record: Mapping[str, Any]) -> Text:
         (f"{_plain(agent) or 'Others'} ", "magenta"),
         (f"{_plain(record.get('country'))} ".lstrip(), "blue"),
         (f"bot:{_plain(record.get('bot_reason'))} " if record.get("is_bot") else "", "red"),
+        ("clicked-at ignored " if record.get("clicked_at_ignored") else "", "yellow"),
         (_plain(record.get("reason")), "yellow"),
     ]
     return Text.assemble(*(part for part in parts if part[0]))

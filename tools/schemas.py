@@ -104,6 +104,7 @@ def event_schema() -> Schema:
             "minLength": 1,
             "description": _first(fields[name].comment) + "; absent if none",
         }
+    data["clicked_at_ignored"] = _enriched_property(fields["clicked_at_ignored"])  # not in events of earlier versions
     data["asn"] = {"type": "integer", "minimum": 1, "description": "autonomous system number; absent if unknown"}
     envelope: Schema = {
         "specversion": {"const": SPEC_VERSION},

@@ -71,6 +71,11 @@ COLUMNS: Final[tuple[Column, ...]] = tuple(
         ("stream", Kind.TEXT, "which incarnation of the topic of raw clicks"),
         ("raw_partition", Kind.INTEGER, "partition in it"),
         ("raw_offset", Kind.INTEGER, "offset in it; the three together name the row for ever"),
+        (
+            "clicked_at_ignored",
+            Kind.BOOLEAN,
+            "a `clicked-at` was given but was outside its bounds: `clicked_at` is `received_at`",
+        ),
     )
 )
 NAMES: Final = tuple(column.name for column in COLUMNS)
