@@ -18,7 +18,7 @@ from shared.rte import Position
 
 _BUFFER_BYTES: Final = 4 << 20
 """Read ahead: some thousand clicks."""
-_COLOURS: Final = {"accepted": "green", "duplicate": "yellow", "rejected": "red", "malformed": "bold red"}
+_COLOURS: Final = {"accepted": "green", "rejected": "red", "malformed": "bold red"}
 
 
 async def follow(found: Located, begin: int | Position | None) -> AsyncIterator[tuple[Taken, dict[str, Any]]]:
@@ -63,6 +63,7 @@ def line_of(record: Mapping[str, Any]) -> Text:
         (f"{_plain(agent) or 'Others'} ", "magenta"),
         (f"{_plain(record.get('country'))} ".lstrip(), "blue"),
         (f"bot:{_plain(record.get('bot_reason'))} " if record.get("is_bot") else "", "red"),
+        ("clicked-at ignored " if record.get("clicked_at_ignored") else "", "yellow"),
         (_plain(record.get("reason")), "yellow"),
     ]
     return Text.assemble(*(part for part in parts if part[0]))

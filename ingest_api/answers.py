@@ -75,6 +75,7 @@ class Refusal(StrEnum):
     CONNECTIONS_FULL = "connections_full"
     UNFINISHED_FULL = "unfinished_full"
     REGISTRATIONS_FULL = "registrations_full"
+    LISTINGS_FULL = "listings_full"
     OUTCOME_UNKNOWN = "outcome_unknown"
     STOPPING = "stopping"
     INTERNAL_ERROR = "internal_error"
@@ -158,6 +159,7 @@ _TABLE: Final[Mapping[Refusal, tuple[Published, str]]] = {
     Refusal.CONNECTIONS_FULL: (Published.INTERNAL, "Too many connections; try again."),
     Refusal.UNFINISHED_FULL: (Published.INTERNAL, "Too much of unfinished requests is waiting; try again."),
     Refusal.REGISTRATIONS_FULL: (Published.INTERNAL, "Too many links or promotions are being registered; try again."),
+    Refusal.LISTINGS_FULL: (Published.INTERNAL, "Links are being listed for too many; try again."),
     Refusal.OUTCOME_UNKNOWN: (
         Published.INTERNAL,
         "Whether the click was stored is not known; try again, with an Idempotency-Key to be counted once.",

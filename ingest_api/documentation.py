@@ -21,7 +21,7 @@ DESCRIPTION: Final = (
 )
 TAGS: Final = [
     {"name": "clicks", "description": "Report clicks. Grant `shortlinkclicks`."},
-    {"name": "links", "description": "Register short links and explain how they resolve. Grant `admin`."},
+    {"name": "links", "description": "Register and list short links, explain how they resolve. Grant `admin`."},
     {"name": "promotions", "description": "Register promotions with their denominators. Grant `admin`."},
     {"name": "health", "description": "For load balancers and orchestrators; no key needed."},
 ]
@@ -103,6 +103,24 @@ SCHEMAS: Final[dict[str, Any]] = {
             "promotion_id": "spring",
             "recipient": "491700000000",
             "sent_at": "2026-05-31T08:00:00Z",
+        },
+    },
+    "LinkRecord": {
+        "type": "object",
+        "required": ["tenant", "link", "promotion_id", "registered_at"],
+        "properties": {
+            "v": {"type": "integer"},
+            "tenant": {"type": "string"},
+            "link": {"type": "string", "description": "Host and path: what the short URL was normalised to."},
+            "promotion_id": {"type": "string"},
+            "recipient": {"type": "string"},
+            "link_name": {"type": "string"},
+            "long_url": {"type": "string"},
+            "sent_at": {"type": ["integer", "null"], "description": "Epoch milliseconds"},
+            "expires_at": {"type": ["integer", "null"], "description": "Epoch milliseconds"},
+            "disabled": {"type": "boolean"},
+            "match": {"type": "string", "enum": ["exact", "prefix"]},
+            "registered_at": {"type": "integer", "description": "Epoch milliseconds"},
         },
     },
     "Promotion": {
@@ -246,12 +264,30 @@ BATCH: Final[Documented] = {
 }
 
 _LINK_RECORD: Final = {"description": "The record.", "content": _json({"type": "object"})}
+_LINKS_PAGE: Final = {
+    "type": "object",
+    "required": ["links", "next_cursor"],
+    "additionalProperties": False,
+    "properties": {
+        "links": {"type": "array", "items": {"$ref": "#/components/schemas/LinkRecord"}},
+        "next_cursor": {"type": ["string", "null"]},
+    },
+}
 _DELETED: Final = {"description": "Deleted.", "content": _json({"type": "object"}, {"deleted": True})}
 
 REGISTER_LINKS: Final = _admin(
     "links", "registerLinks", "Register or replace links", _results("link"), _ndjson_body("Link")
 )
-GET_LINK: Final = _admin("links", "getLink", "One link by its short URL", _LINK_RECORD)
+GET_LINKS: Final = _admin(
+    "links",
+    "getLinks",
+    "The tenant's links, a page at a time, or with `short_url` one link",
+    {
+        "description": "A page, in the order of host and path: go on with `next_cursor` until it is null, whatever the "
+        "number of links. With `short_url` the link's record.",
+        "content": _json({"oneOf": [_LINKS_PAGE, {"$ref": "#/components/schemas/LinkRecord"}]}),
+    },
+)
 DELETE_LINK: Final = _admin("links", "deleteLink", "Delete one link", _DELETED)
 RESOLVE_LINK: Final = _admin(
     "links",

@@ -1,4 +1,4 @@
-"""`/v1/links` and `/v1/promotions`: register, read, delete, and explain how a short URL resolves. Grant `admin`.
+"""`/v1/links` and `/v1/promotions`: register, list, read, delete, and explain how a short URL resolves. Grant `admin`.
 
 Bodies are NDJSON, one record per line, or a JSON array; a bad line refuses itself only, and the answer is a JSON array
 with one result per line in order. A key acts on its own tenant; what belongs to another is as if it did not exist.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
 from ingest_api import documentation as docs
@@ -21,6 +21,7 @@ from ingest_api.asgi import BodyTooLarge, peer_of, read_body, request_headers, r
 from ingest_api.authorize import GRANT_ADMIN, Caller, find_headers
 from ingest_api.endpoints import clock_ms
 from ingest_api.handler import WANTED, HandlerState, authenticate, rate_headers, throttled
+from ingest_api.listing import CURSOR_CHARS_MAX, BadCursor
 from ingest_api.metrics import Tallies
 from ingest_api.registry import NotAShortUrl, Registered, Registry
 from ingest_api.resolve import explain
@@ -31,6 +32,10 @@ from shared.links import GoodLine, RefusedLine
 log = logging.getLogger(__name__)
 
 RESOLVE_BYTES_MAX: Final = 16_384
+LISTED_MAX: Final = 1_000
+"""Links of one page."""
+LISTED: Final = 100
+_LIST_PARAMETERS: Final = frozenset(("promotion_id", "limit", "cursor"))
 
 Rate = tuple[Header, ...]
 """The X-RateLimit-* headers."""
@@ -45,7 +50,31 @@ class _BadRequest(Exception):
 
 
 class _TooManyAtOnce(Exception):
-    """As many registrations as may be are under way."""
+    """As many of a kind as may be are under way; `reason` is how another one is refused."""
+
+    def __init__(self, reason: Refusal) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Few:
+    """Bounds how many of a kind are under way."""
+
+    def __init__(self, state: HandlerState, reason: Refusal) -> None:
+        self._state = state
+        self._reason = reason
+        self._number = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One more. Raises _TooManyAtOnce."""
+        if self._number >= self._state.settings.api_catalog_requests_max:
+            raise _TooManyAtOnce(self._reason)
+        self._number += 1
+        try:
+            yield
+        finally:
+            self._number -= 1
 
 
 class LinksApi:
@@ -55,13 +84,14 @@ class LinksApi:
         self._state = state
         self._registry = registry
         self._tallies = tallies
-        self._registering = 0
+        self._registrations = _Few(state, Refusal.REGISTRATIONS_FULL)  # records in memory are ten times their bytes
+        self._listings = _Few(state, Refusal.LISTINGS_FULL)
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes with their documentation."""
         routes = (
             ("POST", "/v1/links", self.register_links, docs.REGISTER_LINKS),
-            ("GET", "/v1/links", self.get_link, docs.GET_LINK),
+            ("GET", "/v1/links", self.get_links, docs.GET_LINKS),
             ("DELETE", "/v1/links", self.delete_link, docs.DELETE_LINK),
             ("POST", "/v1/links/resolve", self.resolve_link, docs.RESOLVE_LINK),
             ("POST", "/v1/promotions", self.register_promotions, docs.REGISTER_PROMOTIONS),
@@ -76,7 +106,7 @@ class LinksApi:
 
         async def work(caller: Caller, rate: Rate) -> Answer:
             body = await self._body(request)
-            with self._one_of_few():
+            with self._registrations.one():
                 lines = self._lines(body)
                 return self._results("link", await self._registry.put_links(caller.tenant, lines, clock_ms()), rate)
 
@@ -87,19 +117,39 @@ class LinksApi:
 
         async def work(caller: Caller, rate: Rate) -> Answer:
             body = await self._body(request)
-            with self._one_of_few():
+            with self._registrations.one():
                 lines = self._lines(body)
                 return self._results("promotion_id", await self._registry.put_promotions(caller.tenant, lines), rate)
 
         return await self._serve(request, work)
 
-    async def get_link(self, request: Request, short_url: str) -> Response:
-        """One link, by the short URL's exact key."""
+    async def get_links(
+        self,
+        request: Request,
+        short_url: Annotated[str | None, Query(description="Only this link, itself: no list")] = None,
+        promotion_id: Annotated[str | None, Query(min_length=1, max_length=256, description="Only its links")] = None,
+        limit: Annotated[int, Query(ge=1, le=LISTED_MAX, description="Links of a page at most")] = LISTED,
+        cursor: Annotated[str, Query(max_length=CURSOR_CHARS_MAX, description="`next_cursor` of a page")] = "",
+    ) -> Response:
+        """Links of the tenant, a page at a time; with `short_url` one link, by its exact key."""
 
-        async def work(caller: Caller, rate: Rate) -> Answer:
+        async def find(caller: Caller, rate: Rate) -> Answer:
+            assert short_url is not None
+            if beside := _LIST_PARAMETERS & request.query_params.keys():
+                raise _BadRequest(400, f"{', '.join(sorted(beside))}: of a list, not of the link short_url.")
             return self._found(self._registry.link(caller.tenant, short_url), rate)
 
-        return await self._serve(request, work)
+        async def list_some(caller: Caller, rate: Rate) -> Answer:
+            for name in request.query_params.keys() - _LIST_PARAMETERS:  # a misspelt filter must not list everything
+                raise _BadRequest(
+                    400, f"{name!r:.60} is no parameter; there are {', '.join(sorted(_LIST_PARAMETERS))}."
+                )
+            with self._listings.one():
+                page = await self._registry.links(caller.tenant, promotion_id, cursor=cursor, links_max=limit)
+            next_cursor = orjson.dumps(page.next_cursor)
+            return Answer(200, b'{"links":[%b],"next_cursor":%b}' % (b",".join(page.records), next_cursor), rate)
+
+        return await self._serve(request, list_some if short_url is None else find)
 
     async def get_promotion(self, request: Request, promotion_id: str) -> Response:
         """One promotion."""
@@ -154,11 +204,12 @@ class LinksApi:
             return plain(413, f"The body has more than {exc.bytes_max:,} bytes.", rate, close=True)
         except _BadRequest as exc:
             return plain(exc.status, str(exc), rate)
-        except _TooManyAtOnce:
-            text = describe(Refusal.REGISTRATIONS_FULL)
-            return plain(503, text, _again(rate), reason=Refusal.REGISTRATIONS_FULL)
+        except _TooManyAtOnce as many:
+            return plain(503, describe(many.reason), _again(rate), reason=many.reason)
         except NotAShortUrl as exc:
             return plain(400, f"short_url: {exc}", rate)
+        except BadCursor as exc:
+            return plain(400, str(exc), rate)
         except OutcomeUnknown:
             return plain(503, "Whether it was written is not known; the same request again does no harm.", _again(rate))
         except (TransientError, OperatorError) as exc:
@@ -213,17 +264,6 @@ class LinksApi:
             case _:
                 headers = (*answer.headers, (b"www-authenticate", b"Bearer"))
                 return plain(401, text, headers, reason=answer.reason)
-
-    @contextmanager
-    def _one_of_few(self) -> Iterator[None]:
-        """Bound how many bodies are taken apart at once: records in memory are ten times their bytes."""
-        if self._registering >= self._state.settings.api_catalog_requests_max:
-            raise _TooManyAtOnce
-        self._registering += 1
-        try:
-            yield
-        finally:
-            self._registering -= 1
 
     async def _body(self, request: Request) -> bytes:
         return await read_body(request, self._state.settings.api_catalog_bytes_max)

@@ -1,4 +1,4 @@
-"""Registering and reading links and promotions: the shell between HTTP and the catalog.
+"""Registering, listing and reading links and promotions: the shell between HTTP and the catalog.
 
 Ownership of a short URL. A line is checked against this machine's copy of the catalog, which must be level with the
 topic. Two tenants that register the same free URL within the copy's lag (tens of milliseconds) both pass that check,
@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 import orjson
 
 from ingest_api.answers import describe
+from ingest_api.listing import LinksPage, ListedCatalog, Listing
 from ingest_api.normalise import normalise
 from shared.catalog import CatalogWriter, Entry, Kind, promotion_key
 from shared.errors import TransientError
@@ -32,7 +33,7 @@ LINES_AT_ONCE: Final = 100
 """Lines between two turns of the event loop, about 5 ms: clicks are answered by the same process meanwhile."""
 
 
-class RegistryCatalog(Protocol):
+class RegistryCatalog(ListedCatalog, Protocol):
     """The part of `shared.catalog.Catalog` that is needed here."""
 
     is_current: bool
@@ -73,6 +74,7 @@ class Registry:
         """`writer()` raises TransientError while there is no connection to Kafka."""
         self._writer = writer
         self._catalog = catalog
+        self._listing = Listing(catalog)
 
     async def put_links(self, tenant: str, lines: Sequence[object], now_ms: int) -> Registered:
         """Register links. Raises TransientError and OperatorError when nothing, or not surely anything, was written."""
@@ -97,6 +99,10 @@ class Registry:
         """The tenant's link of a short URL, by its exact key. Raises NotAShortUrl."""
         record = self._registered(short_url_key(short_url))
         return record if record is not None and record["tenant"] == tenant else None
+
+    async def links(self, tenant: str, promotion_id: str | None, *, cursor: str, links_max: int) -> LinksPage:
+        """A page of the tenant's links, see `Listing.page`. Raises BadCursor."""
+        return await self._listing.page(tenant, promotion_id, cursor=cursor, links_max=links_max)
 
     def promotion(self, tenant: str, promotion_id: str) -> dict[str, Any] | None:
         """The tenant's promotion."""

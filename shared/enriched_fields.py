@@ -56,7 +56,7 @@ ENRICHED_FIELDS: Final[tuple[EnrichedField, ...]] = tuple(
         ("os_version", "string", _LOW, "operating system version"),
         ("device", "string", _LOW, "device model"),
         ("device_brand", "string", _LOW, "device brand"),
-        ("device_type", "string", _LOW, "phone, tablet, pc, bot, other; empty when unknown"),
+        ("device_type", "string", _LOW, "phone, tablet, pc, bot, other; empty without a user agent"),
         ("resolution", "string", _LOW, "WIDTHxHEIGHT where the agent prints it"),
         ("is_bot", "boolean", "Bool", "crawler, link preview or scanner"),
         ("bot_reason", "string", _LOW, "name of the rule that matched"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from shared.clicked_at import clicked_at_ms
+from shared.rte import rfc3339
 
 LINK_FIELDS: Final = (
     "short_url",
@@ -22,6 +23,7 @@ LINK_FIELDS: Final = (
     "disabled",
     "match",
 )
+_LINK_TIMES: Final = ("sent_at", "expires_at")
 PROMOTION_FIELDS: Final = ("promotion_id", "name", "campaign_id", "deployment_id", "sent", "delivered", "sent_at")
 
 TEXT_CHARS_MAX: Final = 256
@@ -102,6 +104,20 @@ def read_link(
             return OWNED_BY_OTHER
         record["registered_at"] = before["registered_at"]
     return GoodLine(key, record)
+
+
+def link_line(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The line that registers a link's record again: `read_link` backwards. What is not set is absent, times are RFC 3339."""
+    key: str = record["link"]
+    # Without a scheme a URL is one of http, and loses the port that only https keeps.
+    line = {"short_url": f"https://{key}" if key.partition("/")[0].endswith(":80") else key}
+    for name in LINK_FIELDS[1:]:
+        value = record.get(name)
+        if name in _LINK_TIMES and value is not None:
+            line[name] = rfc3339(value)
+        elif value and (name, value) != ("match", "exact"):
+            line[name] = value
+    return line
 
 
 def read_promotion(fields: Mapping[str, object], *, tenant: str) -> GoodLine | RefusedLine:

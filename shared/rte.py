@@ -159,6 +159,7 @@ def event_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "status": record["status"],
         "suspect": record["suspect"],
         "clicked_at": clicked_at,
+        "clicked_at_ignored": record["clicked_at_ignored"],
         "received_at": rfc3339(record["received_at"]),
         "is_bot": record["is_bot"],
         "stream": record["stream"],

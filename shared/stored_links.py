@@ -70,6 +70,14 @@ def read_terms(stored: StoredLink) -> Terms:
     )  # cheaper than calling the class
 
 
+def is_of(stored: StoredLink, tenant: bytes) -> bool:
+    """Whether a link is the tenant's (UTF-8), by its head or, where that does not tell, its record."""
+    begin = stored[0]
+    if begin == _TIMES.size:
+        return bool(orjson.loads(record_of(stored)).get("tenant") == tenant.decode())
+    return stored[_TIMES.size : begin] == tenant
+
+
 def records_in_time(links: Sequence[StoredLink], tenant: str, now_ms: int, retention_ms: int) -> list[bytes] | None:
     """The links' records when each head says that a click of the tenant's now counts, else None. At least one link.
 

@@ -76,7 +76,12 @@ CASES: Final[Mapping[str, Sequence[Case]]] = {
     ),
     "GET /v1/links": (
         Case("an unknown link", 404, query={"short_url": "http://postman.example/nobody"}, code="404"),
-        Case("without a short URL", 400, code="400"),
+        Case(
+            "the first of a promotion",
+            query={"promotion_id": "{{promotion_id}}", "limit": "10"},
+            keys=("links", "next_cursor"),
+        ),
+        Case("a limit that is none", 400, query={"limit": "0"}, code="400"),
     ),
     "DELETE /v1/links": (Case("an unknown link", 404, query={"short_url": "http://no.example/"}, code="404"),),
     "POST /v1/links/resolve": (Case("which link a URL is", body='{"short-url": "{{short_url}}"}'),),

@@ -24,14 +24,18 @@ from shared.events import (
     Source,
     Status,
 )
-from shared.rte import EVENT_TYPE, SPEC_VERSION, TEXT_FIELDS, TIME_FIELDS
+from shared.rte import EVENT_TYPE, NEVER_STREAMED, SPEC_VERSION, STREAMED, TEXT_FIELDS, TIME_FIELDS
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPES: Final = {str: "string", int: "integer", bool: "boolean", dict: "object"}
+_OF_THE_SINK: Final = frozenset(
+    (Reason.IDEMPOTENCY_KEY_REPEATED, Reason.IDEMPOTENCY_KEY_REUSED, Reason.REPLAYED, Reason.NOT_STORABLE)
+)
+"""Reasons that a row gets when it is stored, after its event."""
 _ENUMS: Final = {
-    "status": [str(each) for each in Status],
-    "reason": [str(each) for each in Reason],
+    "status": [str(each) for each in Status if each in STREAMED],
+    "reason": [str(each) for each in Reason if each not in _OF_THE_SINK],
     "source": [str(each) for each in Source],
 }
 _MS: Final = "; milliseconds since the epoch, UTC"
@@ -55,6 +59,8 @@ def _enriched_property(field: EnrichedField) -> Schema:
     }
     if field.name in _ENUMS:
         found["enum"] = _ENUMS[field.name]
+    if field.name == "status":
+        found["description"] = f"what became of the click; {NEVER_STREAMED}"
     if field.name == "transaction_id":
         found["format"] = "uuid"
     if kind == "integer" and field.clickhouse_type.startswith("UInt"):
@@ -98,6 +104,7 @@ def event_schema() -> Schema:
             "minLength": 1,
             "description": _first(fields[name].comment) + "; absent if none",
         }
+    data["clicked_at_ignored"] = _enriched_property(fields["clicked_at_ignored"])  # not in events of earlier versions
     data["asn"] = {"type": "integer", "minimum": 1, "description": "autonomous system number; absent if unknown"}
     envelope: Schema = {
         "specversion": {"const": SPEC_VERSION},

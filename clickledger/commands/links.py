@@ -1,7 +1,10 @@
-"""`clickledger links load` and `clickledger promotions load`: files of links and promotions into the catalog."""
+"""`clickledger links load|list` and `clickledger promotions load`: links and promotions into the catalog, and links out of it."""
 
 from __future__ import annotations
 
+import csv
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +17,14 @@ if TYPE_CHECKING:
     from clickledger.lines import BadLine
 
 _BAD_LINES_SHOWN = 100
+
+
+class ListFormat(StrEnum):
+    """How links are printed."""
+
+    NDJSON = "ndjson"
+    CSV = "csv"
+
 
 _FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="CSV with a header line, or NDJSON; may be gzipped.")
@@ -28,13 +39,15 @@ _KeyOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add both command groups."""
-    for name, command, what in (
-        ("links", load_links, "Links: load them from a file."),
-        ("promotions", load_promotions, "Promotions: load them from a file."),
+    for name, load, others, what in (
+        ("links", load_links, {"list": list_links}, "Links: load them from a file, list them."),
+        ("promotions", load_promotions, {}, "Promotions: load them from a file."),
     ):
         group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
         group.callback()(lambda: None)
-        group.command("load", epilog="Exit status: 0 all lines; 1 some were refused; 2 usage; 3 unreachable.")(command)
+        group.command("load", epilog="Exit status: 0 all lines; 1 some were refused; 2 usage; 3 unreachable.")(load)
+        for other, command in others.items():
+            group.command(other)(command)
         app.add_typer(group, name=name, help=what)
 
 
@@ -50,6 +63,44 @@ def load_links(
     Example: clickledger links load links.csv --wait
     """
     _load("/v1/links", file, wait=wait, url=url, key=key, data=data)
+
+
+def list_links(
+    *,
+    promotion: Annotated[str | None, typer.Option(help="Only the links of this promotion.")] = None,
+    output_format: Annotated[
+        ListFormat, typer.Option("--format", help="ndjson, which `links load` takes again, or csv, for a spreadsheet.")
+    ] = ListFormat.NDJSON,
+    url: _UrlOption = None,
+    key: _KeyOption = None,
+    data: DataOption = None,
+) -> None:
+    """Print the links of the key's tenant, in the order of host and path.
+
+    CSV has a ' in front of what a spreadsheet would take for a formula, such as the + of a phone number.
+
+    Example: clickledger links list --promotion summer > summer.ndjson
+    """
+    import orjson
+
+    from clickledger.listing import link_lines
+    from clickledger.load.clicks import Target
+    from reporting.tables import harmless
+    from shared.links import LINK_FIELDS
+
+    base, secret, _ = api_access(data, url, key, grant="admin_key")
+    try:
+        target = Target.of(base, secret)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    lines = link_lines(target, promotion)
+    if output_format is ListFormat.NDJSON:
+        for line in lines:
+            sys.stdout.write(orjson.dumps(line).decode() + "\n")
+        return
+    rows = csv.DictWriter(sys.stdout, LINK_FIELDS)
+    rows.writeheader()
+    rows.writerows({name: harmless(value) for name, value in line.items()} for line in lines)
 
 
 def load_promotions(

@@ -58,12 +58,16 @@ COLUMNS: Final[tuple[Column, ...]] = tuple(
         ("os_version", Kind.TEXT, "operating system version"),
         ("device", Kind.TEXT, "device model"),
         ("device_brand", Kind.TEXT, "device brand"),
-        ("device_type", Kind.TEXT, "`phone`, `tablet`, `pc`, `bot` or `other`"),
+        ("device_type", Kind.TEXT, "`phone`, `tablet`, `pc`, `bot` or `other`; empty without a user agent"),
         ("resolution", Kind.TEXT, "width x height, where the agent prints it"),
         ("is_bot", Kind.BOOLEAN, "crawler, link preview or scanner"),
         ("bot_reason", Kind.TEXT, "name of the rule that says so"),
         ("ip", Kind.TEXT, "address of the device, after the tenant's privacy mode"),
-        ("ip_kind", Kind.TEXT, "`public`, `private`, `loopback`, …"),
+        (
+            "ip_kind",
+            Kind.TEXT,
+            "`public`, `private`, `loopback`, `cgnat`, `link_local`, `documentation`, `other` or `invalid`; empty without an address",
+        ),
         ("country", Kind.TEXT, "ISO 3166-1 alpha-2, of public addresses"),
         ("region", Kind.TEXT, "region, where a database knows it"),
         ("city", Kind.TEXT, "city, where a database knows it"),
@@ -71,6 +75,11 @@ COLUMNS: Final[tuple[Column, ...]] = tuple(
         ("stream", Kind.TEXT, "which incarnation of the topic of raw clicks"),
         ("raw_partition", Kind.INTEGER, "partition in it"),
         ("raw_offset", Kind.INTEGER, "offset in it; the three together name the row for ever"),
+        (
+            "clicked_at_ignored",
+            Kind.BOOLEAN,
+            "a `clicked-at` was given but was outside its bounds: `clicked_at` is `received_at`",
+        ),
     )
 )
 NAMES: Final = tuple(column.name for column in COLUMNS)

@@ -53,6 +53,21 @@ class Event(NamedTuple):
     """The CloudEvent in JSON."""
 
 
+@dataclass(slots=True)
+class _Click:
+    """A decoded record, as an event once somebody wants it: to make one takes longer than to see that nobody does."""
+
+    record: dict[str, Any]
+    _event: Event | None = None
+
+    @property
+    def event(self) -> Event:
+        """The click as an event."""
+        if self._event is None:
+            self._event = Event(self.record["transaction_id"], orjson.dumps(event_of(self.record)))
+        return self._event
+
+
 class Wanted(NamedTuple):
     """What one line of work wants, and of how much at once."""
 
@@ -70,8 +85,8 @@ class Wanted(NamedTuple):
         """The entry as an event, None when it is not wanted."""
         if entry.tenant != self.tenant:
             return None
-        found = _decoded(entry.value)
-        return found[1] if found is not None and self._matches(found[0]) else None
+        click = _decoded(entry.value)
+        return click.event if click is not None and self._matches(click.record) else None
 
     def _matches(self, record: dict[str, Any]) -> bool:
         if self.from_ms is not None and record["received_at"] < self.from_ms:
@@ -87,12 +102,11 @@ def prefix_of(stream: str) -> bytes:
 
 
 @lru_cache(maxsize=1_024)  # webhooks of a tenant that keep up look at the same records at the same time
-def _decoded(value: bytes) -> tuple[dict[str, Any], Event] | None:
+def _decoded(value: bytes) -> _Click | None:
     try:
-        record = decode_enriched(value)
+        return _Click(decode_enriched(value))
     except DataError:
         return None
-    return record, Event(record["transaction_id"], orjson.dumps(event_of(record)))
 
 
 @dataclass

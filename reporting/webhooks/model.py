@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from reporting.webhooks.places import Mark, decode_marks, encode_marks
 from reporting.webhooks.schedule import Stop
 from shared.events import Status
-from shared.rte import FILTER_CHARS_MAX, FILTER_VALUES_MAX, NEVER_STREAMED, Filter
+from shared.rte import FILTER_CHARS_MAX, FILTER_VALUES_MAX, NEVER_STREAMED, STREAMED, Filter
 from shared.secret_box import SecretBox
 
 RECORD_VERSION: Final = 1
@@ -65,6 +65,13 @@ _Text = Annotated[str, Field(min_length=1, max_length=FILTER_CHARS_MAX)]
 _Texts = Annotated[list[_Text], Field(max_length=FILTER_VALUES_MAX)]
 
 
+_Status = Annotated[
+    Literal["accepted", "duplicate", "rejected", "malformed"],
+    WithJsonSchema({"type": "string", "enum": [status for status in Status if status in STREAMED]}),
+]
+"""What can be asked for is described; `duplicate` is still read from records."""
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -72,7 +79,7 @@ class _Body(BaseModel):
 class FilterBody(_Body):
     """Which clicks are wanted: what is given must all hold, an empty list wants all."""
 
-    status: Annotated[list[Literal["accepted", "duplicate", "rejected", "malformed"]], Field(max_length=4)] = []
+    status: Annotated[list[_Status], Field(max_length=4)] = []
     promotion_id: _Texts = []
     link: _Texts = Field([], description="short URLs as sent, or registered links (`host/path`)")
     bots: Literal["any", "yes", "no"] = Field("any", description="yes: bots only; no: no bots")

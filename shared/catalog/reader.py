@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -117,6 +118,20 @@ class Catalog:
             names = [db_key(name) for name in names]
         packed: list[Any] = [link for name in names if (link := get(name, None, links)) is not None]
         return self._unpacker.unpack_all(packed) if len(packed) == len(names) else None
+
+    def links_behind(self, name: bytes, links_max: int) -> list[tuple[bytes, StoredLink]]:
+        """The links that follow a name (a key, or what this gave), with their names in their order; b"" for the first.
+
+        Fewer than `links_max` at the end only. A name is the key, cut and hashed where it is over 500 bytes.
+        """
+        with self._txn.cursor(db=self._store.links) as cursor:
+            if not cursor.set_range(db_key(name)):
+                return []
+            if cursor.key() == name and not cursor.next():
+                return []
+            packed: list[tuple[bytes, Any]] = list(islice(cursor.iternext(), links_max))
+        links = self._unpacker.unpack_all([link for _, link in packed])
+        return [(name, link) for (name, _), link in zip(packed, links, strict=True)]
 
     def tenant(self, tenant: str) -> dict[str, Any] | None:
         """A tenant's record."""

@@ -1,7 +1,7 @@
 -- The stable SQL interface, with a comment on every column. What is here stays: columns are only added, at the end.
 -- A missing dimension is '' in `clicks`, `rte` and `edr`, and `Others` in `ctr_daily` and `clicks_by_dimension`.
 -- The numbers have one meaning everywhere: clicks = accepted without bots, clicks_all = accepted,
--- bots included. `ctr_daily` is in 0011.
+-- bots included. `ctr_daily` is in 0011; `rte` and `edr` have one more column in 0012.
 
 CREATE OR REPLACE VIEW rte
 (

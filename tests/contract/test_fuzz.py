@@ -55,6 +55,7 @@ def originals(api: ApiService) -> tuple[bytes, ...]:
         wire(api, "POST", BATCH, api.click_key, b"[" + lines.replace(b"}\n{", b"},{") + b"]"),
         wire(api, "POST", "/v1/links", api.admin_key, link),
         wire(api, "GET", "/v1/links?short_url=fuzz.example%2Fa", api.admin_key, b""),
+        wire(api, "GET", "/v1/links?promotion_id=p&limit=2&cursor=c2guZXhhbXBsZQ", api.admin_key, b""),
         wire(api, "DELETE", "/v1/links?short_url=fuzz.example/a", api.admin_key, b""),
         wire(api, "POST", "/v1/links/resolve", api.admin_key, b'{"short-url":"http://fuzz.example/a"}'),
         wire(api, "POST", "/v1/promotions", api.admin_key, promotion),

@@ -153,6 +153,7 @@ def test_resolve(api: ApiService) -> None:
     ("method", "path"),
     [
         ("POST", "/v1/links"),
+        ("GET", "/v1/links"),
         ("GET", "/v1/links?short_url=x"),
         ("DELETE", "/v1/links?short_url=x"),
         ("POST", "/v1/links/resolve"),
@@ -175,9 +176,62 @@ def test_resolve_needs_a_url(api: ApiService, body: bytes) -> None:
     assert api.admin("POST", "/v1/links/resolve", body).code == "400"
 
 
+def listed(api: ApiService, query: str = "", key: str = "") -> tuple[list[str], str | None]:
+    """The links of one page, and its cursor."""
+    reply = api.admin("GET", f"/v1/links{query}", key=key)
+    assert reply.status == 200, reply.body
+    assert set(reply.json) == {"links", "next_cursor"}
+    return [record["link"] for record in reply.json["links"]], reply.json["next_cursor"]
+
+
+def test_links_are_listed(api: ApiService) -> None:
+    """A page at a time in the order of their keys, as they were registered, a promotion's or all, each tenant its own."""
+    urls = [f"http://list.example/{number}" for number in range(5)]
+    lines = [{"short_url": url, "promotion_id": f"list{number % 2}"} for number, url in enumerate(urls)]
+    api.admin("POST", "/v1/links", ndjson(*reversed(lines)))
+    api.admin(
+        "POST", "/v1/links", ndjson({"short_url": "http://list.example/1a", "promotion_id": "list1"}), api.rival_key
+    )
+    first, cursor = listed(api, "?promotion_id=list0&limit=2")
+    assert first == ["list.example/0", "list.example/2"]
+    assert listed(api, f"?promotion_id=list0&limit=2&cursor={cursor}") == (["list.example/4"], None)
+    everything, end = listed(api, "?limit=1000")
+    assert end is None
+    assert everything == sorted(everything)
+    assert {url.removeprefix("http://") for url in urls} < set(everything)
+    assert not {"list.example/1a", "s.example/rival"} & set(everything)
+    theirs, end = listed(api, key=api.rival_key)
+    assert {"list.example/1a", "s.example/rival"} <= set(theirs)
+    assert not set(theirs) & set(everything)
+    reply = api.admin("GET", "/v1/links?promotion_id=list1&limit=1")
+    assert reply.json["links"] == [get_link(api, urls[1]).json]
+    assert reply.headers["x-ratelimit-limit"]
+    assert listed(api, "?promotion_id=nothing") == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=x", "limit"),
+        ("promotion_id=", "promotion_id"),
+        ("promotion=list0", "promotion"),
+        ("cursor=!", "cursor"),
+        (f"cursor={'A' * 701}", "cursor"),
+        ("short_url=http://list.example/0&limit=1", "limit"),
+    ],
+)
+def test_listings_that_are_refused(api: ApiService, query: str, word: str) -> None:
+    """Out of its bounds, misspelt, or beside `short_url`: 400 naming it, never a list of something else."""
+    reply = api.admin("GET", f"/v1/links?{query}")
+    assert reply.code == "400"
+    assert word in reply.json["description"]
+
+
 def test_parameters_and_methods(api: ApiService) -> None:
     """A missing parameter is 400, not 422; other methods are 405 with every method of the path in Allow."""
-    assert api.admin("GET", "/v1/links").code == "400"
+    assert api.admin("DELETE", "/v1/links").code == "400"
     assert get_link(api, "ftp://x/y").code == "400"
     reply = api.admin("PUT", "/v1/links")
     assert (reply.code, reply.headers["allow"]) == ("405", "DELETE, GET, POST")

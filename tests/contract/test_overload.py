@@ -132,6 +132,30 @@ def test_silent_slow_deaf_and_greedy_clients(small_api: ApiService, crowd: Crowd
     print(f"{CONNECTIONS:,} connections: {before}, {halfway}, {after} MiB, slowest answer {good.slowest_s:.3f} s")  # noqa: T201 a figure
 
 
+async def test_listings_at_once(small_api: ApiService) -> None:
+    """While as many listings as may be are under way, further ones are 503 with Retry-After; registrations are not."""
+    line = '{"short_url":"http://listed.example/%d","promotion_id":"p"}'
+    body = "\n".join(line % number for number in range(5_000)).encode()
+    assert small_api.admin("POST", "/v1/links", body).status == 200
+    replies: list[Reply] = []
+    while not any(reply.status == 503 for reply in replies):  # a busy machine may do them one after the other
+        asked = (asyncio.to_thread(small_api.admin, "GET", "/v1/links?promotion_id=none") for _ in range(6))
+        *some, registered = await asyncio.gather(
+            *asked, asyncio.to_thread(small_api.admin, "POST", "/v1/links", (line % 0).encode())
+        )
+        assert registered.status == 200
+        replies += some
+    refused = [reply for reply in replies if reply.status == 503]
+    assert {reply.status for reply in replies} == {200, 503}
+    assert all(reply.headers["retry-after"] == "1" for reply in refused)
+    assert small_api.child is not None
+    wait_until(
+        lambda: counted(small_api, 'answers_total{code="503",reason="listings_full"}') == len(refused),
+        small_api.child,
+        "the count",
+    )
+
+
 async def test_registrations_at_once(small_api: ApiService) -> None:
     """While as many registrations as may be are under way, further ones are 503 with Retry-After, and can be repeated."""
     line = '{"short_url":"http://many.example/%d","promotion_id":"p"}'

@@ -149,6 +149,21 @@ def _read_report(cli: Cli, secret: str) -> int:
             return exc.code
 
 
+def links_are_listed_as_they_were_loaded(cli: Cli, name: str, folder: Path) -> None:
+    """Over several pages; what is printed can be loaded, and changes nothing."""
+    listed = cli("links", "list", "--promotion", name)
+    lines = [json.loads(line) for line in listed.splitlines()]
+    assert sorted(line["recipient"] for line in lines) == sorted(f"r{n}" for n in range(2500))
+    assert {line["promotion_id"] for line in lines} == {name}
+    copy = folder / "listed.ndjson"
+    copy.write_text(listed)
+    assert cli("links", "load", str(copy), "--wait") == "2,500 loaded, 0 refused\n"
+    assert cli("links", "list", "--promotion", name) == listed
+    in_csv = list(csv.DictReader(io.StringIO(cli("links", "list", "--promotion", name, "--format", "csv"))))
+    assert [{k: v for k, v in row.items() if v} for row in in_csv] == lines
+    assert cli("links", "list", "--promotion", "nothing") == ""
+
+
 def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None:
     """Promotions and links from files, bad lines named; clicks on them; the report in its three formats."""
     name = f"p{uuid4().hex[:8]}"
@@ -161,6 +176,8 @@ def test_links_are_loaded_clicked_and_reported(cli: Cli, tmp_path: Path) -> None
     done = cli.run("links", "load", str(links), "--wait")
     assert (done.returncode, done.stdout) == (1, "2,500 loaded, 1 refused\n")
     assert done.stderr.startswith("line 2502: short_url:")
+
+    links_are_listed_as_they_were_loaded(cli, name, tmp_path)
 
     cli("send", "--count", "200", "--rate", "0", "--links", str(links), "--verify")
     (row,) = cli.json_lines("report", "ctr", "--promotion", name, "--format", "json")

@@ -5,6 +5,7 @@ Every route of both OpenAPI documents has a case here; a new route without one f
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -117,9 +118,18 @@ def batch(ours: Tenant, end: str) -> None:
 
 
 def get_link(ours: Tenant, end: str) -> None:
-    """Another tenant's link cannot be read."""
+    """Another tenant's link cannot be read, and is in no list: not even where the next page begins."""
     found = same(ours, lambda who, url: who.ask("GET", by_url(url)), THEIRS + end, NOTHING + end)
     assert found.status == 404
+    cursor: str | None = ""
+    while cursor is not None:
+        page = ours.ask("GET", f"/v1/links?cursor={cursor}")
+        cursor = page.json["next_cursor"]
+        assert b"isolated" not in page.body + base64.urlsafe_b64decode((cursor or "") + "===")
+    of_theirs = same(
+        ours, lambda who, name: who.ask("GET", f"/v1/links?promotion_id={name}"), THEIR_PROMOTION, NO_PROMOTION
+    )
+    assert of_theirs.json == {"links": [], "next_cursor": None}
 
 
 def delete_link(ours: Tenant, end: str) -> None:

@@ -56,6 +56,11 @@ class MemoryCatalog:
         """The link registered under exactly this key."""
         return self._records.get(f"link:{key}")
 
+    def links_behind(self, name: bytes, links_max: int) -> list[tuple[bytes, StoredLink]]:
+        """The links that follow a name, in the order of their keys."""
+        names = sorted(key for each in self._links if (key := each.encode()) > name)
+        return [(each, self._links[each.decode()]) for each in names[:links_max]]
+
     def exact_links(self, keys: Sequence[str]) -> list[StoredLink] | None:
         """The links registered under exactly these keys, None when any is missing."""
         links = [self._links[key] for key in keys if key in self._links]

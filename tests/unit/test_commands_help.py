@@ -30,6 +30,7 @@ _COMMANDS = [
     "edr export",
     "edr deliver",
     "links load",
+    "links list",
     "promotions load",
     "spool list",
     "spool verify",

@@ -19,6 +19,9 @@ from ingest_api.answers import Answers, Published, Refusal, describe, published
 from ingest_api.app import Surface, create_app
 from ingest_api.metrics import Tallies
 from ingest_api.parse import CLICKED_AT, IDEMPOTENCY_KEY, SHORT_URL
+from reporting.dimensions import OTHERS
+from reporting.edr.columns import COLUMNS
+from shared.enriched_fields import ENRICHED_FIELDS
 from shared.links import LINK_FIELDS, PROMOTION_FIELDS
 from shared.settings import OTHER_VARIABLES
 
@@ -108,6 +111,23 @@ def test_fields_of_the_api_are_those_of_the_code() -> None:
     assert named(API, "field of a link") == list(LINK_FIELDS) == list(documentation.SCHEMAS["Link"]["properties"])
     promotions = documentation.SCHEMAS["Promotion"]["properties"]
     assert named(API, "field of a promotion") == list(PROMOTION_FIELDS) == list(promotions)
+
+
+def test_other_and_others_are_told_apart() -> None:
+    """Kinds of device and of addresses have one spelling wherever they are listed; what is missing is none of them."""
+    comments = {field.name: field.comment for field in ENRICHED_FIELDS}
+    views = (ROOT / "sink/ddl/0012_ignored_clicked_at.sql").read_text(encoding="utf-8")
+    for name in ("device_type", "ip_kind"):
+        kinds, _, missing = comments[name].partition("; ")
+        assert "other" in kinds.split(", ")
+        assert OTHERS not in kinds.split(", ")
+        assert missing.startswith("empty")
+        assert set(re.findall(rf"`{name}` .* COMMENT '(.*)'", views)) == {comments[name]}
+        (meaning,) = (column.meaning for column in COLUMNS if column.name == name)
+        assert re.findall(r"`(\w+)`", meaning) == kinds.split(", ")
+        assert "; empty" in meaning
+    glossary = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    assert {OTHERS, "other"} <= set(named(glossary, "word"))
 
 
 def test_examples_of_the_api_are_json() -> None:

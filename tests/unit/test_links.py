@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingest_api.registry import short_url_key
-from shared.links import OWNED_BY_OTHER, GoodLine, RefusedLine, read_link, read_promotion
+from shared.links import (
+    LINK_FIELDS,
+    OWNED_BY_OTHER,
+    TIME_MS_MAX,
+    GoodLine,
+    RefusedLine,
+    link_line,
+    read_link,
+    read_promotion,
+)
 
 NOW_MS = 1_760_000_000_000
 
@@ -39,6 +51,44 @@ def test_csv_and_json_are_one() -> None:
         "match": "exact",
         "registered_at": NOW_MS,
     }
+
+
+@given(
+    short_url=st.sampled_from(
+        (
+            "https://s.example:80/a",
+            "http://s.example:443/a",
+            "s.example:8080/a%20b",
+            "S.example",
+            "https://[::1]:80/x",
+            "http://bücher.example/ü",
+        )
+    ),
+    texts=st.tuples(*[st.text("aä+=' ", max_size=5)] * 3),
+    times=st.tuples(*[st.none() | st.integers(0, TIME_MS_MAX)] * 2),
+    disabled=st.booleans(),
+    match=st.sampled_from(("exact", "prefix")),
+)
+def test_a_listed_line_registers_the_same_record(
+    short_url: str, texts: tuple[str, ...], times: tuple[int | None, ...], *, disabled: bool, match: str
+) -> None:
+    """What `links list` prints is what `links load` takes: key, times to the millisecond, texts, flags."""
+    named = dict(zip(("recipient", "link_name", "long_url"), texts, strict=True))
+    registered = link(
+        **named, short_url=short_url, sent_at=times[0], expires_at=times[1], disabled=disabled, match=match
+    )
+    assert isinstance(registered, GoodLine)
+    line = link_line(registered.record)
+    assert set(line) <= set(LINK_FIELDS)
+    assert "" not in line.values()
+    again = read_link(
+        orjson.loads(orjson.dumps(line)),
+        tenant="acme",
+        now_ms=NOW_MS,
+        to_key=short_url_key,
+        registered=lambda _key: None,
+    )
+    assert again == registered
 
 
 def test_ownership() -> None:

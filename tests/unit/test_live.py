@@ -30,6 +30,11 @@ def test_missing_dimensions_and_bots() -> None:
     assert line_of(record).plain.rstrip() == "00:00:00.000 rejected  - - Others bot:crawler unknown_link"
 
 
+def test_an_ignored_time_is_shown() -> None:
+    """A phone whose clock is wrong is seen as its clicks come."""
+    assert line_of(_RECORD | {"clicked_at_ignored": True}).plain.rstrip().endswith(" IN clicked-at ignored")
+
+
 def test_a_stranger_cannot_drive_the_terminal() -> None:
     """Control characters and markup are shown, not obeyed."""
     line = line_of(_RECORD | {"short_url": "http://s/\x1b[2J\n[red]"}).plain

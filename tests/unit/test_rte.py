@@ -143,6 +143,8 @@ def test_a_click_is_a_cloud_event() -> None:
     }
     assert (data["raw_partition"], data["raw_offset"], data["suspect"], data["is_bot"]) == (1, 7, True, False)
     assert data["browser"] == "Chrome"
+    assert data["clicked_at_ignored"] is False
+    assert event_of(RECORD | {"clicked_at_ignored": True})["data"]["clicked_at_ignored"] is True
     assert not {"device", "device_brand", "region", "asn", "reason", "bot_reason"} & set(data)
     assert all(value not in ("", None) for value in data.values())
 
@@ -159,7 +161,9 @@ def test_the_fields_of_an_event_are_those_of_the_view() -> None:
     """All columns of `rte` but the row's own time, and what only the stream has; all from the wire contract."""
     full = event_of({field.name: {"string": "x", "boolean": True}.get(field.json_type, 1) for field in ENRICHED_FIELDS})
     (view,) = re.findall(
-        r"VIEW rte AS\s+SELECT\s+(.*?)\s+FROM", (ROOT / "sink/ddl/0003_views.sql").read_text("utf-8"), re.DOTALL
+        r"VIEW rte\b.*?\nAS\s+SELECT\s+(.*?)\s+FROM",
+        (ROOT / "sink/ddl/0012_ignored_clicked_at.sql").read_text("utf-8"),
+        re.DOTALL,
     )
     columns = {name.strip() for name in view.split(",")}
     extra = {"status", "reason", "suspect", "stream", "raw_partition", "raw_offset"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from shared.enriched_fields import ENRICHED_FIELDS
 from shared.events import RAW_FIELDS, MalformedRaw, decode_raw
-from shared.rte import event_of
+from shared.rte import EVENT_TYPE, STREAMED, event_of
 from tools import schemas
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -55,6 +56,19 @@ def test_a_golden_click_is_a_valid_event() -> None:
     validator(schema).validate(event_of(record | bare | kept))
     with pytest.raises(jsonschema.ValidationError):
         validator(schema).validate(event_of(record) | {"type": "com.clickledger.click.lost"})
+
+
+@pytest.mark.parametrize("name", ["click-enriched", "click-event"])
+def test_no_event_is_described_as_a_duplicate(name: str) -> None:
+    """The sink finds duplicates after the event: consumers need no branch for a status, type or reason that never comes."""
+    text = schemas.documents()[schemas.DOCS / "schemas" / f"{name}.json"]
+    properties = json.loads(text)["properties"]
+    shown = properties.get("data", {"properties": properties})["properties"]
+    assert set(shown["status"]["enum"]) == STREAMED
+    if name == "click-event":
+        assert set(properties["type"]["enum"]) == {EVENT_TYPE + status for status in STREAMED}
+    for reason in ("idempotency_key_repeated", "replayed", "not_storable"):
+        assert reason not in text
 
 
 @pytest.mark.parametrize("field", RAW_FIELDS, ids=lambda field: field.name)

@@ -36,6 +36,7 @@ from reporting.webhooks.model import (
 )
 from reporting.webhooks.places import Mark
 from reporting.webhooks.schedule import Stop
+from shared.rte import STREAMED
 from shared.secret_box import NotOurs, SecretBox
 from shared.settings import SecretSettings
 
@@ -104,6 +105,8 @@ def test_duplicates_cannot_be_asked_for() -> None:
         for shape, body in ((WebhookBody, b'{"url":"https://x/","filter":%b}'), (WebhookChange, b'{"filter":%b}')):
             with pytest.raises(ValidationError, match="status: duplicate is found when a click is stored"):
                 shape.model_validate_json(body % wanted)
+    described = WebhookBody.model_json_schema()["$defs"]["FilterBody"]["properties"]["status"]["items"]
+    assert set(described["enum"]) == STREAMED
     made_before = replace(webhook_of(), filter=FilterBody(status=["duplicate"]))
     found = decode_webhook(orjson.loads(orjson.dumps(encode_webhook(made_before))))
     assert found.filter.compiled("acme").statuses == {"duplicate"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reporting.webhooks import choosing
 from reporting.webhooks.choosing import Choice, Entry, Wanted, is_over, prefix_of
 from reporting.webhooks.places import (
     HOLES_MAX,
@@ -106,6 +108,18 @@ def test_records_that_are_no_events() -> None:
     choice.take(0, Mark(0, 2), [entry(0, 99, stream="s2"), entry(1, None), entry(2, 2), broken, entry(4, 4)])
     assert choice.count == 2
     assert choice.marks[0] == Mark(5, 5)
+
+
+def test_an_event_is_made_of_what_is_wanted_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is behind and wants few passes over many: they cost their decoding. What several want is made once."""
+    made: list[int] = []
+    monkeypatch.setattr(choosing, "event_of", lambda record: made.append(record["raw_offset"]) or {})
+    entries = [entry(n, n, received_at=7_000 + n) for n in range(100)]
+    for last_ms in (7_050, 7_050, 7_051):
+        choice = Choice(wanted(from_ms=7_049, to_ms=last_ms + 1))
+        choice.take(0, Mark(0, 0), entries)
+        assert (choice.count, choice.marks[0]) == (last_ms - 7_048, Mark(100, 100))
+    assert made == [49, 50, 51]
 
 
 def test_a_window_of_time_and_its_end() -> None:
