@@ -148,6 +148,7 @@ class _Stack:
         self._output.say(f"{names}: ready after {time.monotonic() - started:.1f} s")
 
     async def _set_up(self, settings: SetupSettings) -> None:
+        """Where it says what is wrong with the tables the stack starts all the same: in one that runs they can be mended."""
         from clickledger.setup import set_up
 
         for tries_left in reversed(range(_SETUP_TRIES_MAX)):
