@@ -27,8 +27,8 @@ _HELP = """Click ingestion that loses nothing, counts nothing twice and can prov
 
 Start with: clickledger up --demo
 
-Exit status: 0 done; 1 the answer is no (gap, double, refused line, refusal); 2 wrong usage or settings;
-3 time-out or something unreachable.
+Exit status, of every command: 0 done; 1 the answer is no (gap, double, refused line, refusal); 2 wrong usage or
+settings; 3 no stack runs, a time-out, or something does not answer.
 """
 
 

@@ -62,7 +62,9 @@ class Directory:
         return [orjson.loads(value) for _, value in self.catalog.scan(Kind.TENANT)]
 
     def keys(self, tenant: str | None = None) -> list[dict[str, Any]]:
-        """Every key, or those of one tenant, by id."""
+        """Every key, or those of one tenant, by id. Raises KeyringError when there is no such tenant."""
+        if tenant is not None:
+            self._tenant(tenant)
         records = (orjson.loads(value) for _, value in self.catalog.scan(Kind.KEY))
         return [record for record in records if tenant in (None, record["tenant"])]
 

@@ -11,4 +11,4 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1  # the answer is no: a gap, a double, a refused line, a refusal that a human must resolve
     USAGE = 2  # wrong arguments or settings
-    UNREACHABLE = 3  # time-out, or something does not answer: trying again may help
+    UNREACHABLE = 3  # no stack runs, a time-out, or something does not answer: trying again may help

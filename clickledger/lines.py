@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,32 @@ def read_records(path: Path) -> Iterator[Record | BadLine]:
     """Yield the records of an NDJSON or CSV file in order. Raises FileProblem."""
     with opened(path) as stream:
         yield from read_csv(stream) if is_csv(path, stream) else read_ndjson(stream)
+
+
+def check_header(path: Path, known: Collection[str], needed: Collection[str]) -> None:
+    """Raise FileProblem for a CSV file that is empty, or whose first row does not name the fields, each once."""
+    with opened(path) as stream:
+        if not is_csv(path, stream):
+            return
+        if not stream.peek(1):
+            raise FileProblem(f"{path} is empty: a CSV file begins with a row of names, {', '.join(needed)} at least")
+        text = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
+        try:
+            names = next(csv.reader(text), [])
+        except csv.Error as exc:
+            raise FileProblem(f"{path}, header: {exc}") from exc
+        finally:
+            text.detach()
+    expected = f"expected are {', '.join(known)}, separated by commas; needed: {', '.join(needed)}"
+    for separator, what in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and separator in names[0]:
+            raise FileProblem(f"{path}, header: the names are separated by {what}, not commas; {expected}")
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise FileProblem(f"{path}, header: {doubled[0]!r:.60} is there more than once; {expected}")
+    if unknown := [name for name in names if name not in known]:
+        raise FileProblem(f"{path}, header: {unknown[0]!r:.60} is not a field; {expected}")
+    if missing := [name for name in needed if name not in names]:
+        raise FileProblem(f"{path}, header: {missing[0]!r} is missing; {expected}")
 
 
 def read_lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes] | BadLine]:

@@ -38,7 +38,7 @@ class Located:
 
 
 def locate(data: Path | None, environ: Mapping[str, str] | None = None) -> Located:
-    """Find the services. Raises OperatorError when nothing is named and no stack runs, TransientError while it starts."""
+    """Find the services. Raises TransientError when nothing is named and no stack runs, or while it starts."""
     environ = os.environ if environ is None else environ
     if data is None and (environ.get("CLICKLEDGER_KAFKA_BOOTSTRAP") or environ.get("CLICKLEDGER_CLICKHOUSE_URL")):
         owner = load(ClickHouseSettings)

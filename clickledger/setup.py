@@ -6,6 +6,7 @@ partitions, is written last. A run that was cut off is completed by the next one
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,7 +24,8 @@ from shared.errors import OperatorError, TransientError
 from shared.kafka import Admin, Producer, Reader, TopicSpec
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
 
-_OTHER_SETUP_SECONDS = 5.0  # from making a topic to the acknowledged record: two requests
+_OTHER_SETUP_SECONDS = 5.0  # from making a topic to the acknowledged record: two requests; from a file to the next
+_LOOK_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,18 @@ class SetupSettings:
     """folder of a copy that is kept; without it all of the catalog is read"""
 
 
-async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
+async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> bool:
     """Bring Kafka, the catalog and ClickHouse into the state that the services start from; tell what changed.
+
+    False when tables or views are not as they were left: it told which, and how they are mended, and did nothing else.
 
     Raises OperatorError where a human must decide, TransientError where something does not answer: run it again.
     """
     kafka = settings.kafka
     async with ClickHouse(settings.clickhouse) as clickhouse, Admin(kafka) as admin:
         await _apply_table(clickhouse, say)
+        if not await _tables_are_whole(clickhouse, say):
+            return False
         for compacted in (kafka.topic_catalog, kafka.topic_webhooks):
             await _make_compacted_topic(admin, kafka, compacted, say)
         record = await _stream_record(settings)
@@ -61,11 +67,13 @@ async def set_up(settings: SetupSettings, say: Callable[[str], None]) -> None:
         if await _make_or_grow(admin, kafka, kafka.topic_enriched, plan.enriched_partitions, config, say) and record:
             await _enrich_again(kafka, clickhouse, record, say)
         made = await _make_or_grow(admin, kafka, kafka.topic_raw, plan.raw_partitions, config, say)
+        say("4 topics: partitions and configuration looked at")
         if plan.record is None or (not made and await _is_named_by_another(settings, record, plan.record)):
-            return
+            return True
         async with _catalog_writer(kafka) as writer:
             await writer.put(Kind.STREAM, kafka.topic_raw, plan.record)
         say(f"stream {plan.record['stream']}: {plan.record['partitions']} partitions of {kafka.topic_raw}")
+        return True
 
 
 async def _apply_table(clickhouse: ClickHouse, say: Callable[[str], None]) -> None:
@@ -73,6 +81,35 @@ async def _apply_table(clickhouse: ClickHouse, say: Callable[[str], None]) -> No
 
     for applied in await apply_ddl(clickhouse, clickhouse.database):
         say(f"table: applied {applied}")
+
+
+async def _tables_are_whole(clickhouse: ClickHouse, say: Callable[[str], None]) -> bool:
+    """Whether tables and views are as the files left them; tell what was looked at, or what differs and its cure.
+
+    A set-up that runs at the same time makes views in the order of their files, so an old one may stand for a moment.
+    """
+    from sink import schema
+
+    deadline = time.monotonic() + _OTHER_SETUP_SECONDS
+    while True:
+        checked = await schema.check(clickhouse)
+        wrong = [each for each in checked.differences if each.part.kind is not schema.Kind.TTL]
+        if not wrong or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    for difference in checked.differences:
+        say(schema.told(difference, clickhouse.cluster, clickhouse.database))
+    if checked.unread:
+        say(f"indices and projections were not looked at: {checked.unread}")
+    if not wrong:
+        say(f"{checked.tables} tables and {checked.views} views: as set-up's {checked.migrations} files leave them")
+    elif any(map(schema.needs_repetition, wrong)):
+        where = f" ON CLUSTER '{clickhouse.cluster}'" if clickhouse.cluster else ""
+        say(
+            "what is missing as a whole, and views: as the owner DROP TABLE schema_versions"
+            f"{where} SYNC, then `clickledger setup` makes them again, tables empty (docs/runbook.md, sink: operator)"
+        )
+    return not wrong
 
 
 async def _has_rows(clickhouse: ClickHouse, stream: str) -> bool:
@@ -97,6 +134,8 @@ async def _make_compacted_topic(admin: Admin, kafka: KafkaSettings, name: str, s
     partitions = (await admin.topics())[name]
     if partitions != 1:
         raise OperatorError(f"topic {name} has {partitions} partitions: it must have one")
+    for difference in topics.differences(name, found, config):
+        say(difference)
 
 
 async def _make_or_grow(
@@ -119,6 +158,12 @@ async def _make_or_grow(
     if before < partitions:
         await admin.grow(name, partitions)
         say(f"topic {name}: grown from {before} to {partitions} partitions")
+    elif before > kafka.partitions:
+        say(
+            f"topic {name} has {before} partitions, CLICKLEDGER_PARTITIONS is {kafka.partitions}: they are never taken away"
+        )
+    for difference in topics.differences(name, found, config):
+        say(difference)
     return False
 
 

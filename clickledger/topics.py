@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from shared.errors import OperatorError
 from shared.settings import KafkaSettings
-from shared.topic_rules import in_sync_min, refuse_config
+from shared.topic_rules import TopicConfig, in_sync_min, refuse_config
 
 _HOUR_MS = 3_600_000
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "StreamPlan",
     "TopicState",
     "catalog_topic_config",
+    "differences",
     "in_sync_min",
     "plan_stream",
     "record_topic_config",
@@ -38,11 +39,17 @@ WEBHOOKS_TOPIC_CONFIG: Final[Mapping[str, str]] = {
 """Places and logs of webhooks are overwritten all the time: small segments are compacted soon."""
 
 
+_SET_BY: Final = {"retention.ms": "CLICKLEDGER_RETENTION_HOURS"}
+_NOT_LOWERED: Final = ("min.insync.replicas", "unclean.leader.election.enable")
+"""What would lose clicks is refused (`refuse_config`); what is stricter than ours is welcome."""
+
+
 def record_topic_config(settings: KafkaSettings) -> dict[str, str]:
     """Configuration of the raw and the enriched topic."""
     return {
         "cleanup.policy": "delete",
         "retention.ms": str(settings.retention_hours * _HOUR_MS),
+        "retention.bytes": "-1",
         "min.insync.replicas": str(in_sync_min(settings.replication_factor)),
         "unclean.leader.election.enable": "false",
         "max.message.bytes": str(_RECORD_BYTES_MAX),
@@ -60,6 +67,21 @@ def catalog_topic_config(settings: KafkaSettings) -> dict[str, str]:
         "max.message.bytes": str(_RECORD_BYTES_MAX),
         "message.timestamp.after.max.ms": str(_ANY_TIME_MS),
     }
+
+
+def differences(topic: str, found: TopicConfig, wanted: Mapping[str, str]) -> list[str]:
+    """What an existing topic is set to otherwise than set-up would make it, each in words, with the way to change it."""
+    told = []
+    for name, value in wanted.items():
+        now = found.effective.get(name, value)  # a broker that does not know it has no other
+        if now == value or name in _NOT_LOWERED:
+            continue
+        setting = f" (or set {_SET_BY[name]})" if name in _SET_BY else ""
+        told.append(
+            f"topic {topic} has {name}={now}, by the settings it would be {value}: "
+            f"kafka-configs.sh --alter --topic {topic} --add-config {name}={value}{setting}"
+        )
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,9 @@ async def reseal_all(found: Located, settings: SecretSettings) -> int:
     """
     box = SecretBox(settings, PURPOSE)
     if not box.is_lasting:
-        raise OperatorError("CLICKLEDGER_SECRET_KEY is not set: give the new key and the former one, with a comma")
+        raise OperatorError(
+            "settings: CLICKLEDGER_SECRET_KEY is not set: give the new key and the former one, with a comma"
+        )
     async with read_catalog(found.kafka, found.catalog, (Kind.WEBHOOK,)) as catalog:
         entries = []
         for _, value in catalog.scan(Kind.WEBHOOK):

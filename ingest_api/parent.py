@@ -27,6 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from ingest_api.config import METRICS_VARIABLE, ServiceSettings
 from ingest_api.listeners import Listeners
 from shared.catalog import CatalogFollower
+from shared.health_files import HealthFile
 from shared.runtime import STOPPING, Runtime
 from shared.tasks import end
 
@@ -100,8 +101,7 @@ class Parent:
         except OSError as exc:
             self._listeners.end(number)
             return f"cannot be started: {exc}"
-        mark = self._settings.runtime.data / "health" / f"{WORKER_MARK}-{process.pid}"
-        mark.touch()  # where the local stack finds the processes that work
+        mark = HealthFile(self._settings.runtime.data, WORKER_MARK, process.pid)  # for the local stack
         reader, writer = await asyncio.open_connection(sock=ours)
         hearing = asyncio.create_task(self._hear(number, reader, process))
         stopping = asyncio.create_task(self._runtime.stopping.wait())
@@ -111,7 +111,7 @@ class Parent:
             process.send_signal(signal.SIGTERM)
         status = await ending
         self._listeners.end(number)
-        mark.unlink(missing_ok=True)
+        mark.close()
         stopping.cancel()
         hearing.cancel()
         writer.close()

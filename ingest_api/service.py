@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 from typing import Final
 
 from ingest_api.config import ServiceSettings
 from ingest_api.listeners import listen
 from shared.errors import ClickledgerError
-from shared.runtime import Runtime, run_service, write_port_file
+from shared.health_files import HealthFile
+from shared.runtime import Runtime, run_service
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +35,20 @@ def main() -> int:
 async def _run(runtime: Runtime, settings: ServiceSettings) -> None:
     with listen(settings.api) as listener:
         port = listener.getsockname()[1]
-        write_port_file(settings.runtime.data, f"{SERVICE}-http", port)
-        log.info("listening on %s:%d, %d process(es)", settings.api.api_host, port, settings.api.api_workers)
-        if settings.api.api_workers == 1:
-            from ingest_api.worker import Worker
+        with HealthFile(settings.runtime.data, f"{SERVICE}-http", os.getpid(), str(port)):
+            log.info("listening on %s:%d, %d process(es)", settings.api.api_host, port, settings.api.api_workers)
+            await _serve(runtime, settings, listener)
 
-            await Worker(runtime, settings).run(listener, follow=True)
-        else:
-            from ingest_api.parent import Parent
 
-            await Parent(runtime, settings, listener).run()
+async def _serve(runtime: Runtime, settings: ServiceSettings, listener: socket.socket) -> None:
+    if settings.api.api_workers == 1:
+        from ingest_api.worker import Worker
+
+        await Worker(runtime, settings).run(listener, follow=True)
+    else:
+        from ingest_api.parent import Parent
+
+        await Parent(runtime, settings, listener).run()
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ _QUARTER_COLUMNS: Final = "promotion_id, campaign_id, deployment_id, status, is_
 _IS_CLICK: Final = "status = 'accepted' AND NOT is_bot"
 _UNIQUE: Final = f"uniqExactIf(recipient, {_IS_CLICK} AND NOT empty(recipient)) + uniqExactIf(link, {_IS_CLICK} AND empty(recipient))"
 """Different recipients, and the links of clicks without one: no recipient can be taken for a link."""
+_KNOWS_PROMOTION: Final = " UNION ALL ".join(
+    f"SELECT 1 FROM {table} WHERE tenant = {{tenant:String}} AND promotion_id = {{promotion_id:String}} LIMIT 1"  # noqa: S608  # ours
+    for table in ("promotions", "clicks")
+)
 _COUNTED, _DENOMINATORS = NUMBERS[:5], NUMBERS[5:7]
 _MOMENTS: Final = """
 (
@@ -92,6 +96,17 @@ async def read(clickhouse: ClickHouse, question: Question) -> list[dict[str, Any
         row = dict(zip(question.columns, values, strict=True))
         rows.append(row | {COLUMNS[by]: show(by, row[COLUMNS[by]]) for by in question.by})
     return rows
+
+
+def says_nothing(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no row counts anything: perhaps what was asked for does not exist."""
+    return not any(row["clicks_all"] or row["duplicate_clicks"] for row in rows)
+
+
+async def knows_promotion(clickhouse: ClickHouse, tenant: str, promotion_id: str) -> bool:
+    """Whether a promotion is, or was, registered by the tenant, or has clicks. Raises as ClickHouse does."""
+    params = {"tenant": tenant, "promotion_id": promotion_id}
+    return bool(await clickhouse.query(_KNOWS_PROMOTION, params))
 
 
 async def count_groups(clickhouse: ClickHouse, question: Question) -> int:

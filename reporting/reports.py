@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from reporting.authorize import Reader, reader_of
-from reporting.dimensions import BY_MAX, FILTERS, OWNERS, TIMES, By, check_empty, parse_by
+from reporting.dimensions import BY_MAX, FILTERS, OTHERS, OWNERS, TIMES, By, check_empty, parse_by
 from reporting.documentation import REFUSALS, Responses, Schemas, answer
-from reporting.figures import NUMBERS, ROWS_MAX, TOO_MANY, Question, count_groups, read
+from reporting.figures import NUMBERS, ROWS_MAX, TOO_MANY, Question, count_groups, knows_promotion, read, says_nothing
 from reporting.parameters import strict_router
 from reporting.periods import DAYS_DEFAULT, period_of, zone_of
 from reporting.problems import Refused
@@ -82,6 +82,9 @@ _OK: Final = answer("The report", {"$ref": "#/components/schemas/Report"})
 _RESPONSES: Final[Responses] = REFUSALS | {
     200: _OK
     | {"content": _OK["content"] | {_TYPES[Format.CSV]: {"schema": {"type": "string"}}, _TYPES[Format.XLSX]: _BINARY}},
+    404: answer(
+        "`promotion_id` names no promotion of the tenant's; one that was just registered is known within seconds"
+    ),
     413: answer("More rows than one answer holds"),
 }
 
@@ -169,9 +172,18 @@ async def _report(state: State, request: Request, name: str, asked: Asked, allow
         rows = await read(state.clickhouse, question)
         is_cut = len(rows) == question.limit
         groups = await count_groups(state.clickhouse, question) if is_cut else len(rows)
+        if says_nothing(rows):
+            await _refuse_unknown_promotion(state, question)
     if len(rows) > ROWS_MAX:
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_MANY)
     return await _answer(name, question, rows, groups, asked.format or _accepted(request))
+
+
+async def _refuse_unknown_promotion(state: State, question: Question) -> None:
+    """Raise Refused where a report says nothing because it is of a promotion that does not exist."""
+    promotion = question.filters.get("promotion_id", OTHERS)
+    if promotion != OTHERS and not await knows_promotion(state.clickhouse, question.tenant, promotion):
+        raise Refused(HTTPStatus.NOT_FOUND, f"No promotion {promotion[:64]!r} is registered, and none has clicks")
 
 
 def question_of(asked: Asked, reader: Reader, allowed: Sequence[By], now: datetime) -> Question:

@@ -22,13 +22,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Final
 
 import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from shared.errors import ClickledgerError, OperatorError
+from shared.health_files import HealthFile
 from shared.quiet import QuietLibrary
 from shared.settings import RuntimeSettings
 
@@ -175,14 +175,14 @@ async def _serve(
         loop.add_signal_handler(number, _stop, runtime)
     server = await serve_health(runtime, health_port)
     runtime.health_port = server.sockets[0].getsockname()[1]
-    write_port_file(settings.data, service, runtime.health_port)
-    working = asyncio.ensure_future(main(runtime))
-    try:
-        await asyncio.wait([working])
-        working.result()
-        return 0
-    finally:
-        server.close()
+    with HealthFile(settings.data, service, os.getpid(), str(runtime.health_port)):
+        working = asyncio.ensure_future(main(runtime))
+        try:
+            await asyncio.wait([working])
+            working.result()
+            return 0
+        finally:
+            server.close()
 
 
 def take_place(file: IO[bytes]) -> None:
@@ -233,13 +233,6 @@ def _leave(deadline_ms: int, loop: asyncio.AbstractEventLoop) -> None:
     running = "; ".join([repr(task) for task in asyncio.all_tasks(loop)])
     log.error("not stopped within %d ms, leaving all the same; still running: %.4000s", deadline_ms, running)
     os._exit(1)
-
-
-def write_port_file(data: Path, service: str, port: int) -> None:
-    """Leave a port where the supervisor finds it: `<data>/health/<service>-<pid>`."""
-    folder = data / "health"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{service}-{os.getpid()}").write_text(str(port))
 
 
 async def serve_health(runtime: Runtime, port: int) -> asyncio.Server:

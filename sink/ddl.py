@@ -22,7 +22,7 @@ from sink.cluster import statements as on_cluster
 
 _NAME: Final = re.compile(r"(\d{4})_\w+\.sql")
 _COMMENT: Final = re.compile(r"^\s*--.*$", re.MULTILINE)
-_VERSIONS: Final = """
+VERSIONS: Final = """
 CREATE TABLE IF NOT EXISTS schema_versions
 (
     `version` UInt32 COMMENT 'number of the file',
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS schema_versions
 ENGINE = MergeTree
 ORDER BY version
 """
+"""The table that says which files were applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ async def apply_ddl(clickhouse: ClickHouse, database: str) -> list[str]:
     if clickhouse.database != database:
         raise OperatorError(f"the client works on database {clickhouse.database!r}, not on {database!r}")
     await clickhouse.create_database()
-    for statement in forms(_VERSIONS.strip(), clickhouse.cluster, database):
+    for statement in forms(VERSIONS.strip(), clickhouse.cluster, database):
         await clickhouse.command(statement)
     done = []
     for migration in missing(migrations(), await applied_versions(clickhouse)):

@@ -133,8 +133,10 @@ def deliver(
 async def _deliver(found: Located, to: str, order: Order, *, once: bool) -> None:
     from clickledger.deliveries.deliver import Deliverer
     from clickledger.deliveries.target import open_target
+    from clickledger.known import refuse_unknown
     from shared.clickhouse import ClickHouse
 
+    await refuse_unknown(found, order.tenant)
     with open_target(to) as target:
         async with ClickHouse(found.clickhouse) as clickhouse:
             while True:

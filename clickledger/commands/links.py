@@ -118,8 +118,11 @@ def load_promotions(
 
 def _load(path: str, file: Path, *, wait: bool, url: str | None, key: str | None, data: Path | None) -> None:
     from clickledger import output, registration
-    from clickledger.lines import FileProblem, count_lines, read_records
+    from clickledger.lines import FileProblem, check_header, count_lines, read_records
     from clickledger.load.clicks import Target
+    from shared.links import LINK_FIELDS, PROMOTION_FIELDS
+
+    is_links = path == "/v1/links"
 
     base, secret, _ = api_access(data, url, key, grant="admin_key")
     shown = 0
@@ -132,6 +135,8 @@ def _load(path: str, file: Path, *, wait: bool, url: str | None, key: str | None
 
     try:
         target = Target.of(base, secret)
+        needed = ("short_url", "promotion_id") if is_links else ("promotion_id",)
+        check_header(file, LINK_FIELDS if is_links else PROMOTION_FIELDS, needed)
         with output.progress() as bar:
             task = bar.add_task(f"loading {file.name}", total=count_lines(file))
             loaded = registration.load(target, path, read_records(file), report, lambda lines: bar.advance(task, lines))

@@ -138,9 +138,10 @@ def _print(data: Path | None, given: Sequence[str | None], rows_of: Rows, output
 
 
 async def _read(data: Path | None, given: Sequence[str | None], rows_of: Rows) -> tuple[Question, list[dict[str, Any]]]:
+    from clickledger.known import refuse_unknown
     from clickledger.reports import tenant_zone
-    from reporting.dimensions import check_empty, parse_by
-    from reporting.figures import Question, read
+    from reporting.dimensions import OTHERS, check_empty, parse_by
+    from reporting.figures import Question, read, says_nothing
     from reporting.periods import period_of, zone_of
     from shared.clickhouse import ClickHouse
 
@@ -162,4 +163,7 @@ async def _read(data: Path | None, given: Sequence[str | None], rows_of: Rows) -
         period = period_of(*bounds, zone_of(zone) if zone else await tenant_zone(clickhouse, tenant), datetime.now(UTC))
         filters = {"promotion_id": promotion} if promotion else {}
         question = Question(tenant, period, dimensions, filters, has_empty=has_empty, limit=limit)
-        return question, await read(clickhouse, question)
+        rows = await read(clickhouse, question)
+    if says_nothing(rows):
+        await refuse_unknown(found, tenant, [promotion] if promotion and promotion != OTHERS else [])
+    return question, rows

@@ -71,13 +71,15 @@ def reprocess(
 
 async def _reprocess(data: Path | None, selection: Selection, *, dry_run: bool, timeout_s: float) -> Outcome:
     from clickledger import output
+    from clickledger.known import refuse_unknown
     from clickledger.reprocess_run import Outcome, reprocess
 
     outcome = Outcome()
+    found = locate(data)
     with output.progress() as bar:
         task = bar.add_task("reprocessing", total=None)
         await reprocess(
-            locate(data),
+            found,
             selection,
             outcome,
             dry_run=dry_run,
@@ -85,6 +87,8 @@ async def _reprocess(data: Path | None, selection: Selection, *, dry_run: bool, 
             begin=lambda rows: bar.update(task, total=rows),
             advance=lambda rows: bar.advance(task, rows),
         )
+    if not (outcome.sent or outcome.replayed_before or outcome.unsendable):
+        await refuse_unknown(found, selection.tenant)
     return outcome
 
 

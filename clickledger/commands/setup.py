@@ -7,6 +7,7 @@ import asyncio
 import typer
 
 from clickledger.located import DataOption, locate
+from shared.errors import OperatorError
 
 
 def register(app: typer.Typer) -> None:
@@ -19,11 +20,13 @@ def setup(data: DataOption = None) -> None:
 
     Run it once before the services start, and again to add partitions (CLICKLEDGER_PARTITIONS). It refuses what would
     lose or mix clicks: compacted topics, unclean leader election, too few in-sync replicas, a topic with records whose
-    stream is unknown.
+    stream is unknown; and tables or views that were dropped or changed: each is named with its cure. What is yours beside
+    them, a TTL of your own and topics that differ from the settings without harm are only told.
 
     Example: CLICKLEDGER_PARTITIONS=12 clickledger setup
     """
     from clickledger.setup import SetupSettings, set_up
 
     found = locate(data)
-    asyncio.run(set_up(SetupSettings(found.kafka, found.clickhouse, found.catalog), typer.echo))
+    if not asyncio.run(set_up(SetupSettings(found.kafka, found.clickhouse, found.catalog), typer.echo)):
+        raise OperatorError("tables or views are not as set-up left them: what differs and its cure is above")

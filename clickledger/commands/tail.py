@@ -75,11 +75,14 @@ async def _tail(data: Path | None, wanted: Filter, begin: int | Position | None,
     import orjson
 
     from clickledger import live, output
+    from clickledger.known import refuse_unknown
     from shared.rte import event_of
 
     out = output.console()
     shown = 0
-    async for taken, record in live.follow(locate(data), begin):
+    found = locate(data)
+    await refuse_unknown(found, wanted.tenant or "", wanted.promotions, wanted.links)
+    async for taken, record in live.follow(found, begin):
         if not wanted.matches(record):
             continue
         match form:

@@ -53,7 +53,9 @@ def trace(
 
 
 async def _trace(data: Path | None, tenant: str, transaction_id: str) -> Trace:
+    from clickledger.known import refuse_unknown
     from reporting.kafka_search import Limits
+    from reporting.tracing import State
     from reporting.tracing import trace as find
     from shared.clickhouse import ClickHouse
     from shared.settings import ReportingSettings, load
@@ -61,7 +63,10 @@ async def _trace(data: Path | None, tenant: str, transaction_id: str) -> Trace:
     found, settings = locate(data), load(ReportingSettings)
     limits = Limits(settings.reporting_trace_records_max, settings.reporting_trace_ms_max)
     async with ClickHouse(found.clickhouse) as clickhouse:
-        return await find(clickhouse, found.kafka, limits, tenant, transaction_id)
+        told = await find(clickhouse, found.kafka, limits, tenant, transaction_id)
+    if told.state is State.UNKNOWN:
+        await refuse_unknown(found, tenant)
+    return told
 
 
 def _print(told: dict[str, Any]) -> None:

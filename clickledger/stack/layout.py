@@ -17,6 +17,7 @@ from clickledger.stack import ready
 from clickledger.stack.broker import Cluster, Node, local_cluster
 from clickledger.stack.ports import HOST, Ports, choose_ports, free_ports, taken
 from clickledger.stack.supervisor import Spec, python_command
+from shared import health_files
 from shared.errors import OperatorError
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings, load
 
@@ -151,7 +152,7 @@ def service_spec(layout: Layout, name: str, environ: Mapping[str, str]) -> Spec:
     }
 
     async def by_health_port(pid: int) -> bool:
-        port = health_port(layout.options.data, name, pid)
+        port = health_files.read_port(layout.options.data, name, pid)
         return port is not None and await answers(port, "/readyz")
 
     env = {"CLICKLEDGER_STOP_DEADLINE_MS": _STOP_DEADLINE_MS, **environ, **layout.settings()}
@@ -167,22 +168,13 @@ def _cli(name: str) -> list[str]:
     return python_command("-m", "clickledger", name)
 
 
-def health_port(data: Path, service: str, pid: int) -> int | None:
-    """Where a service process serves its health, once it has said so in its file."""
-    try:
-        return int((data / "health" / f"{service}-{pid}").read_text(encoding="ascii"))
-    except (FileNotFoundError, ValueError):  # not written yet
-        return None
-
-
 def worker_pids(data: Path, service: str) -> list[int]:
     """Processes that work below a service's own one, by the marks they leave; empty for a service of one process."""
-    marks = (data / "health").glob(f"{service}-worker-*")
-    return sorted(pid for mark in marks if (pid := int(mark.name.rpartition("-")[2])) and is_alive(pid))
+    return health_files.living(data, f"{service}-worker")
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists; marks of killed ones stay behind."""
+    """Whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

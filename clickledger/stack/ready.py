@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import OperatorError, TransientError
+from shared.errors import TransientError
 
 READY_NAME = "ready.json"
 LOCK_NAME = "up.lock"
@@ -87,9 +87,9 @@ def read(data: Path) -> Ready | None:
 
 
 def load(data: Path) -> Ready:
-    """Find the running stack of a data folder. Raises OperatorError when none runs, TransientError while it starts."""
+    """Find the running stack of a data folder. Raises TransientError when none runs, or while it starts."""
     if not is_locked(data):
-        raise OperatorError(f"no stack runs on {data}: start it with 'clickledger up', or name its folder with --data")
+        raise TransientError(f"no stack runs on {data}: start it with 'clickledger up', or name its folder with --data")
     ready = read(data)
     if ready is None or not ready.pids:
         raise TransientError(f"the stack on {data} is still starting: try again in a moment")

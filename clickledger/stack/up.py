@@ -33,6 +33,7 @@ from clickledger.stack.layout import SERVICES, Layout, Options
 from clickledger.stack.output import Output
 from clickledger.stack.supervisor import Service, Spec
 from shared.errors import ClickledgerError, OperatorError, TransientError
+from shared.health_files import FOLDER
 
 if TYPE_CHECKING:
     from clickledger.setup import SetupSettings
@@ -148,6 +149,7 @@ class _Stack:
         self._output.say(f"{names}: ready after {time.monotonic() - started:.1f} s")
 
     async def _set_up(self, settings: SetupSettings) -> None:
+        """Where it says what is wrong with the tables the stack starts all the same: in one that runs they can be mended."""
         from clickledger.setup import set_up
 
         for tries_left in reversed(range(_SETUP_TRIES_MAX)):
@@ -266,7 +268,7 @@ class _Stack:
 
     def _forget_processes(self, stack: ready.Ready | None) -> None:
         """Nothing runs: keep the keys for the next start, drop process ids, ready file and health files."""
-        shutil.rmtree(self._data / "health", ignore_errors=True)
+        shutil.rmtree(self._data / FOLDER, ignore_errors=True)
         if stack is not None:
             ready.write(stack.model_copy(update={"pids": {}}), self._data / ready.READY_NAME)
         if (extra := self._layout.options.ready_file) is not None:

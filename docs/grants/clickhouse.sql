@@ -3,7 +3,8 @@
 -- runs this file. Read it, put your names in, run it as an administrator, then try tests/stack/test_sql_tenants.py's statements.
 
 -- The services, once per server. `clickledger setup` and an operator's commands (audit, erase, reprocess) are of the owner of the
--- database; the API, the enricher and the deliverer do not talk to ClickHouse.
+-- database; the API, the enricher and the deliverer do not talk to ClickHouse. An owner without SELECT ON system.data_skipping_indices
+-- and system.projections is told by `setup` that indices and projections were not compared; all else is.
 CREATE ROLE IF NOT EXISTS clickledger_sink;
 GRANT SELECT, SHOW ON clickledger.* TO clickledger_sink;
 GRANT INSERT ON clickledger.clicks TO clickledger_sink;

@@ -262,6 +262,34 @@ def test_a_click_is_traced(cli: Cli) -> None:
     cli("trace", "no-id", exit_status=2)
 
 
+def test_names_that_nothing_knows_are_errors(cli: Cli) -> None:
+    """A tenant, promotion or link that does not exist is named; one without clicks is none of them."""
+    tenant, promotion, link = cli.stack.ready["tenant"], f"p{uuid4().hex[:8]}", f"http://go.example/{uuid4().hex}"
+    unknown = "01a20442-8510-7004-a887-7fccaebd11b5"
+    for command, name in (
+        ("report ctr --tenant nope", "tenant nope"),
+        ("report breakdown --tenant nope --format json", "tenant nope"),
+        (f"report ctr --promotion {promotion}", f"promotion {promotion} of tenant {tenant}"),
+        ("keys list --tenant nope", "tenant nope"),
+        ("edr deliver --tenant nope --once --to /nowhere", "tenant nope"),
+        ("reprocess --status malformed --tenant nope --dry-run", "tenant nope"),
+        (f"trace {unknown} --tenant nope", "tenant nope"),
+        ("tail --tenant nope -n 1", "tenant nope"),
+        (f"tail --promotion {promotion} -n 1", f"promotion {promotion}"),
+        (f"tail --tenant {tenant} --link {link} -n 1", f"link {link} of tenant {tenant}"),
+    ):
+        done = run(cli.stack, *command.split())
+        assert (done.returncode, done.stdout) == (1, ""), command
+        assert done.stderr.startswith(f"clickledger: no {name}, and no click on one") or (
+            command.startswith("keys") and done.stderr.startswith("clickledger: no tenant nope")
+        ), done.stderr
+    quiet = f"t{uuid4().hex[:8]}"
+    cli("tenants", "create", quiet)
+    assert run(cli.stack, "report", "ctr", "--tenant", quiet).returncode == 0
+    assert cli("keys", "list", "--tenant", quiet, "--json") == ""
+    assert run(cli.stack, "report", "ctr", "--promotion", "Others").returncode == 0
+
+
 def test_sql_reads_and_nothing_else(cli: Cli) -> None:
     """A table on request, one line for what is refused."""
     assert cli("sql", "--format", "JSONEachRow", "SELECT 1 AS one") == '{"one":1}\n'
@@ -292,8 +320,10 @@ def test_tail_shows_clicks(cli: Cli) -> None:
     assert again[0]["data"]["stream"] == event["data"]["stream"]
     (own,) = cli.json_lines("tail", "--since", "1h", "-n", "1", "--json", "--tenant", cli.stack.ready["tenant"])
     assert own["tenant"] == cli.stack.ready["tenant"]
+    quiet = f"t{uuid4().hex[:8]}"
+    cli("tenants", "create", quiet)
     with pytest.raises(subprocess.TimeoutExpired) as nothing:  # it waits for clicks that are not wanted
-        cli.run("tail", "--since", "1h", "-n", "1", "--tenant", "nobody", "--promotion", event["subject"], timeout_s=8)
+        cli.run("tail", "--since", "1h", "-n", "1", "--tenant", quiet, timeout_s=8)
     assert not nothing.value.stdout
     coloured = cli.run("tail", "--since", "1h", "-n", "1", "--promotion", event["subject"], FORCE_COLOR="1").stdout
     assert re.search("\x1b\\[32maccepted", coloured), "green"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from reporting.dimensions import KNOWN, TIMES, By
-from reporting.figures import NUMBERS, ROWS_MAX, Question, count_groups, query_of, read
+from reporting.figures import NUMBERS, ROWS_MAX, Question, count_groups, knows_promotion, query_of, read, says_nothing
 from reporting.periods import Period, period_of
 from shared.clickhouse import ClickHouse
 from shared.settings import ClickHouseSettings
@@ -255,3 +255,21 @@ async def test_a_day_at_rest_becomes_one_part(database_url: str) -> None:
             while [count for _, count in await clickhouse.query(parts)] != [1]:
                 await asyncio.sleep(0.1)
         assert await clickhouse.query("SELECT count() FROM clicks") == [(3,)]
+
+
+async def test_a_promotion_is_known_by_its_registration_or_a_click(database_url: str) -> None:
+    """Of the tenant itself; rows that count nothing are what makes one ask."""
+    async with ClickHouse(ClickHouseSettings(clickhouse_url=SecretStr(database_url))) as clickhouse:
+        await apply_ddl(clickhouse, clickhouse.database)
+        await store(clickhouse, "acme", [{**EXAMPLE, "promotion_id": "clicked"}], "UTC")
+        known = [promotion for promotion in PROMOTIONS if promotion] + ["clicked"]
+        for tenant, promotion, is_known in (
+            *(("acme", promotion, True) for promotion in known),
+            ("acme", "nope", False),
+            ("other", "clicked", False),
+        ):
+            assert await knows_promotion(clickhouse, tenant, promotion) == is_known, promotion
+    nothing = {"clicks_all": 0, "duplicate_clicks": 0}
+    assert says_nothing([])
+    assert says_nothing([nothing, nothing])
+    assert not says_nothing([nothing, {**nothing, "duplicate_clicks": 1}])

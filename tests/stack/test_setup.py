@@ -16,9 +16,14 @@ from shared.catalog import Catalog, CatalogFollower, Kind, followed
 from shared.errors import OperatorError, TransientError
 from shared.kafka import Admin, Producer, TopicSpec
 from shared.settings import CatalogSettings, ClickHouseSettings, KafkaSettings
+from sink.ddl import migrations
 from tests.support.processes import WAIT_S
 from tests.support.stack import Names, execute
 
+LOOKED_AT = [
+    f"11 tables and 6 views: as set-up's {len(migrations())} files leave them",
+    "4 topics: partitions and configuration looked at",
+]
 CATALOG = CatalogSettings(catalog_map_bytes=64 << 20)
 
 
@@ -41,11 +46,11 @@ def settings(kafka: KafkaSettings, database_url: str) -> SetupSettings:
     return SetupSettings(kafka, ClickHouseSettings(clickhouse_url=database_url), CATALOG)
 
 
-async def run(settings: SetupSettings, **changes: Any) -> list[str]:
-    """Run setup, with other Kafka settings where given; what it said."""
+async def run(settings: SetupSettings, *, is_whole: bool = True, **changes: Any) -> list[str]:
+    """Run setup, with other Kafka settings where given; what it said. `is_whole`: what it is to say of the tables."""
     said: list[str] = []
     kafka = settings.kafka.model_copy(update=changes)
-    await set_up(SetupSettings(kafka, settings.clickhouse, settings.catalog), said.append)
+    assert await set_up(SetupSettings(kafka, settings.clickhouse, settings.catalog), said.append) == is_whole
     return said
 
 
@@ -69,16 +74,58 @@ async def publish(kafka: KafkaSettings, topic: str) -> None:
 
 
 async def test_a_second_run_finds_everything_in_place(settings: SetupSettings) -> None:
-    """The first run makes topics, stream and tables; the second says nothing and changes nothing."""
+    """The first run makes topics, stream and tables; the second changes nothing and says what it looked at."""
     assert await run(settings)
     first = await stream_of(settings.kafka)
-    assert await run(settings) == []
+    assert await run(settings) == LOOKED_AT
     assert await stream_of(settings.kafka) == first
     async with Admin(settings.kafka) as admin:
         config = (await admin.config(settings.kafka.topic_raw)).effective
     assert config["cleanup.policy"] == "delete"
     assert config["retention.ms"] == str(7 * 24 * 3_600_000)
     assert config["unclean.leader.election.enable"] == "false"
+
+
+async def test_topics_that_differ_from_the_settings_are_told(settings: SetupSettings) -> None:
+    """Partitions, retention, clean-up by size: what no click is lost by at once is said, with the way to change it."""
+    kafka = settings.kafka
+    await run(settings)
+    async with Admin(kafka) as admin:
+        config = record_topic_config(kafka)
+        await admin.alter_config(kafka.topic_raw, {**config, "retention.ms": "3600000", "retention.bytes": "1000000"})
+    topic = f"topic {kafka.topic_raw} has"
+    hours = " (or set CLICKLEDGER_RETENTION_HOURS)"
+    change = f"kafka-configs.sh --alter --topic {kafka.topic_raw} --add-config"
+    assert await run(settings, partitions=1) == [
+        LOOKED_AT[0],
+        f"topic {kafka.topic_enriched} has 2 partitions, CLICKLEDGER_PARTITIONS is 1: they are never taken away",
+        f"{topic} 2 partitions, CLICKLEDGER_PARTITIONS is 1: they are never taken away",
+        f"{topic} retention.ms=3600000, by the settings it would be 604800000: {change} retention.ms=604800000{hours}",
+        f"{topic} retention.bytes=1000000, by the settings it would be -1: {change} retention.bytes=-1",
+        LOOKED_AT[1],
+    ]
+
+
+async def test_tables_that_were_changed_by_hand_are_told(
+    settings: SetupSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with its cure, and nothing else is done; mended by them, set-up goes on. A TTL of the operator's is only said."""
+    monkeypatch.setattr("clickledger.setup._OTHER_SETUP_SECONDS", 0.5)
+    await run(settings)
+    execute(database_url, "DROP VIEW edr")
+    execute(database_url, "ALTER TABLE clicks DROP COLUMN city")
+    execute(database_url, "ALTER TABLE audits MODIFY TTL toDateTime(audited_at) + INTERVAL 30 DAY")
+    said = await run(settings, is_whole=False)
+    assert [line.partition(":")[0] for line in said] == [
+        "view edr is missing",
+        "table audits has TTL toDateTime(audited_at) + toIntervalDay(30), set-up's files say toDateTime(audited_at) + toIntervalDay(400)",
+        "table clicks lacks column city LowCardinality(String)",
+        "what is missing as a whole, and views",
+    ]
+    execute(database_url, said[2].partition(" comes by ")[2])
+    execute(database_url, "DROP TABLE schema_versions SYNC")
+    again = [line for line in await run(settings) if not line.startswith("table: applied")]
+    assert again == [said[1], *LOOKED_AT]
 
 
 async def test_partitions_grow_and_the_stream_stays(settings: SetupSettings) -> None:
@@ -127,7 +174,7 @@ async def test_two_set_ups_at_once_make_one_stream(settings: SetupSettings) -> N
     finished = [lines for lines in said if isinstance(lines, list)] or [await run(settings)]
     assert len([line for lines in finished for line in lines if line.startswith("stream ")]) <= 1
     stream = await stream_of(settings.kafka)
-    assert await run(settings) == []
+    assert await run(settings) == LOOKED_AT
     assert await stream_of(settings.kafka) == stream
 
 

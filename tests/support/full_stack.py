@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clickledger.stack import layout
 from clickledger.stack.guard import Guard
+from shared import health_files
 from tests.support.clickhouse import http_ok
 from tests.support.processes import Child, wait_until
 
@@ -111,7 +111,7 @@ def spawn_service(guard: Guard, name: str, log: Path, env: Mapping[str, str]) ->
 
 def is_service_ready(name: str, child: Child, data: Path) -> bool:
     """Whether a service's health endpoint says ready."""
-    port = layout.health_port(data, name, child.pid)
+    port = health_files.read_port(data, name, child.pid)
     return port is not None and http_ok(port, "/readyz")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import http.client
 from pathlib import Path
 
-from clickledger.stack import layout
+from shared import health_files
 
 ANSWER_S_MAX = 30.0
 
 
 def health_text(data: Path, service: str, pid: int, path: str) -> str:
     """The answer to GET `path`, ready or not; nothing while the process does not answer."""
-    port = layout.health_port(data, service, pid)
+    port = health_files.read_port(data, service, pid)
     if port is None:
         return ""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S_MAX)

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from clickledger.exit_codes import ExitCode
-from clickledger.stack import layout
 from clickledger.stack.guard import Guard
+from shared import health_files
 from tests.support.clickhouse import http_ok
 from tests.support.command_line import COMMAND_S, Done, run_here
 from tests.support.full_stack import FullStack, clean_env, start_service
@@ -113,7 +113,7 @@ def until_partitions_move(
 
 def health_port(stack: FullStack, service: str, pid: int) -> int | None:
     """Where a service process serves `/readyz` and `/metrics`, once it does."""
-    return layout.health_port(stack.data, service, pid)
+    return health_files.read_port(stack.data, service, pid)
 
 
 def is_whole(stack: FullStack) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -58,6 +59,23 @@ def test_expected_errors_are_one_line_and_a_status(
     assert run_command([]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("clickledger: ")
+
+
+def test_tables_that_are_not_whole_are_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Set-up tells what differs, and its exit status says that something does."""
+
+    async def set_up(_settings: object, say: Callable[[str], None]) -> bool:
+        say("view edr is missing")
+        return False
+
+    monkeypatch.setenv("CLICKLEDGER_KAFKA_BOOTSTRAP", "127.0.0.1:9")
+    monkeypatch.setattr("clickledger.setup.set_up", set_up)
+    assert run_command(["setup"]) == ExitCode.FAILED
+    printed = capsys.readouterr()
+    assert printed.out == "view edr is missing\n"
+    assert "its cure is above" in printed.err
 
 
 def test_every_command_has_a_summary_and_an_example() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
 
-from clickledger.lines import LINE_BYTES_MAX, BadLine, FileProblem, Record, count_lines, read_records
+from clickledger.lines import LINE_BYTES_MAX, BadLine, FileProblem, Record, check_header, count_lines, read_records
+from shared.links import LINK_FIELDS
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -65,3 +67,36 @@ def test_a_quote_that_stays_open_is_a_bad_line(tmp_path: Path) -> None:
     good, bad = read_records(path)
     assert isinstance(good, Record)
     assert isinstance(bad, BadLine)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty: a CSV file begins with a row of names, short_url, promotion_id at least"),
+        ("short_url,recipient\n", "'promotion_id' is missing; expected are short_url, "),
+        ("short_url,promotion_id,colour\n", "'colour' is not a field; expected are short_url, "),
+        ("short_url,promotion_id,short_url\n", "'short_url' is there more than once"),
+        ("short_url;promotion_id\n", "the names are separated by semicolons, not commas; expected are"),
+        ("short_url\tpromotion_id\n", "separated by tabs, not commas"),
+        ("\n", "'short_url' is missing"),
+    ],
+)
+def test_a_wrong_header_is_named_with_the_file_and_what_is_expected(tmp_path: Path, content: str, words: str) -> None:
+    """Before anything is sent; otherwise each line would be refused by itself."""
+    path = tmp_path / "links.csv"
+    path.write_text(content)
+    with pytest.raises(FileProblem, match=re.escape(words)) as told:
+        check_header(path, LINK_FIELDS, ("short_url", "promotion_id"))
+    assert str(told.value).startswith(str(path))
+
+
+def test_a_right_header_passes(tmp_path: Path) -> None:
+    """In any order, behind a byte order mark, gzipped; NDJSON has none."""
+    for name, content in (
+        ("a.csv", b"\xef\xbb\xbfpromotion_id,short_url\r\n"),
+        ("b.csv.gz", gzip.compress(b"short_url,promotion_id\n")),
+        ("c.ndjson", b'{"short_url":"http://s/a"}\n'),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        check_header(path, LINK_FIELDS, ("short_url", "promotion_id"))

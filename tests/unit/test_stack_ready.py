@@ -10,7 +10,7 @@ import pytest
 
 from clickledger.stack import ready
 from clickledger.stack.ready import Ready, TenantKeys
-from shared.errors import OperatorError, TransientError
+from shared.errors import TransientError
 
 KEYS = TenantKeys(key="k", reports_key="r", admin_key="a")
 
@@ -85,7 +85,7 @@ def test_a_stack_that_starts_is_not_ready_yet(tmp_path: Path) -> None:
 def test_a_dead_stack_is_not_found(tmp_path: Path) -> None:
     """A ready file that a killed supervisor left behind does not count."""
     ready.write(make(tmp_path, {"api": 1}), tmp_path / ready.READY_NAME)
-    with pytest.raises(OperatorError, match="no stack runs on"):
+    with pytest.raises(TransientError, match="no stack runs on"):
         ready.load(tmp_path)
 
 
