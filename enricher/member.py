@@ -274,6 +274,8 @@ class Member:
         if ending:
             log.info("revoked partitions %s", [a.partition for a in assignments])
             await asyncio.wait([each.task for each in ending])
+        for assignment in assignments:
+            metrics.lag.remove(str(assignment.partition))  # it would stand for ever as it was
 
     def _show_gauges(self) -> None:
         for partition in self._running:

@@ -11,7 +11,7 @@ from ingest_api.answers import Refusal, published
 from ingest_api.destination import KafkaDestination
 from ingest_api.publish import GroupCommit
 from ingest_api.replay import Replayer
-from ingest_api.spool import Spool
+from ingest_api.spool import Spool, SpoolReason
 from ingest_api.spools import Spools
 from shared.http.answer import Answer
 from shared.http.lane import Cut, Lane
@@ -140,3 +140,11 @@ def _labels(reason: str) -> tuple[str, str]:
         return str(published(Refusal(reason)).code), reason
     except ValueError:
         return reason.removeprefix("http_"), reason
+
+
+for _reason in ("", *Refusal):
+    answers_total.labels(*_labels(_reason))
+for _why in Cut:
+    cut_total.labels(_why)
+for _kept in SpoolReason:
+    spooled_total.labels(_kept)

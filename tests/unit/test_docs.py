@@ -21,6 +21,7 @@ from ingest_api.metrics import Tallies
 from ingest_api.parse import CLICKED_AT, IDEMPOTENCY_KEY, SHORT_URL
 from shared.links import LINK_FIELDS, PROMOTION_FIELDS
 from shared.settings import OTHER_VARIABLES
+from tests.support.anchors import anchors
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -137,12 +138,6 @@ def test_other_variables_are_read(name: str) -> None:
     """A variable that is no setting is still one that some module reads."""
     sources = (path for path in (ROOT / "clickledger").rglob("*.py") if path.name != "settings.py")
     assert any(f'"{name}"' in path.read_text(encoding="utf-8") for path in sources)
-
-
-def anchors(path: Path) -> set[str]:
-    """The fragments that a page's headings make."""
-    heads = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def links(path: Path) -> Iterator[tuple[str, str]]:
