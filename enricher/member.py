@@ -122,6 +122,7 @@ class Member:
             kafka,
             kafka.topic_raw,
             enricher_group(stream.id),
+            service=SERVICE,
             instance_id=instance_id,
             start_offset=stream.start_offset,
             on_assigned=self._on_assigned,

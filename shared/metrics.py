@@ -8,6 +8,7 @@ value of a series for where it began, so that `increase()` does not see a counte
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Final
 
 from prometheus_client import Counter, Gauge
@@ -27,12 +28,34 @@ catalog_age = Gauge(
     ["service"],
     multiprocess_mode="livemax",
 )
+group_assignments = Counter("clickledger_group_assignments", "Times a group told a member its partitions", ["service"])
+group_revocations = Counter(
+    "clickledger_group_revocations", "Times a member had to give up its partitions, by why", ["service", "reason"]
+)
+group_commits_refused = Counter(
+    "clickledger_group_commits_refused", "Commits refused since the group had gone on without the member", ["service"]
+)
+
+
+class Revoked(StrEnum):
+    """Why a member of a group gave up its partitions."""
+
+    REBALANCE = "rebalance"
+    """The group shares them out anew: a member came or went, or partitions were added."""
+    THROWN_OUT = "thrown_out"
+    """The group had gone on without it: not heard of within the session time-out, or another process has its name."""
+    CLOSED = "closed"
+    """It ended by itself."""
 
 
 def begin(service: str, reasons: Iterable[str]) -> None:
-    """Have a service's errors and alarms stand at 0."""
+    """Have what a service that is a member of a group counts, and its alarms, stand at 0."""
     for kind in KINDS:
         errors.labels(service, kind)
     for reason in reasons:
         alarms.labels(service, reason)
         alarms_raised.labels(service, reason)
+    group_assignments.labels(service)
+    for why in Revoked:
+        group_revocations.labels(service, why)
+    group_commits_refused.labels(service)

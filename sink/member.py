@@ -131,6 +131,7 @@ class Member:
             kafka,
             self._topic,
             group_id(stream.id, f"{store.clickhouse.database}.clicks"),
+            service=SERVICE,
             instance_id=instance_id,
             start_offset=lambda _partition: 0,  # never used: partitions are held until their owner seeks
             on_assigned=self._on_assigned,

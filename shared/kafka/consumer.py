@@ -41,6 +41,7 @@ from shared.kafka.client import (
     refuse_broken,
     start_consumer,
 )
+from shared.metrics import Revoked, group_assignments, group_commits_refused, group_revocations
 from shared.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
 
 
 class Consumer:
-    """A static member of a group on one topic.
+    """A static member of a group on one topic; how often it gains and loses partitions is counted for `service`.
 
     `start_offset(partition)` gives the first offset to read where the group has committed none. `on_assigned` is told
     the assignments of a new generation and must return at once; `on_revoked` is awaited before the partitions go to
@@ -119,6 +120,7 @@ class Consumer:
         topic: str,
         group_id: str,
         *,
+        service: str,
         instance_id: str,
         start_offset: Callable[[int], int],
         on_assigned: Callable[[Sequence[Assignment]], None],
@@ -129,6 +131,7 @@ class Consumer:
         gather_ms: int = 0,
     ) -> None:
         self._settings = settings
+        self._service = service
         self.topic = topic
         self.group_id = group_id
         self._start_offset = start_offset
@@ -177,7 +180,7 @@ class Consumer:
         others at once (docs/adr/0016).
         """
         self._is_leaving = leave
-        await self._on_revoked()
+        await self._give_up(Revoked.CLOSED)
         await bounded(self._consumer.stop(), deadline_s)
 
     async def _leave_group(self) -> None:
@@ -281,10 +284,18 @@ class Consumer:
             await asyncio.wait([sending, revoked], return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 raise NotOwned(f"{self.topic}/{first.partition}: revoked while committing")
-            sending.result()
+            self._counted(sending)
         finally:
             sending.cancel()
             revoked.cancel()
+
+    def _counted(self, sending: asyncio.Future[None]) -> None:
+        """The result of a commit, as the group gave it."""
+        try:
+            sending.result()
+        except NotOwned:
+            group_commits_refused.labels(self._service).inc()
+            raise
 
     async def _send_commit(self, request: OffsetCommitRequest) -> None:
         coordinator = self._consumer._coordinator
@@ -333,6 +344,7 @@ class Consumer:
         self._held.clear()
         self._assignments = {p: Assignment(p, coordinator.generation, coordinator.member_id) for p in partitions}
         self._watch_growth(coordinator)
+        group_assignments.labels(self._service).inc()
         self._assigned_callback(list(self._assignments.values()))
 
     def _watch_growth(self, coordinator: Any) -> None:
@@ -389,9 +401,14 @@ class Consumer:
         return None
 
     async def _on_revoked(self) -> None:
+        """Before the group is joined again: it goes on, or it knows this member no more, and then there is no generation."""
+        await self._give_up(Revoked.THROWN_OUT if self._consumer._coordinator.generation < 0 else Revoked.REBALANCE)
+
+    async def _give_up(self, why: Revoked) -> None:
         revoked, self._assignments = list(self._assignments.values()), {}
         for assignment in revoked:
             assignment.is_active = False
             assignment.revoked.set()
         if revoked:
+            group_revocations.labels(self._service, why).inc()
             await self._revoked_callback(revoked)
