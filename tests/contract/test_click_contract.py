@@ -390,6 +390,7 @@ async def test_counters(api: ApiService) -> None:
     assert counted(200, "accepted")
     text = metrics()
     assert text.count("# TYPE clickledger_api_answers_total") == 1
+    assert re.search(r'api_durable_seconds_bucket{le="\+Inf"} [1-9]', text)
     assert api.click_key not in text
 
 
