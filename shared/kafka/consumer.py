@@ -363,7 +363,8 @@ class Consumer:
 
     async def _before_joining(self) -> None:
         """At every rebalance, and when the broker does not know this member any more: then it has no member id."""
-        await self._on_revoked()
+        is_known = bool(self._consumer._coordinator.member_id)
+        await self._give_up(Revoked.REBALANCE if is_known else Revoked.THROWN_OUT)
         if self._member_id and not self._consumer._coordinator.member_id:
             await self._leave_name_to_other()
 
@@ -399,10 +400,6 @@ class Consumer:
             if client_id == self._instance_id and member_id != self._member_id:
                 return str(host).lstrip("/")
         return None
-
-    async def _on_revoked(self) -> None:
-        """Before the group is joined again: it goes on, or it knows this member no more, and then there is no generation."""
-        await self._give_up(Revoked.THROWN_OUT if self._consumer._coordinator.generation < 0 else Revoked.REBALANCE)
 
     async def _give_up(self, why: Revoked) -> None:
         revoked, self._assignments = list(self._assignments.values()), {}

@@ -36,7 +36,7 @@ def matchers(expression: str) -> list[tuple[str, str, str, str]]:
     return [
         (metric, *matcher)
         for metric, inside in re.findall(r"(\w+)\{([^}]*)\}", expression)
-        for matcher in re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', inside)
+        for matcher in re.findall(r'(\w+)(=~|!~|!=|=)"([^"]*)"', inside)
     ]
 
 
@@ -47,7 +47,7 @@ def selected(shown: Shown, metric: str, expression: str) -> list[dict[str, str]]
         labels
         for labels in shown.series
         if all(
-            bool(re.fullmatch(value if operator == "=~" else re.escape(value), labels[label])) is (operator != "!=")
+            bool(re.fullmatch(value if "~" in operator else re.escape(value), labels[label])) is ("!" not in operator)
             for label, operator, value in mine
         )
     ]
