@@ -279,23 +279,26 @@ class Consumer:
             [(self.topic, [(a.partition, c.next_offset, c.metadata) for a, c in commits])],
         )
         sending = asyncio.ensure_future(self._send_commit(request))
+        sending.add_done_callback(self._on_commit_end)
         revoked = asyncio.ensure_future(first.revoked.wait())
         try:
             await asyncio.wait([sending, revoked], return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 raise NotOwned(f"{self.topic}/{first.partition}: revoked while committing")
-            self._counted(sending)
+            sending.result()
         finally:
             sending.cancel()
             revoked.cancel()
 
-    def _counted(self, sending: asyncio.Future[None]) -> None:
-        """The result of a commit, as the group gave it."""
-        try:
-            sending.result()
-        except NotOwned:
+    def _on_commit_end(self, sending: asyncio.Future[None]) -> None:
+        """Take the outcome, whoever still waits for it.
+
+        When a member wakes that the group has put out, the refusal of its commit and the revoke come in one turn of the loop. Who waits for
+        the commit is cancelled then, and so is this, but before Python 3.12 `asyncio.wait_for` loses that when it has the answer: nobody would
+        hear of the refusal, and the loop would log a traceback for what is in order.
+        """
+        if not sending.cancelled() and isinstance(sending.exception(), NotOwned):
             group_commits_refused.labels(self._service).inc()
-            raise
 
     async def _send_commit(self, request: OffsetCommitRequest) -> None:
         coordinator = self._consumer._coordinator

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +15,8 @@ from prometheus_client import REGISTRY
 from enricher import metrics as enricher_metrics
 from enricher.member import Member as Enricher
 from enricher.member import Stream as Raw
-from shared.kafka import Assignment
+from shared.errors import NotOwned
+from shared.kafka import Assignment, Committed
 from shared.settings import KafkaSettings
 from sink import watch
 from sink.member import Member as Sink
@@ -69,6 +73,36 @@ async def member(request: pytest.FixtureRequest) -> AsyncIterator[Enricher | Sin
     await made._consumer.close()
     if isinstance(made, Sink):
         await made._reader.close()
+
+
+async def test_a_refused_commit_needs_nobody_who_waits(
+    member: Enricher | Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member that wakes after its session was over: its commit is refused while its work is cancelled. No traceback, and it is counted."""
+    service = "enricher" if isinstance(member, Enricher) else "sink"
+
+    async def refused(_request: object) -> None:
+        with contextlib.suppress(
+            asyncio.CancelledError
+        ):  # as `wait_for` does when it has the answer, before Python 3.12
+            await asyncio.sleep(60)
+        raise NotOwned("UnknownMemberIdError")
+
+    def count() -> float:
+        return REGISTRY.get_sample_value("clickledger_group_commits_refused_total", {"service": service}) or 0
+
+    monkeypatch.setattr(member._consumer, "_send_commit", refused)
+    before = count()
+    committing = asyncio.create_task(member._consumer.commit(Assignment(0, 1, "m"), Committed(1)))
+    await asyncio.sleep(0.01)
+    committing.cancel()
+    await asyncio.wait([committing])
+    assert committing.cancelled()
+    del committing
+    await asyncio.sleep(0.01)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+    assert count() == before + 1
 
 
 async def test_the_figures_of_a_partition_leave_with_it(member: Enricher | Sink) -> None:
