@@ -122,6 +122,7 @@ class Member:
             kafka,
             kafka.topic_raw,
             enricher_group(stream.id),
+            service=SERVICE,
             instance_id=instance_id,
             start_offset=stream.start_offset,
             on_assigned=self._on_assigned,
@@ -274,6 +275,8 @@ class Member:
         if ending:
             log.info("revoked partitions %s", [a.partition for a in assignments])
             await asyncio.wait([each.task for each in ending])
+        for assignment in assignments:
+            metrics.lag.remove(str(assignment.partition))  # it would stand for ever as it was
 
     def _show_gauges(self) -> None:
         for partition in self._running:

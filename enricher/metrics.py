@@ -7,6 +7,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
+from shared.metrics import begin
+
 SERVICE: Final = "enricher"
 
 records = Counter(
@@ -18,7 +20,7 @@ lag = Gauge("clickledger_enricher_lag_records", "Raw records not yet enriched, a
 restarts = Counter(
     "clickledger_enricher_restarts", "Times a partition went back to its committed offset, by cause", ["cause"]
 )
-"""`cause`: transient, operator, lost, not_contiguous, refill, not_owned."""
+"""`cause`: transient, operator, unknown_outcome, lost, refill."""
 lost = Counter("clickledger_enricher_records_lost", "Raw records that Kafka deleted before they were read")
 producers = Counter("clickledger_enricher_producers_replaced", "Producers closed and built anew, by reason", ["reason"])
 
@@ -43,3 +45,10 @@ class Alarm(StrEnum):
     """A passing error does not pass."""
     NAME_TAKEN = "name_taken"
     """Another process is in the group under this one's name; both work on."""
+
+
+begin(SERVICE, Alarm)
+for _cause in ("transient", "operator", "unknown_outcome", "lost", "refill"):
+    restarts.labels(_cause)
+for _end in ProducerEnd:
+    producers.labels(_end)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter as Tally
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from ingest_api.answers import Refusal, published
 from ingest_api.destination import KafkaDestination
 from ingest_api.publish import GroupCommit
 from ingest_api.replay import Replayer
-from ingest_api.spool import Spool
+from ingest_api.spool import Spool, SpoolReason
 from ingest_api.spools import Spools
+from ingest_api.waits import BOUNDS_S, Waits
 from shared.http.answer import Answer
 from shared.http.lane import Cut, Lane
 
@@ -47,6 +48,24 @@ spool_blocked = Gauge(
     multiprocess_mode="livesum",
 )
 connections = Gauge("clickledger_api_connections", "Open connections", multiprocess_mode="livesum")
+
+
+class _Waited(Histogram):
+    """The library's own `observe` takes one value at a time."""
+
+    def take(self, waits: Waits) -> None:
+        """Add what was counted elsewhere."""
+        clicks, seconds = waits.take()
+        for bucket, count in zip(self._buckets, clicks, strict=True):
+            bucket.inc(count)
+        self._sum.inc(seconds)
+
+
+waited = _Waited(
+    "clickledger_api_durable_seconds",
+    "From a click's last check until it is known whether it is durable; of clicks in one group the longest",
+    buckets=BOUNDS_S,
+)
 
 ACCEPTED: Final = "accepted"
 
@@ -107,6 +126,7 @@ class Tallies:
         published_total.inc(self._grown("clicks", kafka.clicks))
         batches_total.inc(self._grown("batches", commit.batches))
         producers_total.inc(self._grown("producers", kafka.rebuilt))
+        waited.take(commit.waits)
         pending.set(commit.pending_clicks)
         connections.set(open_connections)
         held.set(lane.held_bytes)
@@ -140,3 +160,11 @@ def _labels(reason: str) -> tuple[str, str]:
         return str(published(Refusal(reason)).code), reason
     except ValueError:
         return reason.removeprefix("http_"), reason
+
+
+for _reason in ("", *Refusal):
+    answers_total.labels(*_labels(_reason))
+for _why in Cut:
+    cut_total.labels(_why)
+for _kept in SpoolReason:
+    spooled_total.labels(_kept)

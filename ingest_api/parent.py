@@ -2,7 +2,8 @@
 
 Each worker has a listening socket of its own, on the same port, so that one that dies takes only its own connections with
 it. Each holds one end of a socket pair: through it it says many times a second why it is not ready, or that it is, and at
-its end of file it stops, so that no worker outlives its parent. Counters lie in files, one per worker, that the parent sums up for `/metrics`.
+its end of file it stops, so that no worker outlives its parent. Counters lie in files, one per worker, that the parent sums up for `/metrics`;
+what only it knows, how workers ended, it counts itself.
 
 This module must not import the API's metrics: the parent's own copies would stand beside the sums.
 """
@@ -19,9 +20,10 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Final
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from ingest_api.config import METRICS_VARIABLE, ServiceSettings
@@ -46,6 +48,22 @@ START_LOOKS_MAX: Final = 60
 """The same for one that has not said anything yet."""
 
 
+class WorkerEnd(StrEnum):
+    """Why a worker is started again: a label of the counter."""
+
+    DIED = "died"
+    """It ended by itself, or was killed."""
+    HUNG = "hung"
+    """It had fallen silent, and was killed for it."""
+    START_FAILED = "start_failed"
+    """The machine gave no process, socket or memory for it."""
+
+
+restarts = Counter("clickledger_api_worker_restarts", "Workers started again, by how the one before ended", ["reason"])
+for _end in WorkerEnd:
+    restarts.labels(_end)
+
+
 class Parent:
     """Runs until told to stop."""
 
@@ -57,6 +75,8 @@ class Parent:
         self._catalog_path = folder / "catalog"
         self._metrics = folder / "metrics"
         self._reasons: list[str] = ["not started"] * settings.api.api_workers
+        self._hung: set[int] = set()
+        """Workers that were killed for their silence and have not ended yet."""
 
     async def run(self) -> None:
         """Keep the workers until the runtime is to stop; each ends gracefully, within the deadline."""
@@ -86,21 +106,22 @@ class Parent:
         pause_s = RESTART_S_MIN
         while not self._runtime.stopping.is_set():
             started = loop.time()
-            why = await self._run_once(number)
+            how, why = await self._run_once(number)
             if self._runtime.stopping.is_set():
                 return
             self._reasons[number] = why
+            restarts.labels(how).inc()
             pause_s = RESTART_S_MIN if loop.time() - started > HEALTHY_S else min(RESTART_S_MAX, pause_s * 2)
             log.error("worker %d %s, starting it again in %.2f s", number, why, pause_s)
             await self._runtime.pause(pause_s)
 
-    async def _run_once(self, number: int) -> str:
+    async def _run_once(self, number: int) -> tuple[WorkerEnd, str]:
         """One life of a worker; how it ended."""
         try:
             process, ours = await self._start(number)
         except OSError as exc:
             self._listeners.end(number)
-            return f"cannot be started: {exc}"
+            return WorkerEnd.START_FAILED, f"cannot be started: {exc}"
         mark = HealthFile(self._settings.runtime.data, WORKER_MARK, process.pid)  # for the local stack
         reader, writer = await asyncio.open_connection(sock=ours)
         hearing = asyncio.create_task(self._hear(number, reader, process))
@@ -116,7 +137,9 @@ class Parent:
         hearing.cancel()
         writer.close()
         mark_process_dead(process.pid, path=str(self._metrics))  # type: ignore[no-untyped-call]
-        return f"ended with status {status}"
+        how = WorkerEnd.HUNG if number in self._hung else WorkerEnd.DIED
+        self._hung.discard(number)
+        return how, f"ended with status {status}"
 
     async def _start(self, number: int) -> tuple[asyncio.subprocess.Process, socket.socket]:
         """The process of a worker and our end of its socket pair. Raises OSError."""
@@ -153,5 +176,6 @@ class Parent:
             if self._reasons[number] == STOPPING:  # by itself: it accepts no more
                 self._listeners.end(number)
         log.error("worker %d hangs, killing it", number)
+        self._hung.add(number)
         self._listeners.end(number, hangs=True)
         process.kill()

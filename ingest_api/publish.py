@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol
 from ingest_api.answers import Refusal
 from ingest_api.largest_tenant import EVERY_S, PRESSURE, largest, tenant_of
 from ingest_api.share import Share
+from ingest_api.waits import Waits
 from shared.errors import DataError, OperatorError, OutcomeUnknown, TransientError
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ class GroupCommit:
         """Groups that left; a counter for metrics."""
         self.clicks = 0
         """Clicks that became durable; a counter for metrics."""
+        self.waits = Waits()
 
     def why_not_ready(self) -> str:
         """Why no click can be made durable now; empty when it can."""
@@ -303,6 +305,7 @@ class GroupCommit:
         self._under_way.remove(group.partition)
         self.pending_clicks -= group.clicks
         self.pending_bytes -= group.bytes
+        self.waits.add(self._loop.time() - group.since, group.clicks)
         refusal = None if error is None else _why(group, error)
         if refusal is None:
             self.clicks += group.clicks

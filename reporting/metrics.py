@@ -27,3 +27,6 @@ rte_dropped_total = Counter(
 rte_lag = Gauge("clickledger_reporting_rte_lag", "Records of clicks.enriched that the streams have not had yet")
 rte_gaps = Gauge("clickledger_reporting_rte_gaps", "Partitions whose next click is missing in clicks.enriched")
 rte_away = Gauge("clickledger_reporting_rte_away", "1 while the streams get no answer from Kafka")
+
+for _reason in ("queries_full", "queries_tenant_full"):
+    refused_total.labels(_reason)

@@ -16,6 +16,7 @@ from reporting.dashboard.links import PURPOSE as LINK_PURPOSE
 from reporting.dashboard.links import LoginLinks
 from reporting.kafka_search import Limits
 from reporting.pipeline import PipelineWatch
+from reporting.reachable import Reachable
 from reporting.rte.desk import Desk
 from reporting.rte.hub import Hub
 from reporting.sessions import PURPOSE as SESSION_PURPOSE
@@ -96,10 +97,13 @@ async def serve(
                 Desk(hub),
                 registry,
             )
+            reachable = Reachable(clickhouse)
+            runtime.checks.append(reachable.why_not_ready)
+            watching = asyncio.create_task(reachable.watch())
             server = _Server(_config(settings, runtime, state, connections))
             serving = asyncio.create_task(server.serve())
             is_checked = False
-            while not (await runtime.pause(_REFRESH_S) or serving.done() or hub.has_ended):
+            while not (await runtime.pause(_REFRESH_S) or serving.done() or hub.has_ended or watching.done()):
                 catalog.refresh()
                 if catalog.is_ready and not is_checked:
                     refuse_without_key(catalog, box)
@@ -107,8 +111,11 @@ async def serve(
             hub.stop()
             server.should_exit = True
             await serving
+            await end(watching)
             await connections.abort_rest()
             await pipeline.close()
+            if not watching.cancelled():
+                watching.result()
     finally:
         await end(follower)
         catalog.close()

@@ -49,6 +49,11 @@ class Alarms(Generic[A]):
         for alarm in list(self.standing):
             self.standing.pop(alarm)
             alarms.labels(self._service, alarm).dec()
+            self._log.warning(
+                "%s: alarm (%s) is not this member's any more: it is over, or the next owner raises it",
+                self.name,
+                alarm,
+            )
 
 
 class Silence(Alarms[A]):

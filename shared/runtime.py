@@ -27,6 +27,7 @@ from typing import IO, Final
 import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from shared import process_metrics
 from shared.errors import ClickledgerError, OperatorError
 from shared.health_files import HealthFile
 from shared.quiet import QuietLibrary
@@ -270,6 +271,7 @@ def _health_response(runtime: Runtime, path: bytes) -> bytes:
             status = "503 Service Unavailable" if reasons else status
             body = json.dumps(readiness(reasons)).encode()
         case b"/metrics":
+            process_metrics.renew(runtime.service, runtime.settings.data, is_ready=not runtime.why_not_ready())
             body, kind = generate_latest(REGISTRY), CONTENT_TYPE_LATEST
         case _:
             status, body = "404 Not Found", b'{"code":"404","description":"Not found: /livez, /readyz, /metrics"}'

@@ -26,7 +26,7 @@ from sink.feed import PartitionFeed, who_may_read
 from sink.ports import Bounds
 from sink.sealing import Sealer, SealLimits
 from sink.table import PartitionTable, Store
-from sink.watch import SERVICE, Alarm, PartitionWatch, buffered_bytes, lag_records, partitions_owned
+from sink.watch import SERVICE, Alarm, PartitionWatch, buffered_bytes, forget, lag_records, partitions_owned
 from sink.worker import Owner
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class Member:
             kafka,
             self._topic,
             group_id(stream.id, f"{store.clickhouse.database}.clicks"),
+            service=SERVICE,
             instance_id=instance_id,
             start_offset=lambda _partition: 0,  # never used: partitions are held until their owner seeks
             on_assigned=self._on_assigned,
@@ -337,6 +338,8 @@ class Member:
     async def _on_revoked(self, assignments: Sequence[Assignment]) -> None:
         await self._end(self._owned.pop(a.partition) for a in assignments if a.partition in self._owned)
         partitions_owned.set(len(self._owned))
+        for assignment in assignments:
+            forget(assignment.partition)
 
     async def _end(self, ending: Iterable[_Owned]) -> None:
         tasks = []

@@ -66,6 +66,10 @@ class Failure(StrEnum):
     ERROR = "error"
 
 
+for _failure in Failure:
+    seal_failures.labels(_failure)
+
+
 @dataclass(frozen=True, slots=True)
 class SealLimits:
     """When ranges are sealed; the same for all members of a group."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import zip_longest
-from typing import Final, Protocol
+from typing import Final, Protocol, get_args
 
 from prometheus_client import Counter, Gauge
 
@@ -60,6 +60,17 @@ class Alarm(StrEnum):
     """Rows cannot be sealed; storing goes on."""
     NAME_TAKEN = "name_taken"
     """Another process is in the group under this one's name; both work on."""
+
+
+metrics.begin(SERVICE, Alarm)
+for _status in Status:
+    rows_stored.labels(_status)
+for _outcome in ("taken", "dropped", "foreign", "awaiting"):
+    records_read.labels(_outcome)
+for _decision in get_args(Decision):
+    decisions.labels(_decision.__name__)
+for _kind in ("transient", "operator", "unknown_outcome"):
+    retries.labels(_kind)
 
 
 class Watch(Protocol):
@@ -164,6 +175,12 @@ class PartitionWatch(Alarms[Alarm]):
     def settling(self, seconds: float) -> None:
         """Log how long."""
         log.warning("%s: waiting %.0f s until no earlier insert can be in flight", self.name, seconds)
+
+
+def forget(partition: int) -> None:
+    """What another member stores now is not shown here: its figures would stand for ever as they were."""
+    lag_records.remove(partition)
+    freshness_seconds.remove(partition)
 
 
 def count_statuses(values: Sequence[bytes]) -> dict[Status, int]:

@@ -7,6 +7,9 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
+from reporting.webhooks.schedule import Outcome, Stop
+from shared.metrics import begin
+
 SERVICE: Final = "deliverer"
 
 attempts = Counter("clickledger_webhook_attempts", "Requests to webhooks, by how they ended", ["outcome"])
@@ -34,3 +37,14 @@ class Alarm(StrEnum):
     """Kafka cannot be read or written: nothing is sent that could not be noted."""
     NAME_TAKEN = "name_taken"
     """Another process is in the group under this one's name; both work on."""
+
+
+begin(SERVICE, Alarm)
+for _outcome in Outcome:
+    attempts.labels(_outcome)
+for _became in ("delivered", "skipped"):
+    events.labels(_became)
+for _stop in Stop:
+    disabled.labels(_stop)
+for _end in ("written", "failed"):
+    saved.labels(_end)

@@ -105,6 +105,7 @@ async def _work(
         kafka,
         kafka.topic_enriched,
         f"clickledger-webhooks-{stream['stream']}",
+        service=SERVICE,
         instance_id=instance_id,
         start_offset=lambda _partition: 0,
         on_assigned=deliverer.assigned,

@@ -41,6 +41,7 @@ from shared.kafka.client import (
     refuse_broken,
     start_consumer,
 )
+from shared.metrics import Revoked, group_assignments, group_commits_refused, group_revocations
 from shared.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
 
 
 class Consumer:
-    """A static member of a group on one topic.
+    """A static member of a group on one topic; how often it gains and loses partitions is counted for `service`.
 
     `start_offset(partition)` gives the first offset to read where the group has committed none. `on_assigned` is told
     the assignments of a new generation and must return at once; `on_revoked` is awaited before the partitions go to
@@ -119,6 +120,7 @@ class Consumer:
         topic: str,
         group_id: str,
         *,
+        service: str,
         instance_id: str,
         start_offset: Callable[[int], int],
         on_assigned: Callable[[Sequence[Assignment]], None],
@@ -129,6 +131,7 @@ class Consumer:
         gather_ms: int = 0,
     ) -> None:
         self._settings = settings
+        self._service = service
         self.topic = topic
         self.group_id = group_id
         self._start_offset = start_offset
@@ -177,7 +180,7 @@ class Consumer:
         others at once (docs/adr/0016).
         """
         self._is_leaving = leave
-        await self._on_revoked()
+        await self._give_up(Revoked.CLOSED)
         await bounded(self._consumer.stop(), deadline_s)
 
     async def _leave_group(self) -> None:
@@ -276,6 +279,7 @@ class Consumer:
             [(self.topic, [(a.partition, c.next_offset, c.metadata) for a, c in commits])],
         )
         sending = asyncio.ensure_future(self._send_commit(request))
+        sending.add_done_callback(self._on_commit_end)
         revoked = asyncio.ensure_future(first.revoked.wait())
         try:
             await asyncio.wait([sending, revoked], return_when=asyncio.FIRST_COMPLETED)
@@ -285,6 +289,16 @@ class Consumer:
         finally:
             sending.cancel()
             revoked.cancel()
+
+    def _on_commit_end(self, sending: asyncio.Future[None]) -> None:
+        """Take the outcome, whoever still waits for it.
+
+        When a member wakes that the group has put out, the refusal of its commit and the revoke come in one turn of the loop. Who waits for
+        the commit is cancelled then, and so is this, but before Python 3.12 `asyncio.wait_for` loses that when it has the answer: nobody would
+        hear of the refusal, and the loop would log a traceback for what is in order.
+        """
+        if not sending.cancelled() and isinstance(sending.exception(), NotOwned):
+            group_commits_refused.labels(self._service).inc()
 
     async def _send_commit(self, request: OffsetCommitRequest) -> None:
         coordinator = self._consumer._coordinator
@@ -333,6 +347,7 @@ class Consumer:
         self._held.clear()
         self._assignments = {p: Assignment(p, coordinator.generation, coordinator.member_id) for p in partitions}
         self._watch_growth(coordinator)
+        group_assignments.labels(self._service).inc()
         self._assigned_callback(list(self._assignments.values()))
 
     def _watch_growth(self, coordinator: Any) -> None:
@@ -351,7 +366,8 @@ class Consumer:
 
     async def _before_joining(self) -> None:
         """At every rebalance, and when the broker does not know this member any more: then it has no member id."""
-        await self._on_revoked()
+        is_known = bool(self._consumer._coordinator.member_id)
+        await self._give_up(Revoked.REBALANCE if is_known else Revoked.THROWN_OUT)
         if self._member_id and not self._consumer._coordinator.member_id:
             await self._leave_name_to_other()
 
@@ -388,10 +404,11 @@ class Consumer:
                 return str(host).lstrip("/")
         return None
 
-    async def _on_revoked(self) -> None:
+    async def _give_up(self, why: Revoked) -> None:
         revoked, self._assignments = list(self._assignments.values()), {}
         for assignment in revoked:
             assignment.is_active = False
             assignment.revoked.set()
         if revoked:
+            group_revocations.labels(self._service, why).inc()
             await self._revoked_callback(revoked)

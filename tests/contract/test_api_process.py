@@ -193,6 +193,8 @@ async def test_several_workers(make_api: MakeApi) -> None:
     metrics = api.request("GET", "/metrics", port=api.health_port()).body.decode()
     assert re.findall(r"^clickledger_catalog_age_seconds\{.*", metrics, re.MULTILINE)
     assert "pid=" not in metrics  # of a worker that is dead nobody would take it away
+    assert 'clickledger_api_worker_restarts_total{reason="died"} 1.0' in metrics
+    assert metrics.count("# TYPE clickledger_api_worker_restarts_total") == 1
     assert [api.click().status for _ in range(20)] == [200] * 20
     await api.until(lambda: len(worker_pids(api)) == 2 and first not in worker_pids(api))
     assert second in worker_pids(api)

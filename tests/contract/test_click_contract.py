@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 
 import pytest
@@ -381,10 +382,15 @@ async def test_counters(api: ApiService) -> None:
 
     api.click()
     api.click(b"{")
-    await api.until(lambda: 'clickledger_api_answers_total{code="1001",reason="not_json"}' in metrics())
+
+    def counted(code: int, reason: str) -> bool:
+        return bool(re.search(f'answers_total{{code="{code}",reason="{reason}"}} [1-9]', metrics()))
+
+    await api.until(lambda: counted(1001, "not_json"))
+    assert counted(200, "accepted")
     text = metrics()
-    assert 'clickledger_api_answers_total{code="200",reason="accepted"}' in text
     assert text.count("# TYPE clickledger_api_answers_total") == 1
+    assert re.search(r'api_durable_seconds_bucket{le="\+Inf"} [1-9]', text)
     assert api.click_key not in text
 
 
@@ -405,6 +411,6 @@ async def test_refusals_beside_the_click_endpoint_are_counted(api: ApiService) -
 
     def counted() -> bool:
         text = api.request("GET", "/metrics", port=api.health_port()).body.decode()
-        return all(f"clickledger_api_answers_total{{{labels}}}" in text for labels in wanted)
+        return all(re.search(f"clickledger_api_answers_total{{{labels}}} [1-9]", text) for labels in wanted)
 
     await api.until(counted)

@@ -32,7 +32,7 @@ def fuzzed(start_api: Callable[..., ApiService]) -> Iterator[ApiService]:
     log = api.child.log.read_text(encoding="utf-8")
     assert not [text for text in ERRORS_IN_LOG if text in log], log[-4_000:]
     metrics = api.request("GET", "/metrics", port=api.health_port()).body.decode()
-    assert 'reason="internal_error"' not in metrics
+    assert 'clickledger_api_answers_total{code="500",reason="internal_error"} 0.0' in metrics
 
 
 def wire(api: ApiService, method: str, target: str, key: str, body: bytes, fields: str = "") -> bytes:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from aiokafka.protocol.group import LeaveGroupRequest
+from prometheus_client import REGISTRY
 
 from shared.errors import ClientBroken, DataError, NotOwned, OffsetLost, OutcomeUnknown, TransientError
 from shared.kafka import Admin, Assignment, Committed, Consumer, Producer, Reader, TopicSpec, next_offset
 from shared.kafka.client import FETCH_WAIT_MS
+from shared.metrics import Revoked
 from shared.settings import KafkaSettings
 from tests.support.brokers import LocalBrokers
 from tests.support.enrichers import eventually
@@ -128,10 +130,12 @@ class Member:
         self.has_assignment = asyncio.Event()
         self.revocations = 0
         self.names_taken: list[str] = []
+        self._service = f"{instance} of {group}"
         self.consumer = Consumer(
             kafka,
             topic,
             group,
+            service=self._service,
             instance_id=instance,
             start_offset=lambda _partition: 0,
             on_assigned=self._assigned,
@@ -146,6 +150,15 @@ class Member:
 
     async def _revoked(self, assignments: Sequence[Assignment]) -> None:
         self.revocations += 1
+
+    def counted(self, name: str, **labels: str) -> float:
+        """How often something was counted for members of this name."""
+        return REGISTRY.get_sample_value(f"clickledger_group_{name}_total", {"service": self._service, **labels}) or 0
+
+    def revoked(self) -> dict[str, float]:
+        """The same of its revocations by reason, without what never was."""
+        counts = {why: self.counted("revocations", reason=why) for why in Revoked}
+        return {why: count for why, count in counts.items() if count}
 
     async def join(self) -> None:
         """Start and wait for the first assignment."""
@@ -233,9 +246,13 @@ async def test_a_commit_of_an_old_assignment_is_refused(kafka: KafkaSettings, to
         await first.consumer.commit(old[0], Committed(1))
     old[0].is_active = True  # even a member that did not notice its revoke is turned away by the broker
     old[0].revoked.clear()
+    assert first.counted("commits_refused") == 0  # it was not even sent
     with pytest.raises(NotOwned):
         await first.consumer.commit(old[0], Committed(1))
+    assert first.counted("commits_refused") == 1
+    assert (first.counted("assignments"), first.revoked()) == (2, {Revoked.REBALANCE: 1})
     await first.consumer.close()
+    assert first.revoked() == {Revoked.REBALANCE: 1, Revoked.CLOSED: 1}
     await second.consumer.close()
 
 
@@ -266,6 +283,7 @@ async def test_two_of_one_name_share_the_partitions(kafka: KafkaSettings, topic:
         [told], before = first.names_taken, (first.revocations, second.revocations)
         assert re.search(r"as same, from 127\.0\.0\.1; this one goes on as same-[0-9a-f]{8}: .*CLICKLEDGER_NODE", told)
         assert not second.names_taken
+        assert first.revoked()[Revoked.THROWN_OUT] == 1  # of both, who have one name here
         await asyncio.sleep(2.5 * kafka.kafka_heartbeat_ms / 1000)
         assert (first.revocations, second.revocations) == before
     finally:
@@ -289,6 +307,7 @@ async def test_a_session_that_was_over_keeps_its_name(kafka: KafkaSettings, topi
             while not member.revocations or set(member.assigned) != {0, 1}:
                 await member.consumer.getmany(50)
         assert (member.names_taken, mine._group_instance_id) == ([], "alone")
+        assert (member.counted("assignments"), member.revoked()) == (2, {Revoked.THROWN_OUT: 1})
     finally:
         await member.consumer.close(leave=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import os
 import random
 import signal
@@ -275,6 +276,27 @@ async def test_five_hundred_clients_on_one_reader(
         await eventually(lambda: stack.counted("clickledger_reporting_rte_clients") == 0)
     finally:
         await stack.close()
+
+
+async def test_without_clickhouse_streams_go_on(stack: StreamStack) -> None:
+    """This stack has none: readiness says so, in a metric too; the process lives, and streams are given and go on."""
+
+    def answer(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=WAIT_S)
+        try:
+            connection.request("GET", path)
+            found = connection.getresponse()
+            return found.status, found.read().decode()
+        finally:
+            connection.close()
+
+    await eventually(lambda: "no answer from ClickHouse" in answer("/readyz")[1])
+    assert answer("/readyz")[0] == 503
+    assert stack.counted('clickledger_ready{service="reporting"}') == 0
+    assert answer("/livez")[0] == 200
+    async with stack.client() as events:
+        await stack.write(0, 5)
+        exactly_once(stack, await events.clicks(5))
 
 
 async def test_a_silent_kafka_is_told(names: Any, tmp_path: Path, guard: Guard) -> None:

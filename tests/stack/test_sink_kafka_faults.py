@@ -145,6 +145,7 @@ class Guest:
             bench.kafka,
             bench.kafka.topic_enriched,
             group_id(bench.stream, f"{bench.clickhouse.database}.clicks"),
+            service="guest",
             instance_id=name,
             start_offset=lambda _partition: 0,
             on_assigned=self._assigned,

@@ -62,6 +62,19 @@ async def test_silence_is_an_alarm(silence: tuple[Silence[Alarm], Path], caplog:
         caplog.clear()
 
 
+def test_what_is_given_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """No alarm ends without a line: who reads this log would take it for one that stands."""
+    labels = {"service": "tested", "reason": "stalled"}
+    part = alarms.Alarms[Alarm]("tested", "partition 3", logging.getLogger("tested"))
+    part.drop()
+    assert not caplog.text
+    part.raise_alarm(Alarm.STALLED, "no leader")
+    part.drop()
+    assert "partition 3: alarm (stalled) is not this member's any more" in caplog.text
+    assert REGISTRY.get_sample_value("clickledger_alarms", labels) == 0
+    assert not part.standing
+
+
 async def test_a_start_is_no_silence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A copy of long ago, before it is followed again."""
     monkeypatch.setattr(alarms, "LOOK_EVERY_S", 0.005)

@@ -24,6 +24,7 @@ from reporting.edr.columns import COLUMNS
 from shared.enriched_fields import ENRICHED_FIELDS
 from shared.links import LINK_FIELDS, PROMOTION_FIELDS
 from shared.settings import OTHER_VARIABLES
+from tests.support.anchors import anchors
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -157,12 +158,6 @@ def test_other_variables_are_read(name: str) -> None:
     """A variable that is no setting is still one that some module reads."""
     sources = (path for path in (ROOT / "clickledger").rglob("*.py") if path.name != "settings.py")
     assert any(f'"{name}"' in path.read_text(encoding="utf-8") for path in sources)
-
-
-def anchors(path: Path) -> set[str]:
-    """The fragments that a page's headings make."""
-    heads = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def links(path: Path) -> Iterator[tuple[str, str]]:

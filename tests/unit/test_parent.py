@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from ingest_api import parent as parent_module
 from ingest_api.config import ServiceSettings
 from ingest_api.listeners import listen
-from ingest_api.parent import SILENT_LOOKS_MAX, START_LOOKS_MAX, Parent
+from ingest_api.parent import SILENT_LOOKS_MAX, START_LOOKS_MAX, Parent, WorkerEnd, restarts
 from shared.runtime import STOPPING, Runtime
 from shared.settings import ApiSettings
 
@@ -61,9 +63,15 @@ class Hearing:
         await asyncio.sleep(count * parent_module.LOOK_S)
 
 
+def restarted(how: WorkerEnd) -> float:
+    """How often a worker was started again after such an end."""
+    return float(restarts.labels(how)._value.get())
+
+
 @pytest.fixture
-async def hearing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hearing]:
+async def hearing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Hearing]:
     """Looks of 20 ms."""
+    monkeypatch.setenv("CLICKLEDGER_DATA", str(tmp_path))
     monkeypatch.setattr(parent_module, "LOOK_S", 0.02)
     made = Hearing()
     yield made
@@ -129,7 +137,27 @@ async def test_what_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyP
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(hearing.parent, "_start", start)
+    before = restarted(WorkerEnd.START_FAILED)
     await asyncio.wait_for(hearing.parent._keep(0), 5)
+    assert restarted(WorkerEnd.START_FAILED) == before + 2  # the last one was not to be started again
     assert tries == [0, 0, 0]
     assert hearing.listeners.ended == [(0, False)] * 3
     assert "Too many open files" in hearing.parent._why_not_ready()
+
+
+@pytest.mark.parametrize(("seconds", "how"), [("60", WorkerEnd.HUNG), ("0.1", WorkerEnd.DIED)])
+async def test_it_is_told_how_a_worker_ended(
+    hearing: Hearing, monkeypatch: pytest.MonkeyPatch, seconds: str, how: WorkerEnd
+) -> None:
+    """Killed for its silence, or ended otherwise; the next life begins with neither."""
+    (hearing.parent._settings.runtime.data / "health").mkdir()
+    pair = socket.socketpair()
+
+    async def start(_number: int) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        return await asyncio.create_subprocess_exec("sleep", seconds), pair[0]
+
+    monkeypatch.setattr(hearing.parent, "_start", start)
+    with pair[1]:
+        ended, _ = await asyncio.wait_for(hearing.parent._run_once(0), 10)
+    assert ended is how
+    assert 0 not in hearing.parent._hung

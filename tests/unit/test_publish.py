@@ -11,6 +11,7 @@ import pytest
 from ingest_api.answers import Refusal
 from ingest_api.publish import RECORD_OVERHEAD_BYTES, STAY_CLICKS, WAITING_CLICKS, GroupCommit, Told
 from ingest_api.share import Share
+from ingest_api.waits import BOUNDS_S, Waits
 from shared.errors import ClickledgerError, DataError, OperatorError, OutcomeUnknown, TransientError
 from tests.support.destinations import begin
 from tests.support.shares import OneClick, clicks_of, share_of
@@ -494,3 +495,30 @@ async def test_a_partition_that_waits_too_long_takes_no_more() -> None:
     await until(lambda: len(destination.appends) == 3)
     assert commit.submit(click(b"again", 0), settled, None) is None
     assert len(destination.appends[2][1] + destination.appends[1][1]) == len(refused) + 1
+
+
+async def test_it_is_known_how_long_clicks_waited() -> None:
+    """All clicks of a group as long as the first of it, whatever became of them; each is counted once."""
+    destination = HeldDestination()
+    commit = commit_to(destination)
+    for value in (b"a", b"b"):
+        commit.submit(click(value, 1), Settled(), None)
+    await asyncio.sleep(0.03)
+    destination.acknowledge(0)
+    await commit.drain()
+    counts, seconds = commit.waits.take()
+    assert sum(counts) == 2
+    assert 0.055 < seconds < 2
+    assert sum(counts[: BOUNDS_S.index(0.025) + 1]) == 0
+    assert commit.waits.take() == ([0] * (len(BOUNDS_S) + 1), 0)
+
+
+def test_a_wait_on_a_bound_is_within_it() -> None:
+    """As in the metric, whose bounds are inclusive; beyond the last one there is no bound."""
+    for place, bound in enumerate(BOUNDS_S):
+        waits = Waits()
+        waits.add(bound, 3)
+        waits.add(bound + 1e-6, 4)
+        counts, seconds = waits.take()
+        assert counts[place : place + 2] == [3, 4]
+        assert seconds == pytest.approx(7 * bound, abs=1e-3)
