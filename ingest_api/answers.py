@@ -138,7 +138,7 @@ _TABLE: Final[Mapping[Refusal, tuple[Published, str]]] = {
     Refusal.BODY_EMPTY: (Published.INVALID_JSON, "The body is empty."),
     Refusal.NOT_JSON: (Published.INVALID_JSON, "The body is not JSON in UTF-8."),
     Refusal.NOT_AN_OBJECT: (Published.INVALID_JSON, "The body must be a JSON object."),
-    Refusal.TOO_DEEP: (Published.INVALID_JSON, "The body is nested too deeply."),
+    Refusal.TOO_DEEP: (Published.INVALID_JSON, "The body is nested more than 32 deep."),
     Refusal.FIELD_DOUBLED: (Published.INVALID_JSON, "A field is given twice."),
     Refusal.FIELD_TYPE: (Published.INVALID_JSON, "A field has the wrong type."),
     Refusal.BATCH_TOO_LONG: (Published.INVALID_JSON, "The batch has too many clicks."),

@@ -32,6 +32,7 @@ from ingest_api.parse import (
     parse_items,
     parse_line,
     plain_urls,
+    too_large,
     too_long,
     without_bom,
 )
@@ -134,7 +135,9 @@ def handle_batch(
         return throttled(state, caller, seen)
     rate = rate_headers(caller, seen)
     if len(body) > state.settings.api_batch_bytes_max:
-        return state.answers.refuse(Refusal.BODY_TOO_LARGE, "", rate, close=True)
+        return state.answers.refuse(
+            Refusal.BODY_TOO_LARGE, too_large("body", state.settings.api_batch_bytes_max), rate, close=True
+        )
     refused = check_content(found.get(b"content-type", ()), found.get(b"content-encoding", ()), BATCH_TYPE)
     if refused is None and b"idempotency-key" in found:
         refused = Refused(Refusal.IDEMPOTENCY_KEY, 'In a batch each click brings its own field "idempotency-key".')
@@ -216,11 +219,15 @@ def _check(state: HandlerState, unread: bytes | Click | Refused, acceptance: Acc
 def _read(click: bytes | Click | Refused, bytes_max: int) -> Click | Refused:
     """Read a click and judge its size and key; one that was read stays what it is."""
     if isinstance(click, bytes):
-        click = Refused(Refusal.LINE_TOO_LARGE) if len(click) > bytes_max else parse_line(click)
+        click = (
+            Refused(Refusal.LINE_TOO_LARGE, too_large("click", bytes_max))
+            if len(click) > bytes_max
+            else parse_line(click)
+        )
     if isinstance(click, Refused):
         return click
     if len(click.raw) > bytes_max:
-        return Refused(Refusal.LINE_TOO_LARGE)
+        return Refused(Refusal.LINE_TOO_LARGE, too_large("click", bytes_max))
     key = click.idempotency_key
     if key is None or is_idempotency_key(key):
         return click

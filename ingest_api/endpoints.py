@@ -82,7 +82,9 @@ class _Path(ABC):
 
     def oversized(self, method: bytes, headers: Sequence[Header], peer: str) -> Answer:
         """Refuse a body that has passed `body_bytes_max`."""
-        return self._tallies.answer(refuse_oversized(self._state, method, headers, peer, clock_ms()))
+        return self._tallies.answer(
+            refuse_oversized(self._state, method, headers, peer, clock_ms(), body_bytes_max=self.body_bytes_max)
+        )
 
     def take(self, exchange: Exchange) -> Answer | None:
         """See `Endpoint`."""

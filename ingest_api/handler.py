@@ -24,7 +24,7 @@ from ingest_api.authorize import (
     find_headers,
     parse_networks,
 )
-from ingest_api.parse import Refused, check_content, is_idempotency_key, parse_click, plain_urls
+from ingest_api.parse import Refused, check_content, is_idempotency_key, parse_click, plain_urls, too_large
 from ingest_api.resolve import LinkCatalog
 from ingest_api.share import Share
 from ingest_api.throttle import FailureLimiter, Taken, Throttle
@@ -148,16 +148,21 @@ def precheck(
     caller = admit(state, method, found, peer, now_ms)
     if isinstance(caller, Answer):
         return caller
-    if _declared_bytes(found) > (body_bytes_max or state.body_bytes_max):
-        return _too_large(state, caller, now_ms)
+    bytes_max = body_bytes_max or state.body_bytes_max
+    if _declared_bytes(found) > bytes_max:
+        return _too_large(state, caller, now_ms, bytes_max)
     seen = state.throttle.take(caller.key_id, caller.rate_limit, 0, now_ms)
     return None if seen.remaining else throttled(state, caller, seen)
 
 
-def refuse_oversized(state: HandlerState, method: bytes, headers: Headers, peer: str, now_ms: int) -> Answer:
+def refuse_oversized(
+    state: HandlerState, method: bytes, headers: Headers, peer: str, now_ms: int, *, body_bytes_max: int
+) -> Answer:
     """The answer for a body that grew past the limit while it was streamed; the connection closes."""
     caller = admit(state, method, find_headers(headers, WANTED), peer, now_ms)
-    return caller._replace(close=True) if isinstance(caller, Answer) else _too_large(state, caller, now_ms)
+    return (
+        caller._replace(close=True) if isinstance(caller, Answer) else _too_large(state, caller, now_ms, body_bytes_max)
+    )
 
 
 def handle(
@@ -235,7 +240,7 @@ def judge_taken(state: HandlerState, head: JudgedHead, taken: Taken, body: bytes
         return throttled(state, caller, taken)
     rate = rate_headers(caller, taken)
     if len(body) > state.body_bytes_max:
-        return state.answers.refuse(Refusal.BODY_TOO_LARGE, "", rate, close=True)
+        return state.answers.refuse(Refusal.BODY_TOO_LARGE, too_large("body", state.body_bytes_max), rate, close=True)
     if refused is not None:
         return state.answers.refuse(refused.refusal, refused.detail, rate)
     click = parse_click(body)
@@ -328,11 +333,13 @@ def read_idempotency_key(values: Sequence[bytes]) -> str | Refusal | None:
     return text if len(values) == 1 and is_idempotency_key(text) else Refusal.IDEMPOTENCY_KEY
 
 
-def _too_large(state: HandlerState, caller: Caller, now_ms: int) -> Answer:
+def _too_large(state: HandlerState, caller: Caller, now_ms: int, bytes_max: int) -> Answer:
     taken = state.throttle.take(caller.key_id, caller.rate_limit, 1, now_ms)
     if not taken.granted:
         return throttled(state, caller, taken)._replace(close=True)
-    return state.answers.refuse(Refusal.BODY_TOO_LARGE, "", rate_headers(caller, taken), close=True)
+    return state.answers.refuse(
+        Refusal.BODY_TOO_LARGE, too_large("body", bytes_max), rate_headers(caller, taken), close=True
+    )
 
 
 def _declared_bytes(found: Found) -> int:

@@ -64,6 +64,11 @@ class Refused(NamedTuple):
     detail: str = ""
 
 
+def too_large(what: str, bytes_max: int) -> str:
+    """The words for a body or a click that is too large, with its limit."""
+    return f"The {what} has more than {bytes_max:,} bytes."
+
+
 class Click(NamedTuple):
     """The fields of a click that the API looks at."""
 

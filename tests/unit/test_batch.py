@@ -157,6 +157,7 @@ def test_batch_size(size: int) -> None:
         assert refusal(result) == Refusal.BODY_TOO_LARGE
         assert isinstance(result, Answer)
         assert result.close
+        assert b"more than 4,096 bytes" in result.body
     else:
         assert results(batch_of(result)) == ["ok"]
 

@@ -197,6 +197,7 @@ def test_body_size(size: int) -> None:
             True,
             "1001",
         )
+        assert b"more than 16,384 bytes" in result.body
     else:
         pending(result)
 
@@ -463,8 +464,11 @@ def test_precheck() -> None:
 def test_oversized_while_streaming() -> None:
     """A body that grows past the limit is refused in the order of checks, and closes either way."""
     state = make_state()
-    assert refuse_oversized(state, b"POST", HEADERS, PEER, NOW_MS)[3:] == (True, Refusal.BODY_TOO_LARGE)
-    assert refuse_oversized(state, b"POST", (), PEER, NOW_MS)[3:] == (True, Refusal.AUTHORIZATION_MISSING)
+    refused = refuse_oversized(state, b"POST", HEADERS, PEER, NOW_MS, body_bytes_max=8_192)
+    assert refused[3:] == (True, Refusal.BODY_TOO_LARGE)
+    assert b"The body has more than 8,192 bytes." in refused.body
+    nobody = refuse_oversized(state, b"POST", (), PEER, NOW_MS, body_bytes_max=8_192)
+    assert nobody[3:] == (True, Refusal.AUTHORIZATION_MISSING)
 
 
 def test_two_secrets_one_throttle() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ingest_api.answers import Refusal
+from ingest_api.answers import Refusal, describe
 from ingest_api.normalise import is_blank
 from ingest_api.parse import (
     _LINE_TYPES,
@@ -119,6 +119,11 @@ def test_published_example() -> None:
 def test_byte_order_mark() -> None:
     """A UTF-8 byte order mark is taken off, so that the raw record stays JSON."""
     assert parse_click(b"\xef\xbb\xbf" + EXAMPLE_BODY) == Click(EXAMPLE_URL, None, EXAMPLE_BODY)
+
+
+def test_words_name_the_depth() -> None:
+    """The limit in the refusal's words is the one that holds."""
+    assert f"more than {DEPTH_MAX} deep" in describe(Refusal.TOO_DEEP)
 
 
 @pytest.mark.parametrize("depth", [DEPTH_MAX - 1, DEPTH_MAX])
