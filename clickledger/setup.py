@@ -93,7 +93,7 @@ async def _tables_are_whole(clickhouse: ClickHouse, say: Callable[[str], None]) 
     deadline = time.monotonic() + _OTHER_SETUP_SECONDS
     while True:
         checked = await schema.check(clickhouse)
-        wrong = [each for each in checked.differences if each.part.kind is not schema.Kind.TTL]
+        wrong = [each for each in checked.differences if schema.is_certain(each)]
         if not wrong or time.monotonic() > deadline:
             break
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
@@ -102,8 +102,11 @@ async def _tables_are_whole(clickhouse: ClickHouse, say: Callable[[str], None]) 
     if checked.unread:
         say(f"indices and projections were not looked at: {checked.unread}")
     if not wrong:
-        say(f"{checked.tables} tables and {checked.views} views: as set-up's {checked.migrations} files leave them")
-    elif any(map(schema.needs_repetition, wrong)):
+        rest = ", but for what is told above" if checked.differences else ""
+        say(
+            f"{checked.tables} tables and {checked.views} views: as set-up's {checked.migrations} files leave them{rest}"
+        )
+    if any(map(schema.needs_repetition, checked.differences)):
         where = f" ON CLUSTER '{clickhouse.cluster}'" if clickhouse.cluster else ""
         say(
             "what is missing as a whole, and views: as the owner DROP TABLE schema_versions"

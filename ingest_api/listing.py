@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -71,12 +72,11 @@ class Listing:
 
     async def _look(self, page: _Page) -> None:
         async with self._one_look:
-            loop = asyncio.get_running_loop()
-            await asyncio.sleep(self._next_look_s - loop.time())
-            began_s = loop.time()
+            await asyncio.sleep(self._next_look_s - time.monotonic())  # the loop's own clock stands still during a look
+            began_s = time.monotonic()
             assert page.goes_on_behind is not None
             page.take(self._catalog.links_behind(page.goes_on_behind, LINKS_A_LOOK))
-            ended_s = loop.time()
+            ended_s = time.monotonic()
             self._next_look_s = ended_s + PAUSE * (ended_s - began_s)
 
 

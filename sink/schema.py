@@ -2,9 +2,11 @@
 
 What they leave stands in `schema.json`, as the engine itself describes it (`python -m tools.tables` writes it, a test applies
 the files and compares). Only what is in it must be there: tables, columns, indices and projections of the operator's own are
-nobody's business. A TTL is the operator's, too: one that differs is told, not refused.
+nobody's business.
 
-Servers of different versions print an expression differently. So where texts differ, the server that is asked prints both.
+What is missing, and another engine or type, is certain. Servers of different versions print an expression differently, so where
+texts differ the server that is asked prints both; what then still differs (keys, defaults, queries, projections), or is the
+operator's own (a TTL), is told, and nobody is locked out for it.
 """
 
 from __future__ import annotations
@@ -233,6 +235,12 @@ def told(difference: Difference, cluster: str, database: str) -> str:
             state = "lacks" if found is None else "has another"
             now = "" if found is None else f" ({found})"
             return f"{what} {state} {part.kind.lower()} {part.name}{now}: {mending}"
+
+
+def is_certain(difference: Difference) -> bool:
+    """Whether it is wrong in every version of the server: nothing may start on such tables."""
+    kind = difference.part.kind
+    return kind is not Kind.TTL and (difference.found is None or kind in (Kind.ENGINE, Kind.COLUMN))
 
 
 def needs_repetition(difference: Difference) -> bool:

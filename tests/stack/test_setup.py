@@ -125,7 +125,9 @@ async def test_tables_that_were_changed_by_hand_are_told(
     execute(database_url, said[2].partition(" comes by ")[2])
     execute(database_url, "DROP TABLE schema_versions SYNC")
     again = [line for line in await run(settings) if not line.startswith("table: applied")]
-    assert again == [said[1], *LOOKED_AT]
+    assert again == [said[1], f"{LOOKED_AT[0]}, but for what is told above", LOOKED_AT[1]]
+    execute(database_url, "CREATE OR REPLACE VIEW edr AS SELECT transaction_id FROM clicks")
+    assert (await run(settings))[:2] == ["view edr has another query", said[1]]
 
 
 async def test_partitions_grow_and_the_stream_stays(settings: SetupSettings) -> None:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from sink.schema import Difference, Kind, Part, Schema, as_text, compare, needs_repetition, parts, told, wanted
+from sink.schema import (
+    Difference,
+    Kind,
+    Part,
+    Schema,
+    as_text,
+    compare,
+    is_certain,
+    needs_repetition,
+    parts,
+    told,
+    wanted,
+)
 
 LEFT = wanted("")
 CLICKS = Part("clicks", Kind.ENGINE, "")
@@ -134,3 +146,19 @@ def test_on_a_cluster_both_tables_of_clicks_are_looked_at() -> None:
         "table clicks_local lacks index raw_offsets",
     ]
     assert all("ON CLUSTER 'main'" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "certain"),
+    [
+        (Kind.ENGINE, "Log", True),
+        (Kind.COLUMN, "UInt8", True),
+        (Kind.QUERY, "SELECT 1", False),
+        (Kind.ORDER, "id", False),
+        (Kind.DEFAULT, None, True),
+        (Kind.TTL, None, False),
+    ],
+)
+def test_what_servers_may_print_differently_locks_nobody_out(kind: Kind, found: str | None, certain: bool) -> None:
+    """What is missing, engines and types are the same in every version."""
+    assert is_certain(Difference(Part("clicks", kind, ""), "wanted", found, is_view=False)) is certain
