@@ -20,8 +20,8 @@ def setup(data: DataOption = None) -> None:
 
     Run it once before the services start, and again to add partitions (CLICKLEDGER_PARTITIONS). It refuses what would
     lose or mix clicks: compacted topics, unclean leader election, too few in-sync replicas, a topic with records whose
-    stream is unknown; and tables or views that were dropped or changed: each is named with its cure. What is yours beside
-    them, a TTL of your own and topics that differ from the settings without harm are only told.
+    stream is unknown; tables, views and columns that are missing or of another engine or type: each is named with its
+    cure. Other queries, keys and defaults, a TTL of your own and topics that differ without harm are only told.
 
     Example: CLICKLEDGER_PARTITIONS=12 clickledger setup
     """
