@@ -94,7 +94,7 @@ def check_header(path: Path, known: Collection[str], needed: Collection[str]) ->
             raise FileProblem(f"{path} is empty: a CSV file begins with a row of names, {', '.join(needed)} at least")
         text = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
         try:
-            names = next(csv.reader(text), [])
+            names = [name for name in next(csv.reader(text), []) if name]  # a spreadsheet's empty last column
         except csv.Error as exc:
             raise FileProblem(f"{path}, header: {exc}") from exc
         finally:

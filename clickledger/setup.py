@@ -109,7 +109,7 @@ async def _tables_are_whole(clickhouse: ClickHouse, say: Callable[[str], None]) 
     if any(map(schema.needs_repetition, checked.differences)):
         where = f" ON CLUSTER '{clickhouse.cluster}'" if clickhouse.cluster else ""
         say(
-            "what is missing as a whole, and views: as the owner DROP TABLE schema_versions"
+            "what is missing as a whole, and a view that somebody changed: as the owner DROP TABLE schema_versions"
             f"{where} SYNC, then `clickledger setup` makes them again, tables empty (docs/runbook.md, sink: operator)"
         )
     return not wrong

@@ -124,8 +124,10 @@ async def _replay(found: Located, folder: SpoolFolder, partitions: int) -> tuple
         for segment in list(folder.segments):
             await replayer.replay(folder, segment)
         if folder.registered and folder.is_done:
-            await CatalogWriter(found.kafka, kafka.producer()).put(Kind.SPOOL, folder.registered, None)
-            folder.note_registered("")
+            writer = CatalogWriter(found.kafka, kafka.producer())
+            for record_id in folder.registered:
+                await writer.put(Kind.SPOOL, record_id, None)
+            folder.note_registered([])
     finally:
         running.cancel()
         await asyncio.wait([running])

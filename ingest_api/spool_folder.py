@@ -9,7 +9,8 @@ old `progress` cannot skip a new click; when it is lost, clicks are sent again, 
     lock                          held by the owner
     000000000012-9f3c2a10.spool   frames, oldest file first
     progress                      {"segment": name, "position": bytes replayed}
-    registered                    id of the folder's record in the catalog, while there is one
+    registered                    id of the folder's record in the catalog, while there is one; in further lines those that it had
+                                  before and that are not taken back yet
     set-aside/…                   damaged bytes and clicks that Kafka can never take
 """
 
@@ -20,6 +21,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -199,17 +201,17 @@ class SpoolFolder:
         self.set_aside_count = len(side_files(self.path))
 
     @property
-    def registered(self) -> str:
-        """The id of the folder's record in the catalog; empty when there is none."""
+    def registered(self) -> list[str]:
+        """The ids of the folder's records in the catalog, the present one first; none when there is no record."""
         try:
-            return (self.path / _REGISTERED).read_text(encoding="utf-8")
+            return (self.path / _REGISTERED).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
-            return ""
+            return []
 
-    def note_registered(self, record_id: str) -> None:
-        """Remember the id of the catalog's record before it is written, '' after it was deleted. Raises OSError."""
-        if record_id:
-            _replace_durably(self.path / _REGISTERED, record_id.encode())
+    def note_registered(self, record_ids: Sequence[str]) -> None:
+        """Remember the ids of the catalog's records before they are written, and after they were deleted. Raises OSError."""
+        if record_ids:
+            _replace_durably(self.path / _REGISTERED, "\n".join(record_ids).encode())
         else:
             (self.path / _REGISTERED).unlink(missing_ok=True)
 

@@ -194,18 +194,22 @@ class Spools:
 
     async def _write(self, folder: SpoolFolder, now_ms: int) -> None:
         folder.look_aside()
-        before, named = folder.registered, f"{self._node}/{folder.slot}-"
-        record_id = before if before.startswith(named) else named + secrets.token_hex(4)
-        if before != record_id:
-            await asyncio.to_thread(folder.note_registered, record_id)
+        noted, named = folder.registered, f"{self._node}/{folder.slot}-"
+        record_id = noted[0] if noted and noted[0].startswith(named) else named + secrets.token_hex(4)
+        former = [each for each in noted if each != record_id]  # the machine has another name now
+        if noted != [record_id, *former]:
+            await asyncio.to_thread(folder.note_registered, [record_id, *former])
         await self._writer().put(Kind.SPOOL, record_id, record_of(folder, record_id, self._node, now_ms))
-        if before not in ("", record_id):  # the machine has another name now
-            await self._writer().put(Kind.SPOOL, before, None)
+        for each in former:
+            await self._writer().put(Kind.SPOOL, each, None)
+        if former:
+            await asyncio.to_thread(folder.note_registered, [record_id])
 
     async def _unregister(self, folder: SpoolFolder) -> None:
-        if record_id := folder.registered:
-            await self._writer().put(Kind.SPOOL, record_id, None)
-            await asyncio.to_thread(folder.note_registered, "")
+        if noted := folder.registered:
+            for record_id in noted:
+                await self._writer().put(Kind.SPOOL, record_id, None)
+            await asyncio.to_thread(folder.note_registered, [])
         self._registered.pop(folder.path, None)
 
 

@@ -4,9 +4,9 @@ What they leave stands in `schema.json`, as the engine itself describes it (`pyt
 the files and compares). Only what is in it must be there: tables, columns, indices and projections of the operator's own are
 nobody's business.
 
-What is missing, and another engine or type, is certain. Servers of different versions print an expression differently, so where
-texts differ the server that is asked prints both; what then still differs (keys, defaults, queries, projections), or is the
-operator's own (a TTL), is told, and nobody is locked out for it.
+Tables, views and columns that are missing, and another engine or type, are certain. Servers of different versions print an
+expression differently, so where texts differ the server that is asked prints both, and parentheses and spaces count for nothing; what
+then still differs, or what services work without (an index), or is the operator's own (a TTL), is told, and nobody is locked out for it.
 """
 
 from __future__ import annotations
@@ -167,8 +167,10 @@ def compare(found: Schema, expected: Schema) -> list[Difference]:
             broken.add(part.table)
         elif part.kind is Kind.DEFAULT and part._replace(kind=Kind.COLUMN) not in found:
             continue  # said of the column
+        default = expected.get(part._replace(kind=Kind.DEFAULT), "") if part.kind is Kind.COLUMN else ""
+        wanted_form = f"{definition} DEFAULT {default}" if default and part not in found else definition
         is_view = expected[Part(part.table, Kind.ENGINE, "")] == "View"
-        differences.append(Difference(part, definition, found.get(part), is_view))
+        differences.append(Difference(part, wanted_form, found.get(part), is_view))
     return differences
 
 
@@ -220,7 +222,7 @@ def told(difference: Difference, cluster: str, database: str) -> str:
         case Kind.ENGINE if found is None:
             return f"{what} is missing"
         case Kind.QUERY:
-            return f"{what} has another query"
+            return f"{what} has another query, or this server prints it in another way"
         case Kind.ENGINE | Kind.PARTITION | Kind.ORDER:
             is_now = f"has {part.kind} {found or 'nothing'}, not {difference.wanted}"
             return f"{what} {is_now}: only a new table can have that: restore it from your backup"
@@ -239,8 +241,7 @@ def told(difference: Difference, cluster: str, database: str) -> str:
 
 def is_certain(difference: Difference) -> bool:
     """Whether it is wrong in every version of the server: nothing may start on such tables."""
-    kind = difference.part.kind
-    return kind is not Kind.TTL and (difference.found is None or kind in (Kind.ENGINE, Kind.COLUMN))
+    return difference.part.kind in (Kind.ENGINE, Kind.COLUMN)
 
 
 def needs_repetition(difference: Difference) -> bool:

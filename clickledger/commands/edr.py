@@ -136,11 +136,14 @@ async def _deliver(found: Located, to: str, order: Order, *, once: bool) -> None
     from clickledger.known import refuse_unknown
     from shared.clickhouse import ClickHouse
 
-    await refuse_unknown(found, order.tenant)
+    is_known = False
     with open_target(to) as target:
         async with ClickHouse(found.clickhouse) as clickhouse:
             while True:
                 try:
+                    if not is_known:
+                        await refuse_unknown(found, order.tenant)
+                        is_known = True
                     done = await _deliver_due(found, Deliverer(clickhouse, target, order))
                 except TransientError as exc:
                     if once:

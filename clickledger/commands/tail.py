@@ -76,12 +76,17 @@ async def _tail(data: Path | None, wanted: Filter, begin: int | Position | None,
 
     from clickledger import live, output
     from clickledger.known import refuse_unknown
+    from shared.errors import OperatorError
     from shared.rte import event_of
 
     out = output.console()
     shown = 0
     found = locate(data)
-    await refuse_unknown(found, wanted.tenant or "", wanted.promotions, wanted.links)
+    await refuse_unknown(found, wanted.tenant or "")
+    try:
+        await refuse_unknown(found, wanted.tenant or "", wanted.promotions, wanted.links)
+    except OperatorError as exc:  # its first click may be what is waited for
+        typer.echo(f"{exc}: waiting for one", err=True)
     async for taken, record in live.follow(found, begin):
         if not wanted.matches(record):
             continue

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -394,13 +395,15 @@ class Consumer:
 
     async def _host_of_name(self) -> str | None:
         coordinator = self._consumer._coordinator
+        # Kafka begins a member's id with its name, and a UUID follows: who was renamed has kept the client id only.
+        renamed = re.compile(rf"{re.escape(self._instance_id)}-[0-9a-f]{{8}}-[0-9a-f]{{8}}-")
         await coordinator.ensure_coordinator_known()
         [group] = (await coordinator._send_req(DescribeGroupsRequest([self.group_id]))).groups
         code, _group, _state, _type, _protocol, members = group[:6]  # newer forms have more behind
         if code:
             raise kafka_errors.for_code(code)(f"DescribeGroups: error {code}")
         for member_id, client_id, host, _metadata, _assignment in members:
-            if client_id == self._instance_id and member_id != self._member_id:
+            if client_id == self._instance_id and member_id != self._member_id and not renamed.match(member_id):
                 return str(host).lstrip("/")
         return None
 

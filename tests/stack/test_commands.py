@@ -275,14 +275,19 @@ def test_names_that_nothing_knows_are_errors(cli: Cli) -> None:
         ("reprocess --status malformed --tenant nope --dry-run", "tenant nope"),
         (f"trace {unknown} --tenant nope", "tenant nope"),
         ("tail --tenant nope -n 1", "tenant nope"),
-        (f"tail --promotion {promotion} -n 1", f"promotion {promotion}"),
-        (f"tail --tenant {tenant} --link {link} -n 1", f"link {link} of tenant {tenant}"),
     ):
         done = run(cli.stack, *command.split())
         assert (done.returncode, done.stdout) == (1, ""), command
         assert done.stderr.startswith(f"clickledger: no {name}, and no click on one") or (
             command.startswith("keys") and done.stderr.startswith("clickledger: no tenant nope")
         ), done.stderr
+    for command, name in (
+        (f"tail --promotion {promotion} -n 1", f"promotion {promotion}"),
+        (f"tail --tenant {tenant} --link {link} -n 1", f"link {link} of tenant {tenant}"),
+    ):
+        with pytest.raises(subprocess.TimeoutExpired) as waiting:  # its first click may come yet
+            cli.run(*command.split(), timeout_s=8)
+        assert f"no {name}, and no click on one: waiting for one".encode() in (waiting.value.stderr or b"")
     quiet = f"t{uuid4().hex[:8]}"
     cli("tenants", "create", quiet)
     assert run(cli.stack, "report", "ctr", "--tenant", quiet).returncode == 0

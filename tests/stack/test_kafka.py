@@ -271,6 +271,19 @@ async def test_a_member_that_leaves_gives_its_partitions_up(kafka: KafkaSettings
         await staying.consumer.close()
 
 
+async def thrown_out(member: Member) -> None:
+    """Have the broker give a member up, as when its session is over, and wait until it has joined again."""
+    coordinator = member.consumer._consumer._coordinator
+    member.has_assignment.clear()
+    await coordinator._send_req(LeaveGroupRequest(member.consumer.group_id, coordinator.member_id))
+    coordinator._heartbeat_interval_ms = 100
+    await coordinator._stop_heartbeat_task()
+    coordinator._start_heartbeat_task()
+    async with asyncio.timeout(WAIT_S):
+        while not member.has_assignment.is_set():
+            await member.consumer.getmany(50)
+
+
 async def test_two_of_one_name_share_the_partitions(kafka: KafkaSettings, topic: str) -> None:
     """The one that came first takes another name and says so; afterwards neither puts the other out."""
     first, second = (Member(kafka, topic, "g-" + topic, "same") for _ in range(2))
@@ -286,6 +299,10 @@ async def test_two_of_one_name_share_the_partitions(kafka: KafkaSettings, topic:
         assert first.revoked()[Revoked.THROWN_OUT] == 1  # of both, who have one name here
         await asyncio.sleep(2.5 * kafka.kafka_heartbeat_ms / 1000)
         assert (first.revocations, second.revocations) == before
+        await thrown_out(
+            second
+        )  # its session is over: the first, which has kept the client id only, is not taken for a stranger
+        assert (second.names_taken, len(first.names_taken)) == ([], 1)
     finally:
         await asyncio.gather(first.consumer.close(leave=True), second.consumer.close(leave=True))
 
@@ -295,18 +312,10 @@ async def test_a_session_that_was_over_keeps_its_name(kafka: KafkaSettings, topi
     brief = kafka.model_copy(update={"kafka_session_timeout_ms": 6_000, "kafka_heartbeat_ms": 60_000})
     member = Member(brief, topic, "g-" + topic, "alone")
     await member.join()
-    mine = member.consumer._consumer._coordinator
     try:
-        await mine._send_req(
-            LeaveGroupRequest(member.consumer.group_id, mine.member_id)
-        )  # as when the broker gives it up
-        mine._heartbeat_interval_ms = 100
-        await mine._stop_heartbeat_task()
-        mine._start_heartbeat_task()
-        async with asyncio.timeout(WAIT_S):
-            while not member.revocations or set(member.assigned) != {0, 1}:
-                await member.consumer.getmany(50)
-        assert (member.names_taken, mine._group_instance_id) == ([], "alone")
+        await thrown_out(member)
+        assert set(member.assigned) == {0, 1}
+        assert (member.names_taken, member.consumer._consumer._coordinator._group_instance_id) == ([], "alone")
         assert (member.counted("assignments"), member.revoked()) == (2, {Revoked.THROWN_OUT: 1})
     finally:
         await member.consumer.close(leave=True)

@@ -120,14 +120,14 @@ async def test_tables_that_were_changed_by_hand_are_told(
         "view edr is missing",
         "table audits has TTL toDateTime(audited_at) + toIntervalDay(30), set-up's files say toDateTime(audited_at) + toIntervalDay(400)",
         "table clicks lacks column city LowCardinality(String)",
-        "what is missing as a whole, and views",
+        "what is missing as a whole, and a view that somebody changed",
     ]
     execute(database_url, said[2].partition(" comes by ")[2])
     execute(database_url, "DROP TABLE schema_versions SYNC")
     again = [line for line in await run(settings) if not line.startswith("table: applied")]
     assert again == [said[1], f"{LOOKED_AT[0]}, but for what is told above", LOOKED_AT[1]]
     execute(database_url, "CREATE OR REPLACE VIEW edr AS SELECT transaction_id FROM clicks")
-    assert (await run(settings))[:2] == [said[1], "view edr has another query"]
+    assert (await run(settings))[:2] == [said[1], "view edr has another query, or this server prints it in another way"]
 
 
 async def test_partitions_grow_and_the_stream_stays(settings: SetupSettings) -> None:

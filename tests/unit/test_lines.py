@@ -94,6 +94,7 @@ def test_a_right_header_passes(tmp_path: Path) -> None:
     """In any order, behind a byte order mark, gzipped; NDJSON has none."""
     for name, content in (
         ("a.csv", b"\xef\xbb\xbfpromotion_id,short_url\r\n"),
+        ("spreadsheet.csv", b"short_url,promotion_id,,\r\nhttp://s/a,p,,\r\n"),
         ("b.csv.gz", gzip.compress(b"short_url,promotion_id\n")),
         ("c.ndjson", b'{"short_url":"http://s/a"}\n'),
     ):

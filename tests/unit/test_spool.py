@@ -268,10 +268,11 @@ def test_a_registration_is_work_to_do(tmp_path: Path) -> None:
     folder = SpoolFolder.claim(tmp_path)
     assert folder is not None
     assert not is_orphan(tmp_path)
-    folder.note_registered("node/0")
+    folder.note_registered(["node/0-5f0c2a91", "node/0"])
     assert is_orphan(tmp_path)
-    assert folder.registered == "node/0"
-    folder.note_registered("")
+    assert folder.registered == ["node/0-5f0c2a91", "node/0"]
+    folder.note_registered([])
+    assert folder.registered == []
     assert not is_orphan(tmp_path)
     folder.set_aside("x.damaged", b"abc")
     assert [path.read_bytes() for path in side_files(tmp_path)] == [b"abc"]
