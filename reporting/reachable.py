@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
 from shared.errors import ClickledgerError
+from shared.tasks import end
 
 EVERY_S: Final = 2.0
 PATIENCE_S: Final = 3.0
@@ -59,3 +61,15 @@ class Reachable:
             self._trouble = f"silent for {PATIENCE_S:.0f} s"
         else:
             self._answered_s, self._trouble = self._clock_s(), ""
+
+
+@asynccontextmanager
+async def watched(reachable: Reachable) -> AsyncIterator[asyncio.Task[None]]:
+    """Have it watch meanwhile; a watch that ended by a bug raises it at the end."""
+    watching = asyncio.create_task(reachable.watch())
+    try:
+        yield watching
+    finally:
+        await end(watching)
+    if not watching.cancelled():
+        watching.result()

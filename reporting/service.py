@@ -16,7 +16,7 @@ from reporting.dashboard.links import PURPOSE as LINK_PURPOSE
 from reporting.dashboard.links import LoginLinks
 from reporting.kafka_search import Limits
 from reporting.pipeline import PipelineWatch
-from reporting.reachable import Reachable
+from reporting.reachable import Reachable, watched
 from reporting.rte.desk import Desk
 from reporting.rte.hub import Hub
 from reporting.sessions import PURPOSE as SESSION_PURPOSE
@@ -78,7 +78,9 @@ async def serve(
             ClickHouse(_patient(clickhouse_settings, settings)) as patient,
             serving_webhooks(runtime, kafka, catalog_settings, webhooks, box, catalog) as registry,
             Hub(kafka, settings, catalog, clickhouse) as hub,
+            watched(reachable := Reachable(clickhouse)) as watching,
         ):
+            runtime.checks.append(reachable.why_not_ready)
             turns = Turns(settings.reporting_queries_max, settings.reporting_waiting_max)
             sessions = Sessions(SecretBox(secret, SESSION_PURPOSE), settings.reporting_session_minutes * 60_000)
             pipeline = PipelineWatch(clickhouse, kafka, catalog_settings, catalog)
@@ -97,9 +99,6 @@ async def serve(
                 Desk(hub),
                 registry,
             )
-            reachable = Reachable(clickhouse)
-            runtime.checks.append(reachable.why_not_ready)
-            watching = asyncio.create_task(reachable.watch())
             server = _Server(_config(settings, runtime, state, connections))
             serving = asyncio.create_task(server.serve())
             is_checked = False
@@ -111,11 +110,8 @@ async def serve(
             hub.stop()
             server.should_exit = True
             await serving
-            await end(watching)
             await connections.abort_rest()
             await pipeline.close()
-            if not watching.cancelled():
-                watching.result()
     finally:
         await end(follower)
         catalog.close()

@@ -25,7 +25,7 @@ class HealthFile:
         folder = data / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for path in _files(folder):
-            if not _is_locked(path):
+            if not is_locked(path):
                 path.unlink(missing_ok=True)
         self._path = folder / f"{name}-{pid}"
         scratch = folder / f".{self._path.name}"
@@ -51,7 +51,7 @@ def read_port(data: Path, name: str, pid: int) -> int | None:
     """The port that a living process has left under this name; None when there is none."""
     path = data / FOLDER / f"{name}-{pid}"
     with contextlib.suppress(FileNotFoundError):
-        if _is_locked(path):
+        if is_locked(path):
             return int(path.read_text(encoding="ascii"))
     return None
 
@@ -59,7 +59,7 @@ def read_port(data: Path, name: str, pid: int) -> int | None:
 def living(data: Path, name: str) -> list[int]:
     """The processes that stand under a name, by their ids."""
     found = (data / FOLDER).glob(f"{name}-*")
-    return sorted(int(path.name.rpartition("-")[2]) for path in found if _is_locked(path))
+    return sorted(int(path.name.rpartition("-")[2]) for path in found if is_locked(path))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -67,8 +67,8 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether the process that wrote it lives; False when it is gone by now."""
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the file; False when there is none."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared import health_files
 from shared.errors import TransientError
 
 READY_NAME = "ready.json"
@@ -113,17 +114,7 @@ def data_folder(environ: Mapping[str, str], given: Path | None = None) -> Path:
 
 def is_locked(data: Path) -> bool:
     """Whether a supervisor (or the guard of a dead one) holds the folder."""
-    try:
-        handle = os.open(data / LOCK_NAME, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return health_files.is_locked(data / LOCK_NAME)
 
 
 def lock(data: Path) -> int | None:

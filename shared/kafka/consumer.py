@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
@@ -42,6 +40,7 @@ from shared.kafka.client import (
     refuse_broken,
     start_consumer,
 )
+from shared.kafka.names import host_of_name
 from shared.metrics import Revoked, group_assignments, group_commits_refused, group_revocations
 from shared.settings import KafkaSettings
 
@@ -373,14 +372,11 @@ class Consumer:
             await self._leave_name_to_other()
 
     async def _leave_name_to_other(self) -> None:
-        """Take another name when somebody else joined under ours; not when only our session was over.
-
-        Whoever has it keeps it: of two, the one that came later. The member id tells a stranger from ourselves, the client id,
-        which is the name, has been in the answer since its first form.
-        """
+        """Take another name when somebody came later under ours, who keeps it; not when only our session was over."""
+        asking = host_of_name(self._consumer._coordinator, self.group_id, self._instance_id, self._member_id)
         try:
             with mapped(f"asking who is in group {self.group_id}"):
-                other = await asyncio.wait_for(self._host_of_name(), self._settings.kafka_request_timeout_ms / 1000)
+                other = await asyncio.wait_for(asking, self._settings.kafka_request_timeout_ms / 1000)
         except ClickledgerError as exc:  # put out again, it asks again
             log.info("%s", exc)
             return
@@ -392,20 +388,6 @@ class Consumer:
             f"another process joined group {self.group_id} as {taken}, from {other}; this one goes on as {self._instance_id}: "
             "give every machine a CLICKLEDGER_NODE of its own, and start this process again"
         )
-
-    async def _host_of_name(self) -> str | None:
-        coordinator = self._consumer._coordinator
-        # Kafka begins a member's id with its name, and a UUID follows: who was renamed has kept the client id only.
-        renamed = re.compile(rf"{re.escape(self._instance_id)}-[0-9a-f]{{8}}-[0-9a-f]{{8}}-")
-        await coordinator.ensure_coordinator_known()
-        [group] = (await coordinator._send_req(DescribeGroupsRequest([self.group_id]))).groups
-        code, _group, _state, _type, _protocol, members = group[:6]  # newer forms have more behind
-        if code:
-            raise kafka_errors.for_code(code)(f"DescribeGroups: error {code}")
-        for member_id, client_id, host, _metadata, _assignment in members:
-            if client_id == self._instance_id and member_id != self._member_id and not renamed.match(member_id):
-                return str(host).lstrip("/")
-        return None
 
     async def _give_up(self, why: Revoked) -> None:
         revoked, self._assignments = list(self._assignments.values()), {}
