@@ -295,7 +295,8 @@ def _connections(pid: int, port: int) -> int:
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             held.add(file.readlink())
-    ours = [line[9] for line in _tcp_table() if line[1].endswith(f":{port:04X}") and line[3] == "01"]
+    # Read piece by piece, the table shows a socket twice when others come meanwhile: each counts once.
+    ours = {line[9] for line in _tcp_table() if line[1].endswith(f":{port:04X}") and line[3] == "01"}
     return sum(Path(f"socket:[{inode}]") in held for inode in ours)
 
 
